@@ -1,0 +1,394 @@
+"""The schema of an experiment: every key that a sweep can set, with its type, range and default.
+
+An experiment is fully resolved and immutable. :func:`parse_experiment` turns a plain mapping (from YAML) into one and
+reports *all* problems at once, each with the key, the value, the choices and the nearest match.
+"""
+
+from __future__ import annotations
+
+import json
+import types
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from harness.errors import ConfigError
+
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+LevelKind = Literal["conv", "transformer"]
+
+
+class Section(BaseModel):
+    """Base of all sections: immutable, strict types, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class DataConfig(Section):
+    """Which images, and at what size."""
+
+    name: Literal["digits", "cifar10", "images"] = "digits"
+    path: str | None = Field(None, description="folder or zip of the data; digits needs none")
+    size: PositiveInt | None = Field(None, description="side in pixels; larger images are reduced by area averaging")
+    channels: Literal[1, 3] | None = Field(None, description="1 grey, 3 RGB; by default what the data set has")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.name == "digits" and self.path is not None:
+            raise ValueError("path: the digits come with scikit-learn and take no path")
+        if self.name != "digits" and self.path is None:
+            raise ValueError(f"path: {self.name} needs the path of its archive, folder or zip")
+        if self.name == "digits" and self.size not in (None, 8):
+            raise ValueError("size: the digits are 8×8")
+        return self
+
+
+class ModelConfig(Section):
+    """The networks. Tuples have one entry per resolution level, from the highest resolution to the lowest."""
+
+    kind: Literal["single_rate", "dual_rate"] = "single_rate"
+    patch: PositiveInt = Field(1, description="side of a patch in pixels")
+    width: PositiveInt = Field(64, description="channels of level 0 is width × multipliers[0]")
+    multipliers: tuple[PositiveFloat, ...] = (1, 2)
+    blocks: tuple[PositiveInt, ...] = Field(
+        (1, 4), description="blocks per level; on all levels but the lowest this many on the way down and again up"
+    )
+    levels: tuple[LevelKind, ...] = ("conv", "transformer")
+    head_width: PositiveInt = Field(32, description="channels per attention head")
+    mlp_ratio: PositiveFloat = 4.0
+    embedding: PositiveInt | None = Field(None, description="width of the time and class embedding; 4 × width if unset")
+    dropout: Probability = Field(0.0, description="dropout inside transformer blocks")
+    class_conditional: bool = False
+    light_width: PositiveFloat | None = Field(None, description="dual_rate: denoiser's channels relative to the encoder's")
+    light_blocks: tuple[PositiveInt, ...] | None = Field(None, description="dual_rate: denoiser's blocks per level")
+    light_levels: tuple[LevelKind, ...] | None = Field(None, description="dual_rate: denoiser's kinds; encoder's if unset")
+    context_channels: PositiveInt | None = Field(
+        None, description="dual_rate: channels the context is projected to, per level; the denoiser's own if unset"
+    )
+    context_levels: Literal["all", "last"] | None = Field(
+        None, description="dual_rate: features of every level or of the last (highest resolution) only"
+    )
+    context_entry: Literal["level", "block"] | None = Field(
+        None, description="dual_rate: context enters at the start of each level, or in each block"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("kind") == "dual_rate":
+            defaults = {"light_width": 0.5, "context_levels": "all", "context_entry": "level"}
+            return {**defaults, **values}
+        return values
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        count = len(self.levels)
+        for key in ("multipliers", "blocks", "light_blocks", "light_levels"):
+            value = getattr(self, key)
+            if value is not None and len(value) != count:
+                raise ValueError(f"{key}: has {len(value)} entries, but levels has {count}")
+        only_dual = (
+            "light_width", "light_blocks", "light_levels", "context_channels", "context_levels", "context_entry",
+        )
+        if self.kind == "single_rate":
+            for key in only_dual:
+                if getattr(self, key) is not None:
+                    raise ValueError(f"{key}: only a dual_rate model has it, this one is single_rate")
+        return self
+
+
+class DiffusionConfig(Section):
+    """Process, prediction and loss."""
+
+    schedule: Literal["cosine"] = "cosine"
+    base_resolution: PositiveInt | None = Field(
+        None, description="the schedule's log-SNR is shifted by 2·log(base_resolution / resolution) [SiD]; none if unset"
+    )
+    log_snr_range: tuple[float, float] = Field((-15.0, 15.0), description="the schedule is clipped to this")
+    prediction: Literal["v", "x", "epsilon"] | None = Field(None, description="v if unset; edm fixes its own")
+    preconditioning: Literal["none", "edm"] = "none"
+    loss_bias: float = Field(-1.0, description="bias b of the weight sigmoid(b - log-SNR) [KG, SiD2]")
+    sigma_data: PositiveFloat = Field(0.5, description="edm: standard deviation of the data")
+    log_sigma_mean: float = Field(-1.2, description="edm: mean of log σ in training")
+    log_sigma_std: PositiveFloat = Field(1.2, description="edm: standard deviation of log σ in training")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        low, high = self.log_snr_range
+        if low >= high:
+            raise ValueError(f"log_snr_range: {low} is not below {high}")
+        if self.preconditioning == "edm" and self.prediction is not None:
+            raise ValueError("prediction: edm preconditioning fixes what is predicted; leave it unset")
+        return self
+
+
+class TrainConfig(Section):
+    """Optimisation. A training's result depends on all of this but `checkpoint_every`, `log_every`, `workers`."""
+
+    steps: PositiveInt = 1000
+    batch: PositiveInt = Field(128, description="images per optimiser step, over all ranks and accumulations")
+    accumulate: PositiveInt = Field(1, description="micro-batches per optimiser step")
+    learning_rate: PositiveFloat = 1e-4
+    warmup: NonNegativeInt = Field(0, description="steps of linear warm-up")
+    adam_betas: tuple[Probability, Probability] = (0.9, 0.99)
+    gradient_clip: PositiveFloat | None = 1.0
+    ema: Probability = Field(0.9999, description="decay of the average; ramped as min(ema, (1+step)/(10+step))")
+    translation: NonNegativeInt = Field(0, description="random translation by up to this many pixels, zero filled")
+    flip: bool = Field(False, description="random horizontal flips")
+    label_dropout: Probability = Field(0.0, description="class label dropped, for classifier-free guidance")
+    context_dropout: Probability | None = Field(None, description="dual_rate: whole context dropped, per sample")
+    pairs: Literal["grid", "range"] | None = Field(None, description="dual_rate: how τ is drawn given t")
+    refreshes: tuple[PositiveInt, PositiveInt] | PositiveInt | None = Field(
+        None, description="dual_rate: grid takes the number of refreshes, range takes [fewest, most]"
+    )
+    denoiser_times: PositiveInt | None = Field(
+        None, description="dual_rate: denoiser times trained per encoder pass"
+    )
+    precision: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False
+    checkpoint_activations: bool = False
+    checkpoint_every: PositiveInt = Field(200, description="steps between checkpoints")
+    log_every: PositiveInt = 50
+    workers: NonNegativeInt = Field(0, description="loader processes")
+
+
+class SampleConfig(Section):
+    """How images are drawn from a trained network."""
+
+    sampler: Literal["ancestral", "ddim", "heun", "dpmpp_2m"] = "ancestral"
+    steps: PositiveInt = 32
+    refresh_interval: PositiveInt | None = Field(None, description="steps from one run of the encoder to the next")
+    refreshes: PositiveInt | None = Field(None, description="runs of the encoder in all, spread evenly")
+    refresh_steps: tuple[NonNegativeInt, ...] | None = Field(None, description="the very steps, starting with 0")
+    cache_from_level: PositiveInt | None = Field(
+        None, description="single_rate: levels from this one down run at refresh steps only (training-free feature cache)"
+    )
+    spacing: Literal["time", "karras", "log_snr"] | None = Field(
+        None, description="where the steps lie: even in t, Karras in σ, even in log-SNR; karras if the sampler is heun"
+    )
+    variance: Probability | None = Field(None, description="ancestral: 0 posterior variance, 1 upper bound, in between")
+    eta: Probability | None = Field(None, description="ddim: 0 deterministic, 1 ancestral")
+    churn: NonNegativeFloat | None = Field(None, description="heun: S_churn")
+    churn_range: tuple[NonNegativeFloat, NonNegativeFloat] | None = Field(None, description="heun: [S_min, S_max] of σ")
+    churn_noise: PositiveFloat | None = Field(None, description="heun: S_noise")
+    rho: PositiveFloat | None = Field(None, description="karras: ρ")
+    sigma_range: tuple[PositiveFloat, PositiveFloat] | None = Field(None, description="karras: [σ_min, σ_max]")
+    clip: bool = Field(True, description="clip x̂ to the range of the data at every evaluation")
+    guidance: NonNegativeFloat | None = Field(None, description="classifier-free guidance scale; 1 is none")
+    guidance_interval: tuple[NonNegativeFloat, NonNegativeFloat] | None = Field(
+        None, description="guide only where σ is inside [low, high]"
+    )
+    seeds: tuple[NonNegativeInt, ...] = Field((0,), min_length=1, description="sampling seeds; each draws all images")
+    batch: PositiveInt = Field(250, description="images drawn at once")
+    precision: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) != len(seeds):
+            raise ValueError("has a seed twice")
+        return seeds
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        schedules = [k for k in ("refresh_interval", "refreshes", "refresh_steps") if getattr(self, k) is not None]
+        if len(schedules) > 1:
+            raise ValueError(f"{schedules[1]}: set only one of refresh_interval, refreshes, refresh_steps")
+        for key in ("refresh_interval", "refreshes"):
+            value = getattr(self, key)
+            if value is not None and value > self.steps:
+                raise ValueError(f"{key}: {value} is more than the {self.steps} steps")
+        if self.refresh_steps is not None:
+            steps = self.refresh_steps
+            if not steps or steps[0] != 0 or list(steps) != sorted(set(steps)) or steps[-1] >= self.steps:
+                raise ValueError(f"refresh_steps: must start with 0, rise, and stay below {self.steps} steps")
+        owners = {
+            "variance": "ancestral", "eta": "ddim", "churn": "heun", "churn_range": "heun", "churn_noise": "heun",
+        }
+        for key, sampler in owners.items():
+            if getattr(self, key) is not None and self.sampler != sampler:
+                raise ValueError(f"{key}: only {sampler} has it, the sampler is {self.sampler}")
+        karras = self.spacing == "karras" or (self.spacing is None and self.sampler == "heun")
+        for key in ("rho", "sigma_range"):
+            if getattr(self, key) is not None and not karras:
+                raise ValueError(f"{key}: only karras spacing has it")
+        for key in ("sigma_range", "guidance_interval", "churn_range"):
+            value = getattr(self, key)
+            if value is not None and value[0] >= value[1]:
+                raise ValueError(f"{key}: {value[0]} is not below {value[1]}")
+        if self.guidance_interval is not None and self.guidance is None:
+            raise ValueError("guidance_interval: needs guidance")
+        return self
+
+
+class LatencyConfig(Section):
+    """The protocol of timing."""
+
+    batch: PositiveInt | None = Field(None, description="throughput batch; sample.batch if unset")
+    warmup: NonNegativeInt = 1
+    repeats: PositiveInt = 5
+
+
+class MeasureConfig(Section):
+    """What is measured of the images, and against what."""
+
+    images: PositiveInt = Field(2000, description="images per sampling seed")
+    features: Literal["digits", "inception", "efficientnet_lite0", "dinov2"] = "digits"
+    weights: str | None = Field(None, description="path of the extractor's weights, where they are not in a package")
+    reference: Literal["train", "test"] = Field("train", description="split that the images are compared with")
+    inception_score: bool = False
+    precision_recall: bool = False
+    batch: PositiveInt = Field(250, description="images through the extractor at once")
+    latency: LatencyConfig = LatencyConfig()
+
+
+class Experiment(Section):
+    """One fully resolved configuration."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    diffusion: DiffusionConfig = DiffusionConfig()
+    train: TrainConfig = TrainConfig()
+    sample: SampleConfig = SampleConfig()
+    measure: MeasureConfig = MeasureConfig()
+    seed: NonNegativeInt = Field(0, description="seed of the training: initial weights, data order, noise")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, values: Any) -> Any:
+        """Fill the defaults that depend on another section."""
+        if not isinstance(values, dict):
+            return values
+        model, train = values.get("model"), values.get("train", {})
+        if isinstance(model, dict) and model.get("kind") == "dual_rate" and isinstance(train, dict):
+            defaults: dict[str, Any] = {"context_dropout": 0.0, "pairs": "range", "denoiser_times": 1}
+            train = {**defaults, **{k: v for k, v in train.items() if v is not None}}
+            train.setdefault("refreshes", [4, 32] if train["pairs"] == "range" else 8)
+            return {**values, "train": train}
+        return values
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        dual = self.model.kind == "dual_rate"
+        if not dual:
+            for key in ("context_dropout", "pairs", "refreshes", "denoiser_times"):
+                if getattr(self.train, key) is not None:
+                    raise ValueError(f"train.{key}: only a dual_rate model has it, this one is single_rate")
+        elif self.train.pairs == "grid" and not isinstance(self.train.refreshes, int):
+            raise ValueError("train.refreshes: pairs on a grid take one number of refreshes")
+        elif self.train.pairs == "range" and not (
+            isinstance(self.train.refreshes, tuple) and self.train.refreshes[0] <= self.train.refreshes[1]
+        ):
+            raise ValueError("train.refreshes: pairs over a range take [fewest, most]")
+        sample = self.sample
+        refreshing = [k for k in ("refresh_interval", "refreshes", "refresh_steps") if getattr(sample, k) is not None]
+        if refreshing and not dual and sample.cache_from_level is None:
+            raise ValueError(
+                f"sample.{refreshing[0]}: a single_rate model refreshes nothing; "
+                "set model.kind: dual_rate, or sample.cache_from_level for a feature cache"
+            )
+        if not refreshing and (dual or sample.cache_from_level is not None):
+            raise ValueError(
+                "sample.refresh_interval: missing; set one of refresh_interval, refreshes, refresh_steps "
+                f"for a {'dual_rate model' if dual else 'feature cache'}"
+            )
+        if sample.cache_from_level is not None:
+            if dual:
+                raise ValueError("sample.cache_from_level: only a single_rate model can be cached")
+            if sample.cache_from_level >= len(self.model.levels):
+                raise ValueError(
+                    f"sample.cache_from_level: {sample.cache_from_level} is no level; "
+                    f"the model has levels 0 to {len(self.model.levels) - 1}"
+                )
+        if self.diffusion.preconditioning == "edm" and dual:
+            raise ValueError("diffusion.preconditioning: edm is a single_rate baseline")
+        if sample.guidance is not None and not self.model.class_conditional:
+            raise ValueError("sample.guidance: needs model.class_conditional: true")
+        if sample.guidance is not None and sample.guidance != 1 and self.train.label_dropout == 0:
+            raise ValueError("sample.guidance: needs train.label_dropout > 0, or no unconditional network is trained")
+        if self.train.label_dropout > 0 and not self.model.class_conditional:
+            raise ValueError("train.label_dropout: needs model.class_conditional: true")
+        if self.train.batch % self.train.accumulate:
+            raise ValueError(f"train.accumulate: {self.train.accumulate} does not divide the batch {self.train.batch}")
+        if self.data.name == "digits" and self.measure.reference == "test":
+            raise ValueError("measure.reference: the digits have one split, train")
+        if self.measure.features == "digits" and self.data.name != "digits":
+            raise ValueError("measure.features: the digits' extractor is for the digits only")
+        return self
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    candidates = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+
+
+def known_keys(model: type[BaseModel] = Experiment, prefix: str = "") -> Iterator[str]:
+    """Every dotted key of `model` that takes a value, e.g. ``sample.steps``."""
+    for name, field in model.model_fields.items():
+        section = _section_of(field.annotation)
+        if section is None:
+            yield prefix + name
+        else:
+            yield from known_keys(section, f"{prefix}{name}.")
+
+
+def nearest(name: str, choices: list[str]) -> str:
+    """`` (did you mean 'x'?)`` or nothing."""
+    match = get_close_matches(name, choices, n=1, cutoff=0.6)
+    return f" (did you mean {match[0]!r}?)" if match else ""
+
+
+def _describe(error: Mapping[str, Any], values: Mapping[str, Any], model: type[BaseModel]) -> str:
+    location = [str(part) for part in error["loc"] if not str(part).startswith(("tuple[", "constrained", "int"))]
+    key = ".".join(location)
+    kind, value = error["type"], error["input"]
+    if kind == "extra_forbidden":
+        parent: type[BaseModel] = model
+        for part in location[:-1]:
+            section = _section_of(parent.model_fields[part].annotation) if part in parent.model_fields else None
+            parent = section or parent
+        choices = list(parent.model_fields)
+        everywhere = [k for k in known_keys(model) if k.split(".")[-1] == location[-1]]
+        hint = nearest(location[-1], choices) or (f" (did you mean {everywhere[0]!r}?)" if everywhere else "")
+        return f"{key}: unknown key{hint}; choices: {', '.join(choices)}"
+    if kind in ("value_error", "assertion_error"):
+        message = str(error["ctx"]["error"])
+        return f"{key}.{message}" if key and ": " in message else f"{key}: {message}" if key else message
+    if kind == "literal_error":
+        text = error["ctx"]["expected"]
+        choices = [c.strip("'") for c in text.replace(" or ", ", ").split(", ")]
+        return f"{key}: {value!r} is not one of {text}{nearest(str(value), choices)}"
+    if kind in ("float_type", "int_type") and isinstance(value, str):
+        try:
+            number = float(value)
+        except ValueError:
+            return f"{key}: {value!r} is text, not a number"
+        return f"{key}: {value!r} is text in YAML 1.1, not a number; write it with a dot, as {_yaml_float(number)}"
+    return f"{key}: {error['msg'][0].lower()}{error['msg'][1:]}, not {value!r}"
+
+
+def _yaml_float(number: float) -> str:
+    text = repr(number)
+    mantissa, e, exponent = text.partition("e")
+    return f"{mantissa if '.' in mantissa else mantissa + '.0'}{e}{exponent}"
+
+
+def parse_section(model: type[Section], values: Mapping[str, Any], source: str) -> Any:
+    """Validate `values` as `model`. Raises :class:`ConfigError` that lists every problem, prefixed with `source`."""
+    try:
+        return model.model_validate_json(json.dumps(values))
+    except ValidationError as failure:
+        problems = list(dict.fromkeys(_describe(e, values, model) for e in failure.errors()))
+        raise ConfigError(source, problems) from None
+
+
+def parse_experiment(values: Mapping[str, Any], source: str) -> Experiment:
+    """A resolved experiment from a plain mapping; `source` (a file, an arm) opens every message."""
+    return parse_section(Experiment, values, source)

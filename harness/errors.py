@@ -1,0 +1,30 @@
+"""What a person can put right: each is printed as one clear message with exit status 2, without a traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class HarnessError(Exception):
+    """Base of the errors that a person can put right."""
+
+
+class ConfigError(HarnessError):
+    """Bad configuration. Holds every problem found, not only the first."""
+
+    def __init__(self, source: str, problems: Sequence[str]) -> None:
+        self.source = source
+        self.problems = list(problems)
+        super().__init__("\n".join(f"{source}: {problem}" for problem in self.problems))
+
+
+class DataError(HarnessError):
+    """Data that are missing or damaged."""
+
+
+class StoreError(HarnessError):
+    """A result, checkpoint or weights file that is missing, damaged or of another configuration."""
+
+
+class DispatchError(HarnessError):
+    """A job that could not be submitted, or a scheduler that could not be reached."""

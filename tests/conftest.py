@@ -1,0 +1,12 @@
+"""One thread per test process: the suite is quick because its networks are tiny, not because it is parallel."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import torch  # noqa: E402
+
+torch.set_num_threads(1)
