@@ -1,0 +1,334 @@
+"""Multiply-adds of networks, counted by fvcore, with nothing skipped in silence.
+
+Conventions, the same for every number of the project:
+
+- One multiply-add is one MAC; GFLOPs are 2 × GMACs.
+- Counted: convolutions, linear layers, matrix products and attention (both of its products, the whole matrix even where a
+  mask hides part of it). Biases, norms, activations, softmax, resampling and every other operator of
+  :data:`FREE_OPERATORS` are free: they cost a vanishing share and no two counters agree on them.
+- Counts are whole numbers per image (batch 1).
+- An operator that is neither counted nor on the list of free ones raises :class:`UnknownOperatorError`.
+- Work whose result reaches no output is dropped by the tracer and not counted.
+
+fvcore 0.1.5 skips attention, counts norms but not elementwise work, miscounts broadcast matrix products and rounds the cost
+of most einsums. So its operator table is replaced by :data:`COUNTED_OPERATORS`, which keeps only its exact entries.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from fvcore.nn import FlopCountAnalysis
+from fvcore.nn.jit_handles import addmm_flop_jit, bmm_flop_jit, conv_flop_jit, get_shape, linear_flop_jit
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from harness.errors import HarnessError
+
+
+class UnknownOperatorError(HarnessError):
+    """A network uses an operator whose cost is not known, so its count would be wrong."""
+
+
+def _shape(value: Any) -> list[int]:
+    shape = get_shape(value)
+    if shape is None:
+        raise UnknownOperatorError(f"the tracer knows no shape of {value}: its cost cannot be counted")
+    return list(shape)
+
+
+def _matmul(inputs: list[Any], outputs: list[Any]) -> int:
+    """Every output element takes as many multiply-adds as the contracted axis is long; broadcasting included."""
+    return math.prod(_shape(outputs[0])) * _shape(inputs[0])[-1]
+
+
+def _baddbmm(inputs: list[Any], outputs: list[Any]) -> int:
+    return _matmul(inputs[1:3], outputs)
+
+
+def _attention(inputs: list[Any], outputs: list[Any]) -> int:
+    """Queries (…, L, E), keys (…, S, E), values (…, S, V): L·S·(E + V) per head."""
+    *_, keys, width = _shape(inputs[1])
+    *heads_and_queries, value_width = _shape(outputs[0])
+    return math.prod(heads_and_queries) * keys * (width + value_width)
+
+
+def einsum_macs(equation: str, shapes: Sequence[Sequence[int]]) -> int:
+    """Multiply-adds of an einsum of at most two operands: the product of the sizes of all its indices.
+
+    Of one operand it is a permutation or a sum, which is free. Raises :class:`UnknownOperatorError` for more operands
+    (their order decides the cost) and for an ellipsis.
+    """
+    terms = equation.replace(" ", "").split("->")[0].split(",")
+    if len(shapes) > 2 or "." in equation:
+        raise UnknownOperatorError(
+            f"einsum {equation!r} cannot be counted: write it with at most two operands and without an ellipsis"
+        )
+    if len(shapes) == 1:
+        return 0
+    sizes: dict[str, int] = {}
+    for term, shape in zip(terms, shapes, strict=True):
+        for index, size in zip(term, shape, strict=True):
+            sizes[index] = max(size, sizes.get(index, 1))
+    return math.prod(sizes.values())
+
+
+def _einsum(inputs: list[Any], outputs: list[Any]) -> int:
+    return einsum_macs(inputs[0].toIValue(), [_shape(operand) for operand in inputs[1].node().inputs()])
+
+
+COUNTED_OPERATORS: dict[str, Callable[[list[Any], list[Any]], Any]] = {
+    "aten::_convolution": conv_flop_jit,
+    "aten::addmm": addmm_flop_jit,
+    "aten::baddbmm": _baddbmm,
+    "aten::bmm": bmm_flop_jit,
+    "aten::einsum": _einsum,
+    "aten::linear": linear_flop_jit,
+    "aten::matmul": _matmul,
+    "aten::mm": _matmul,
+    "aten::mv": _matmul,
+    "aten::scaled_dot_product_attention": _attention,
+}
+"""Operators that cost multiply-adds, and how many."""
+
+_ELEMENTWISE = """
+    abs add add_ addcdiv addcmul atan2 clamp_max clamp_min cos cosh deg2rad div div_ erf exp exp2 exp_ expm1 fmod frac
+    lerp log log1p log2 logical_and logical_not logical_or logsigmoid log_sigmoid maximum minimum mul mul_ neg pow
+    reciprocal round rsqrt rsub sigmoid sign sin sinh sqrt square sub sub_ tan tanh trunc where
+    isfinite isinf isnan le lt ne ceil nan_to_num softplus
+"""
+_ACTIVATIONS = "celu elu gelu glu hardsigmoid hardswish hardtanh leaky_relu mish relu6 selu silu silu_ softmax log_softmax"
+_NORMS = "batch_norm group_norm instance_norm layer_norm linalg_vector_norm norm rms_norm"
+_REDUCTIONS = "all amax amin any argmax argmin cumsum logsumexp mean min prod std sum var"
+_RESAMPLING = """
+    adaptive_avg_pool2d avg_pool2d max_pool2d pad pixel_shuffle pixel_unshuffle reflection_pad2d replication_pad2d
+    upsample_bilinear2d upsample_nearest2d _upsample_bilinear2d_aa upsample_bicubic2d
+"""
+_MEMORY = """
+    alias broadcast_tensors clone concat embedding expand_as feature_dropout flip index_select
+    lift_fresh masked_fill_ meshgrid movedim new_ones numpy_T one_hot ones_like repeat repeat_interleave reshape_as rot90
+    scalar_tensor scatter squeeze_ swapaxes tensor_split tile tril triu unflatten unfold_copy view_as
+    bernoulli_ rand_like randn_like
+"""
+FREE_OPERATORS: frozenset[str] = frozenset(
+    f"aten::{name}"
+    for group in (_ELEMENTWISE, _ACTIVATIONS, _NORMS, _REDUCTIONS, _RESAMPLING, _MEMORY)
+    for name in group.split()
+)
+"""Operators that are free by the convention above, beside fvcore's own list of shape and memory operators."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MacCount:
+    """Multiply-adds of one evaluation of a network on one image.
+
+    `by_module` maps each module's name to its own cost with all it contains (the whole under ``""``); `by_operator` maps
+    ``conv``, ``linear``, … to their cost.
+    """
+
+    macs: int
+    by_module: Mapping[str, int]
+    by_operator: Mapping[str, int]
+
+    @property
+    def gmacs(self) -> float:
+        """10⁹ multiply-adds."""
+        return self.macs / 1e9
+
+    @property
+    def gflops(self) -> float:
+        """10⁹ floating point operations, two to a multiply-add."""
+        return 2 * self.macs / 1e9
+
+    def breakdown(self, depth: int) -> list[tuple[str, int]]:
+        """Modules down to `depth` dots, in the order of the network, with their multiply-adds."""
+        return [(name, macs) for name, macs in self.by_module.items() if name and name.count(".") < depth]
+
+
+class _Call(nn.Module):
+    """What fvcore wants to trace: a module of tensors alone, around any call of (a method of) `model`."""
+
+    def __init__(self, function: Callable[..., Any], inputs: Sequence[Any], model: nn.Module | None) -> None:
+        super().__init__()
+        self.model = model
+        self._function = function
+        self._inputs = tuple(inputs)
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return tuple(value for value in self._inputs if isinstance(value, Tensor))
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        given = iter(tensors)
+        inputs = [next(given) if isinstance(value, Tensor) else value for value in self._inputs]
+        return tuple(_tensors_in(self._function(*inputs)))
+
+
+def _tensors_in(value: Any) -> Iterator[Tensor]:
+    """Every tensor inside nested tuples, lists, mappings and objects: each output must be seen by the tracer."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors_in(item)
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _tensors_in(item)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield from _tensors_in(getattr(value, field.name))
+
+
+def _owner(function: Callable[..., Any]) -> nn.Module | None:
+    if isinstance(function, nn.Module):
+        return function
+    owner = getattr(function, "__self__", None)
+    return owner if isinstance(owner, nn.Module) else None
+
+
+def count_macs(
+    function: nn.Module | Callable[..., Any], inputs: Sequence[Any], *, model: nn.Module | None = None
+) -> MacCount:
+    """Multiply-adds of ``function(*inputs)``, broken down by module and by operator.
+
+    `function` is a module, a method of one, or any function of tensors; then `model` names the module whose parts the
+    breakdown should list. Inputs that are not tensors are handed on as they are. Runs the function once, in evaluation
+    mode and without gradients; give inputs of batch 1 for a cost per image.
+
+    Raises :class:`UnknownOperatorError` with the operator, the module that used it and what to do.
+    """
+    model = model if model is not None else _owner(function)
+    call = _Call(function, inputs, model)
+    analysis = FlopCountAnalysis(call, call.tensors()).clear_op_handles().set_op_handle(**COUNTED_OPERATORS)
+    analysis.set_op_handle(**dict.fromkeys(FREE_OPERATORS))
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+    with _evaluation_mode(model), torch.no_grad():
+        total = analysis.total()
+    _raise_on_unknown(analysis, call)
+    by_module = {"": total}
+    for name, macs in analysis.by_module().items():
+        if name.startswith("model.") and macs:
+            by_module[name.removeprefix("model.")] = int(macs)
+    by_operator = {name: int(macs) for name, macs in sorted(analysis.by_operator().items()) if macs}
+    return MacCount(int(total), by_module, by_operator)
+
+
+class _evaluation_mode:  # noqa: N801
+    def __init__(self, model: nn.Module | None) -> None:
+        self._training = [m for m in model.modules() if m.training] if model is not None else []
+
+    def __enter__(self) -> None:
+        for module in self._training:
+            module.training = False
+
+    def __exit__(self, *_: object) -> None:
+        for module in self._training:
+            module.training = True
+
+
+def _raise_on_unknown(analysis: FlopCountAnalysis, call: nn.Module) -> None:
+    unknown = analysis.unsupported_ops()
+    if not unknown:
+        return
+    lines = []
+    for operator, times in sorted(unknown.items()):
+        users = [name for name, _ in call.named_modules() if analysis.unsupported_ops(name)[operator]]
+        module = max(users, key=lambda name: name.count(".") if name else -1).removeprefix("model").removeprefix(".")
+        lines.append(f"{operator} ({times}×, in module {module or 'the network itself'!r})")
+    raise UnknownOperatorError(
+        f"the cost of {'; '.join(lines)} is not known. Choices: count it by a handler in COUNTED_OPERATORS, put it on "
+        f"FREE_OPERATORS if it does no multiply-adds, or write the network with one of {', '.join(COUNTED_OPERATORS)}"
+    )
+
+
+def flop_counter_macs(
+    function: nn.Module | Callable[..., Any], inputs: Sequence[Any], *, model: nn.Module | None = None
+) -> int:
+    """The same cost by torch's FlopCounterMode, halved: a second, independent count to hold :func:`count_macs` against.
+
+    Attention is made of plain matrix products meanwhile, for FlopCounterMode gives 0 for the fused one on some devices
+    and versions of torch.
+    """
+    with (
+        _evaluation_mode(model if model is not None else _owner(function)),
+        torch.no_grad(),
+        sdpa_kernel(SDPBackend.MATH),
+        FlopCounterMode(display=False) as counter,
+    ):
+        function(*inputs)
+    return int(counter.get_total_flops()) // 2
+
+
+Evaluation = tuple[Callable[..., Any], tuple[Any, ...]]
+
+
+def network_evaluations(
+    model: Any, image_shape: Sequence[int], classes: int = 0
+) -> dict[str, Evaluation]:
+    """Each kind of evaluation of `model` as a call on one blank image: name → (method, inputs).
+
+    What is computed once per refresh, the projections of the context included, is part of the ``encoder``'s evaluation.
+    """
+    device = next(model.parameters()).device
+    z = torch.zeros(1, *image_shape, device=device)
+    log_snr = torch.zeros(1, device=device)
+    labels = torch.zeros(1, dtype=torch.int64, device=device) if classes else None
+    with _evaluation_mode(model), torch.no_grad():
+        if hasattr(model, "encode"):
+            context = model.encode(z, log_snr, labels)
+            return {
+                "encoder": (model.encode, (z, log_snr, labels)),
+                "denoiser": (model.denoise, (z, log_snr, context, labels)),
+            }
+        first, *later = model.evaluations
+        evaluations: dict[str, Evaluation] = {first: (model.step, (z, log_snr, labels, None))}
+        if later:
+            _, state = model.step(z, log_snr, labels, None)
+            evaluations[later[0]] = (model.step, (z, log_snr, labels, state))
+    return evaluations
+
+
+def network_costs(model: Any, image_shape: Sequence[int], classes: int = 0) -> dict[str, MacCount]:
+    """Cost of each kind of evaluation of `model` per image.
+
+    `image_shape` is (C, H, W); `classes` above 0 for a class-conditional model. The names are the model's own:
+    ``network``; ``encoder`` and ``denoiser``; or, for a cached network, ``network`` and ``shallow``.
+    """
+    calls = network_evaluations(model, image_shape, classes)
+    return {name: count_macs(function, inputs) for name, (function, inputs) in calls.items()}
+
+
+def sampling_macs(costs: Mapping[str, MacCount], evaluations: Mapping[str, int]) -> int:
+    """Multiply-adds to draw one image: each kind of evaluation's cost times how often it ran for the image."""
+    return sum(costs[name].macs * times for name, times in evaluations.items())
+
+
+def training_macs_per_step(
+    costs: Mapping[str, MacCount], batch: int, *, denoiser_times: int = 1, recomputed: bool = False
+) -> int:
+    """Multiply-adds of one training step over a global batch of `batch` images.
+
+    By the usual convention the backward pass costs twice the forward pass, so a step is 3 × forward; 4 × where
+    activations are recomputed (`recomputed`). A dual-rate step runs the encoder once and the denoiser `denoiser_times`.
+    A feature cache is never trained: its network alone counts.
+    """
+    forward = sum(
+        count.macs * (denoiser_times if name == "denoiser" else 1)
+        for name, count in costs.items()
+        if name != "shallow"
+    )
+    return (4 if recomputed else 3) * forward * batch
+
+
+def parameter_counts(model: Any) -> dict[str, int]:
+    """Parameters by network: ``encoder`` and ``denoiser`` (all that is not the encoder's), or ``network``."""
+    total = sum(p.numel() for p in model.parameters())
+    if not hasattr(model, "encode"):
+        return {"network": total}
+    encoder = sum(p.numel() for p in model.encoder.parameters())
+    return {"encoder": encoder, "denoiser": total - encoder}
