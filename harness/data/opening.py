@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from harness.config import DataConfig
-from harness.data import digits
+from harness.data import cifar10, digits
 from harness.data.dataset import ArrayPixels, DataInfo, Dataset
-from harness.data.pixels import with_channels
+from harness.data.images import images_fingerprint, open_images
+from harness.data.pixels import area_average, with_channels
 from harness.errors import DataError
 
 SPLITS = ("train", "test")
@@ -50,5 +51,38 @@ def _digits_fingerprint(config: DataConfig, split: str) -> str:
     return digits.FINGERPRINT
 
 
-OPENERS: dict[str, Callable[[DataConfig, str], Dataset]] = {"digits": _open_digits}
-FINGERPRINTS: dict[str, Callable[[DataConfig, str], str]] = {"digits": _digits_fingerprint}
+def _open_cifar10(config: DataConfig, split: str) -> Dataset:
+    assert config.path is not None
+    images, labels = cifar10.load(config.path, split)
+    size = config.size or cifar10.SIZE
+    try:
+        images = with_channels(area_average(images, size), config.channels or 3)
+    except ValueError as failure:
+        raise DataError(f"{config.path}: every image {failure}") from None
+    info = DataInfo(
+        f"{config.label or 'CIFAR-10'} {size}×{size}",
+        split,
+        len(images),
+        size,
+        images.shape[1],
+        cifar10.CLASSES,
+        cifar10.fingerprint(config.path, split),
+    )
+    return Dataset(info, labels, ArrayPixels(images))
+
+
+def _cifar10_fingerprint(config: DataConfig, split: str) -> str:
+    assert config.path is not None
+    return cifar10.fingerprint(config.path, split)
+
+
+OPENERS: dict[str, Callable[[DataConfig, str], Dataset]] = {
+    "digits": _open_digits,
+    "cifar10": _open_cifar10,
+    "images": open_images,
+}
+FINGERPRINTS: dict[str, Callable[[DataConfig, str], str]] = {
+    "digits": _digits_fingerprint,
+    "cifar10": _cifar10_fingerprint,
+    "images": images_fingerprint,
+}

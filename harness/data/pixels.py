@@ -35,20 +35,25 @@ class Header:
 
 def read_header(content: bytes) -> Header:
     """Header of an encoded image. Raises ValueError with the reason it cannot be read."""
-    with _open(content) as image:
+    with open_image(content) as image:
         return Header(*image.size, grey=image.mode in GREY_MODES)
 
 
 def decode(content: bytes) -> Image.Image:
     """An encoded image as a Pillow image of mode L or RGB. Raises ValueError with the reason it cannot be decoded."""
-    with _open(content) as image:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                image.load()
-                return _plain(image)
-        except (OSError, SyntaxError, EOFError, IndexError, Image.DecompressionBombError) as failure:
-            raise ValueError(f"cannot be decoded ({str(failure) or type(failure).__name__})") from None
+    with open_image(content) as image:
+        return plain(image)
+
+
+def plain(image: Image.Image) -> Image.Image:
+    """An opened image, decoded and converted to mode L or RGB. Raises ValueError with the reason it cannot be."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image.load()
+            return _converted(image)
+    except (OSError, SyntaxError, EOFError, IndexError, Image.DecompressionBombError) as failure:
+        raise ValueError(f"cannot be decoded ({str(failure) or type(failure).__name__})") from None
 
 
 def to_array(image: Image.Image, channels: int) -> np.ndarray:
@@ -97,7 +102,8 @@ def centre_crop(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
-def _open(content: bytes) -> Image.Image:
+def open_image(content: bytes) -> Image.Image:
+    """An encoded image with its header read. Raises ValueError with the reason it cannot be."""
     if not content:
         raise ValueError("is empty")
     try:
@@ -115,7 +121,7 @@ def _looks_like_text(start: bytes) -> bool:
     return all(byte >= 32 or byte in (9, 10, 12, 13) for byte in start)
 
 
-def _plain(image: Image.Image) -> Image.Image:
+def _converted(image: Image.Image) -> Image.Image:
     if image.mode in ("L", "RGB"):
         if "transparency" not in image.info:
             return image
