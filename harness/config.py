@@ -37,6 +37,7 @@ class DataConfig(Section):
     path: str | None = Field(None, description="folder or zip of the data; digits needs none")
     size: PositiveInt | None = Field(None, description="side in pixels; larger images are reduced by area averaging")
     channels: Literal[1, 3] | None = Field(None, description="1 grey, 3 RGB; by default what the data set has")
+    label: str | None = Field(None, description="name of the data in reports; by default from the data or its path")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -77,14 +78,6 @@ class ModelConfig(Section):
     context_entry: Literal["level", "block"] | None = Field(
         None, description="dual_rate: context enters at the start of each level, or in each block"
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _defaults(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("kind") == "dual_rate":
-            defaults = {"light_width": 0.5, "context_levels": "all", "context_entry": "level"}
-            return {**defaults, **values}
-        return values
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -260,20 +253,6 @@ class Experiment(Section):
     measure: MeasureConfig = MeasureConfig()
     seed: NonNegativeInt = Field(0, description="seed of the training: initial weights, data order, noise")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _defaults(cls, values: Any) -> Any:
-        """Fill the defaults that depend on another section."""
-        if not isinstance(values, dict):
-            return values
-        model, train = values.get("model"), values.get("train", {})
-        if isinstance(model, dict) and model.get("kind") == "dual_rate" and isinstance(train, dict):
-            defaults: dict[str, Any] = {"context_dropout": 0.0, "pairs": "range", "denoiser_times": 1}
-            train = {**defaults, **{k: v for k, v in train.items() if v is not None}}
-            train.setdefault("refreshes", [4, 32] if train["pairs"] == "range" else 8)
-            return {**values, "train": train}
-        return values
-
     @model_validator(mode="after")
     def _check(self) -> Self:
         dual = self.model.kind == "dual_rate"
@@ -389,6 +368,25 @@ def parse_section(model: type[Section], values: Mapping[str, Any], source: str) 
         raise ConfigError(source, problems) from None
 
 
+DUAL_RATE_DEFAULTS: dict[str, dict[str, Any]] = {
+    "model": {"light_width": 0.5, "context_levels": "all", "context_entry": "level"},
+    "train": {"context_dropout": 0.0, "pairs": "range", "denoiser_times": 1},
+}
+REFRESHES_DEFAULTS: dict[str, Any] = {"range": [4, 32], "grid": 8}
+
+
+def with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` with the defaults that only a dual_rate model has, so that a single_rate one may not set them."""
+    model, train = values.get("model", {}), values.get("train", {})
+    if not (isinstance(model, dict) and isinstance(train, dict) and model.get("kind") == "dual_rate"):
+        return dict(values)
+    model = {**DUAL_RATE_DEFAULTS["model"], **model}
+    train = {**DUAL_RATE_DEFAULTS["train"], **train}
+    if train["pairs"] in REFRESHES_DEFAULTS:
+        train.setdefault("refreshes", REFRESHES_DEFAULTS[train["pairs"]])
+    return {**values, "model": model, "train": train}
+
+
 def parse_experiment(values: Mapping[str, Any], source: str) -> Experiment:
     """A resolved experiment from a plain mapping; `source` (a file, an arm) opens every message."""
-    return parse_section(Experiment, values, source)
+    return parse_section(Experiment, with_defaults(values), source)
