@@ -308,6 +308,16 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
     return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
 
 
+def _section_at(model: type[BaseModel], location: list[str]) -> type[BaseModel]:
+    """The section that dotted `location` leads to; names inside a mapping of sections are passed over."""
+    for part in location:
+        if part in model.model_fields:
+            annotation = model.model_fields[part].annotation
+            inside = get_args(annotation)[1] if get_origin(annotation) is dict else annotation
+            model = _section_of(inside) or model
+    return model
+
+
 def known_keys(model: type[BaseModel] = Experiment, prefix: str = "") -> Iterator[str]:
     """Every dotted key of `model` that takes a value, e.g. ``sample.steps``."""
     for name, field in model.model_fields.items():
@@ -329,11 +339,7 @@ def _describe(error: Mapping[str, Any], values: Mapping[str, Any], model: type[B
     key = ".".join(location)
     kind, value = error["type"], error["input"]
     if kind == "extra_forbidden":
-        parent: type[BaseModel] = model
-        for part in location[:-1]:
-            section = _section_of(parent.model_fields[part].annotation) if part in parent.model_fields else None
-            parent = section or parent
-        choices = list(parent.model_fields)
+        choices = list(_section_at(model, location[:-1]).model_fields)
         everywhere = [k for k in known_keys(model) if k.split(".")[-1] == location[-1]]
         hint = nearest(location[-1], choices) or (f" (did you mean {everywhere[0]!r}?)" if everywhere else "")
         return f"{key}: unknown key{hint}; choices: {', '.join(choices)}"

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from harness.errors import StoreError
+
+if TYPE_CHECKING:
+    from harness.config import Experiment
+
+Kind = Literal["training", "cell"]
 
 
 @contextlib.contextmanager
@@ -41,3 +52,136 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`value` as indented JSON with sorted keys, written atomically."""
+    write_atomically(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The JSON in `path`. Raises :class:`StoreError` if it is missing or damaged."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise StoreError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise StoreError(f"{path}: cannot be read ({error}); move it away and run again") from None
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a job makes: a training or a cell, by its id."""
+
+    kind: Kind
+    id: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.id}"
+
+
+@dataclass(frozen=True)
+class Store:
+    """The folder of results. Only this class knows where things lie in it.
+
+    ``runs/trainings/<id>/`` config.json, log.jsonl, checkpoints, weights.safetensors, done.json;
+    ``runs/cells/<id>.json`` the record of a cell, ``<id>.npz`` its first images;
+    ``runs/partial/<id>/`` what a cell has drawn so far; ``runs/state/`` progress, failures and leases.
+    """
+
+    root: Path
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    def training_folder(self, training: str) -> Path:
+        return self.runs / "trainings" / training
+
+    def weights_path(self, training: str) -> Path:
+        return self.training_folder(training) / "weights.safetensors"
+
+    def done_path(self, training: str) -> Path:
+        return self.training_folder(training) / "done.json"
+
+    def cell_path(self, cell: str) -> Path:
+        return self.runs / "cells" / f"{cell}.json"
+
+    def samples_path(self, cell: str) -> Path:
+        return self.runs / "cells" / f"{cell}.npz"
+
+    def partial_folder(self, cell: str) -> Path:
+        return self.runs / "partial" / cell
+
+    def state_path(self, target: Target) -> Path:
+        return self.runs / "state" / f"{target.kind}s" / f"{target.id}.json"
+
+    def lease_path(self, target: Target) -> Path:
+        return self.runs / "state" / f"{target.kind}s" / f"{target.id}.lease"
+
+    def experiment_path(self, target: Target) -> Path:
+        if target.kind == "training":
+            return self.training_folder(target.id) / "config.json"
+        return self.runs / "state" / "cells" / f"{target.id}.config.json"
+
+    def report_folder(self, name: str) -> Path:
+        return self.root / name
+
+    def finished_cells(self) -> set[str]:
+        """Ids of all cells that have a record."""
+        return {name.removesuffix(".json") for name in _names(self.runs / "cells") if name.endswith(".json")}
+
+    def is_trained(self, training: str) -> bool:
+        """Whether the training has finished and its weights are still whole (by size)."""
+        done = self.done_path(training)
+        if not done.exists():
+            return False
+        weights = self.weights_path(training)
+        return weights.exists() and weights.stat().st_size == read_json(done).get("weights_bytes")
+
+    def is_done(self, target: Target) -> bool:
+        if target.kind == "training":
+            return self.is_trained(target.id)
+        return self.cell_path(target.id).exists()
+
+    def read_cell(self, cell: str) -> dict[str, Any]:
+        record = read_json(self.cell_path(cell))
+        if not isinstance(record, dict) or record.get("id") != cell:
+            raise StoreError(f"{self.cell_path(cell)}: is not the record of cell {cell}; move it away and run again")
+        return record
+
+    def save_experiment(self, target: Target, experiment: Experiment) -> None:
+        """Keep what a job needs to know, where the job finds it. The same target always has the same experiment."""
+        path = self.experiment_path(target)
+        if not path.exists():
+            write_json(path, json.loads(experiment.model_dump_json(exclude_none=True)))
+
+    def load_experiment(self, target: Target) -> Experiment:
+        from harness.config import parse_experiment
+
+        path = self.experiment_path(target)
+        return parse_experiment(read_json(path), str(path))
+
+    def state(self, target: Target) -> dict[str, Any]:
+        """The last word of the job that makes `target`; empty where none has run."""
+        try:
+            value = read_json(self.state_path(target))
+        except StoreError:
+            return {}
+        return value if isinstance(value, dict) else {}
+
+    def set_state(self, target: Target, **changes: Any) -> None:
+        """Change entries of the target's state. Only the holder of its lease calls this."""
+        write_json(self.state_path(target), {**self.state(target), **changes, "updated": time.time()})
+
+    def forget_failure(self, target: Target) -> None:
+        """Let a failed or cancelled target run again."""
+        if self.state(target).get("state") in ("failed", "cancelled", "blocked"):
+            self.set_state(target, state="waiting", error=None, traceback=None)
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)  # noqa: PTH208 - names alone, quicker for many thousands
+    except FileNotFoundError:
+        return []

@@ -1,0 +1,194 @@
+"""Measuring a cell: draw its images in resumable shards, then quality, compute and time, then one record."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.build import build_model
+from harness.config import Experiment
+from harness.data import Dataset, open_data
+from harness.distributed import Ranks, current_ranks, pick_device
+from harness.measure.fidelity import Reference, measure_quality
+from harness.measure.flops import sampling_cost
+from harness.measure.latency import measure_sampling
+from harness.provenance import provenance
+from harness.sampling import Drawing, to_uint8
+from harness.store import Store, atomic_path, write_json
+from harness.sweep import identify
+from harness.weights import DamagedFile, load_tensors, save_tensors, set_aside
+
+Progress = Callable[[int, int], None]
+SHOWN_IMAGES = 64
+
+
+def load_drawing(experiment: Experiment, weights: Path, device: torch.device | None = None) -> Drawing:
+    """The network in `weights`, ready to draw as `experiment` says. Raises StoreError for another training's file."""
+    device = device or pick_device()
+    training, _ = identify(experiment)
+    tensors, _ = load_tensors(weights, training)
+    info = open_data(experiment.data).info
+    model = build_model(experiment, info)
+    model.load_state_dict(tensors)
+    classes = info.classes if experiment.model.class_conditional else None
+    return Drawing(experiment, model.to(device), (info.channels, info.size, info.size), classes, device)
+
+
+def measure_cell(
+    store: Store,
+    cell: str,
+    experiment: Experiment,
+    progress: Progress = lambda done, total: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Write the record of `cell`. Shards that an earlier run has drawn are used as they are."""
+    from harness.jobs import Blocked
+    from harness.train import Stopped
+
+    started = time.time()
+    ranks = current_ranks()
+    training, _ = identify(experiment)
+    if not store.is_trained(training):
+        raise Blocked(blocked_reason(store, training))
+    dataset = open_data(experiment.data)
+    drawing = load_drawing(experiment, store.weights_path(training), pick_device(ranks))
+    shards = Shards(store.partial_folder(cell), cell, experiment)
+    total = experiment.measure.images * len(experiment.sample.seeds)
+    finished = shards.images_drawn()
+    progress(finished, total)
+    for seed, start, stop in shards.missing()[ranks.rank :: ranks.world]:
+        if should_stop():
+            raise Stopped(f"cell {cell} stopped at {finished} of {total} images")
+        images = to_uint8(drawing.draw(seed, torch.arange(start, stop)))
+        shards.save(seed, start, images, drawing.evaluations)
+        finished += (stop - start) * ranks.world
+        progress(min(finished, total), total)
+    ranks.barrier()
+    if ranks.is_first:
+        record = _record(store, cell, training, experiment, dataset, drawing, shards)
+        record["provenance"] |= {
+            "started": started,
+            "finished": time.time(),
+            "seconds": round(time.time() - started, 3),
+            "ranks": ranks.world,
+        }
+        write_json(store.cell_path(cell), record)
+        shutil.rmtree(shards.folder, ignore_errors=True)
+    ranks.barrier()
+
+
+def blocked_reason(store: Store, training: str) -> str:
+    """Why a training has no weights, in one line."""
+    from harness.store import Target
+
+    state = store.state(Target("training", training))
+    if state.get("state") in ("failed", "cancelled"):
+        return f"training {training} {state['state']}: {state.get('error') or 'no reason noted'}"
+    if store.done_path(training).exists():
+        return f"training {training}: {store.weights_path(training)} is missing or cut short"
+    return f"training {training} has not finished"
+
+
+class Shards:
+    """The images of a cell as they are drawn: one file per seed and batch, so that a kill loses one batch at most."""
+
+    def __init__(self, folder: Path, cell: str, experiment: Experiment) -> None:
+        self.folder, self.cell = folder, cell
+        self.seeds = experiment.sample.seeds
+        count, batch = experiment.measure.images, experiment.sample.batch
+        self.ranges = [(start, min(start + batch, count)) for start in range(0, count, batch)]
+
+    def _path(self, seed: int, start: int) -> Path:
+        return self.folder / f"seed-{seed}-from-{start:07d}.safetensors"
+
+    def missing(self) -> list[tuple[int, int, int]]:
+        """(seed, start, stop) of what has still to be drawn."""
+        return [
+            (seed, start, stop)
+            for seed in self.seeds
+            for start, stop in self.ranges
+            if not self._path(seed, start).exists()
+        ]
+
+    def images_drawn(self) -> int:
+        absent = sum(stop - start for _, start, stop in self.missing())
+        return len(self.seeds) * self.ranges[-1][1] - absent
+
+    def save(self, seed: int, start: int, images: Tensor, evaluations: dict[str, int]) -> None:
+        counts = json.dumps(dict(evaluations))
+        save_tensors(self._path(seed, start), {"images": images}, self.cell, evaluations=counts)
+
+    def load(self, seed: int) -> tuple[Tensor, dict[str, int]]:
+        """(uint8 images of `seed` in order, evaluations per image). A damaged shard is set aside and raises."""
+        parts: list[Tensor] = []
+        counts: list[str] = []
+        for start, _ in self.ranges:
+            path = self._path(seed, start)
+            try:
+                tensors, metadata = load_tensors(path, self.cell)
+            except DamagedFile:
+                set_aside(path)
+                raise
+            parts.append(tensors["images"])
+            counts.append(metadata["evaluations"])
+        if len(set(counts)) != 1:
+            raise RuntimeError(f"cell {self.cell}: batches differ in their evaluations: {sorted(set(counts))}")
+        return torch.cat(parts), json.loads(counts[0])
+
+
+def _record(
+    store: Store,
+    cell: str,
+    training: str,
+    experiment: Experiment,
+    dataset: Dataset,
+    drawing: Drawing,
+    shards: Shards,
+) -> dict[str, Any]:
+    measure = experiment.measure
+    reference = _reference(experiment, dataset)
+    per_seed = []
+    quality: dict[str, Any] = {}
+    evaluations: dict[str, int] = {}
+    for seed in experiment.sample.seeds:
+        images, evaluations = shards.load(seed)
+        quality = measure_quality(images, reference, measure, store.runs / "references", drawing.device)
+        per_seed.append({"seed": seed, **quality.pop("values")})
+        if seed == experiment.sample.seeds[0]:
+            with atomic_path(store.samples_path(cell)) as temporary, temporary.open("wb") as file:
+                np.savez_compressed(file, images=images[:SHOWN_IMAGES].numpy())
+    return {
+        "schema": 1,
+        "id": cell,
+        "training": training,
+        "config": json.loads(experiment.model_dump_json(exclude_none=True)),
+        "quality": {**quality, "per_seed": per_seed},
+        "compute": sampling_cost(drawing, evaluations),
+        "time": measure_sampling(drawing, measure.latency),
+        "samples": str(store.samples_path(cell).relative_to(store.root)),
+        "provenance": {**provenance(), **_training_provenance(store, training)},
+    }
+
+
+def _reference(experiment: Experiment, dataset: Dataset) -> Reference:
+    split = experiment.measure.reference
+    source = dataset if split == "train" else open_data(experiment.data, split)
+    return Reference(f"{source.info.name} {split}", source.info.fingerprint, source.all_uint8)
+
+
+def _training_provenance(store: Store, training: str) -> dict[str, Any]:
+    from harness.store import read_json
+
+    done: dict[str, Any] = {}
+    with contextlib.suppress(Exception):
+        done = read_json(store.done_path(training))
+    return {"weights_sha256": done.get("weights_sha256"), "training_device": done.get("device")}

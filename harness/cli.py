@@ -1,0 +1,155 @@
+"""The command line: parses and prints, nothing else. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from harness.errors import HarnessError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Benchmarks and ablations of Dual-Rate Diffusion: from a sweep file to its tables and figures.",
+)
+
+SweepFile = Annotated[Path, typer.Argument(help="a sweep file (YAML)")]
+ExperimentFile = Annotated[Path, typer.Argument(help="an experiment's YAML file, or a sweep with --arm")]
+Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="override a key everywhere")]
+Results = Annotated[Path, typer.Option("--results", envvar="HARNESS_RESULTS", help="folder of the results")]
+AsJson = Annotated[bool, typer.Option("--json", help="print one JSON document for a script")]
+Arm = Annotated[str | None, typer.Option("--arm", help="the arm to take from a sweep file")]
+
+RESULTS = Path("results")
+
+
+def console(json_output: bool = False) -> Console:
+    """What people read; where a script reads stdout it goes to stderr."""
+    return Console(stderr=json_output, soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def main() -> None:
+    """Entry point: an error that a person can put right is one message and status 2, without a traceback."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    try:
+        app(standalone_mode=True)
+    except HarnessError as error:
+        Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="red", markup=False, highlight=False)
+        sys.exit(2)
+    except BrokenPipeError:
+        sys.exit(141)
+
+
+@app.command()
+def sweep(
+    file: SweepFile,
+    overrides: Overrides = [],  # noqa: B006 - typer copies it
+    results: Results = RESULTS,
+    cluster: Annotated[str | None, typer.Option(help="slurm, local or inline; slurm where sbatch exists")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="processes of --cluster local")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print what would run; run nothing")] = False,
+    json_output: AsJson = False,
+) -> None:
+    """Run what is missing of a sweep, then make its report."""
+    from harness.commands import sweeping
+
+    sweeping.run(file, overrides, results, cluster, workers, dry_run, json_output)
+
+
+@app.command()
+def report(
+    file: Annotated[Path, typer.Argument(help="a sweep file, or the folder of a report (from its cells.json)")],
+    overrides: Overrides = [],  # noqa: B006
+    results: Results = RESULTS,
+    json_output: AsJson = False,
+) -> None:
+    """Make a sweep's tables and figures from the results that are there. Never trains or samples."""
+    from harness.commands import reporting
+
+    reporting.run(file, overrides, results, json_output)
+
+
+@app.command()
+def train(
+    file: ExperimentFile,
+    overrides: Overrides = [],  # noqa: B006
+    arm: Arm = None,
+    results: Results = RESULTS,
+    json_output: AsJson = False,
+) -> None:
+    """Train one experiment's network."""
+    from harness.commands import single
+
+    single.train(file, overrides, arm, results, json_output)
+
+
+@app.command()
+def sample(
+    file: ExperimentFile,
+    overrides: Overrides = [],  # noqa: B006
+    arm: Arm = None,
+    results: Results = RESULTS,
+    weights: Annotated[Path | None, typer.Option(help="weights file; the training's own if not given")] = None,
+    images: Annotated[int, typer.Option(min=1, help="how many images")] = 64,
+    out: Annotated[Path, typer.Option(help="PNG of the grid; the images go beside it as .npz")] = Path("samples.png"),
+    json_output: AsJson = False,
+) -> None:
+    """Draw images from a trained network, as a grid and as an array."""
+    from harness.commands import single
+
+    single.sample(file, overrides, arm, results, weights, images, out, json_output)
+
+
+@app.command()
+def measure(
+    file: ExperimentFile,
+    overrides: Overrides = [],  # noqa: B006
+    arm: Arm = None,
+    results: Results = RESULTS,
+    json_output: AsJson = False,
+) -> None:
+    """Draw and measure one experiment, training it first if it must be; prints its record."""
+    from harness.commands import single
+
+    single.measure(file, overrides, arm, results, json_output)
+
+
+@app.command()
+def flops(
+    file: ExperimentFile,
+    overrides: Overrides = [],  # noqa: B006
+    arm: Arm = None,
+    json_output: AsJson = False,
+) -> None:
+    """Multiply-adds of each network by module and operator, per image and for training."""
+    from harness.commands import costs
+
+    costs.flops(file, overrides, arm, json_output)
+
+
+@app.command()
+def latency(
+    file: ExperimentFile,
+    overrides: Overrides = [],  # noqa: B006
+    arm: Arm = None,
+    json_output: AsJson = False,
+) -> None:
+    """Time sampling by the common protocol, with freshly initialised weights: time does not depend on their values."""
+    from harness.commands import costs
+
+    costs.latency(file, overrides, arm, json_output)
+
+
+if __name__ == "__main__":
+    main()

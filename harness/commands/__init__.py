@@ -1,0 +1,1 @@
+"""What each command of the line does, as functions that print through rich."""

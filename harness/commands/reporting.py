@@ -1,0 +1,129 @@
+"""`harness report`: tables and figures from the results that are there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from harness.cli import console, print_json
+from harness.errors import ConfigError
+from harness.store import Store, Target, read_json, write_json
+from harness.sweep import Sweep, load_sweep
+
+
+@dataclass(frozen=True)
+class Made:
+    """A report on disk, in a few words."""
+
+    folder: Path
+    summary: dict[str, Any]
+
+
+def run(file: Path, overrides: Sequence[str], results: Path, json_output: bool) -> None:
+    if file.is_dir():
+        made = remake(file)
+    else:
+        sweep = load_sweep(file, overrides)
+        made = make(sweep, Store(results), {}, again=True)
+    if json_output:
+        print_json(made.summary)
+    else:
+        show(made, console())
+
+
+def remake(folder: Path) -> Made:
+    """A report again from its own cells.json, without the runs it was made from."""
+    from harness.report import load_rows, write_report
+
+    kept = folder / "cells.json"
+    if not kept.exists():
+        raise ConfigError(str(folder), ["holds no cells.json; it is not the folder of a report"])
+    name, title, rows, options = load_rows(kept)
+    report = write_report(name, title, rows, folder, options)
+    return Made(folder, _summary(report, folder))
+
+
+def make(sweep: Sweep, store: Store, failures: Mapping[str, str], again: bool = False) -> Made:
+    """The report of `sweep`; left as it is if nothing that it shows has changed, unless `again`."""
+    folder = store.report_folder(sweep.report_name)
+    digest = _digest(sweep, store, failures)
+    memory = store.runs / "state" / "reports" / f"{sweep.report_name}.json"
+    if not again and memory.exists() and (folder / "table.md").exists():
+        kept = read_json(memory)
+        if kept.get("digest") == digest:
+            return Made(folder, kept["summary"])
+    from harness.report import write_report
+
+    rows = rows_of(sweep, store, failures)
+    report = write_report(
+        sweep.report_name, sweep.config.title or sweep.config.name, rows, folder, options_of(sweep), store.root
+    )
+    made = Made(folder, _summary(report, folder))
+    write_json(memory, {"digest": digest, "summary": made.summary})
+    return made
+
+
+def options_of(sweep: Sweep) -> dict[str, Any]:
+    """What the report must know of the sweep besides its rows."""
+    return {**sweep.config.report.model_dump(), "arms": list(sweep.config.arms)}
+
+
+def rows_of(sweep: Sweep, store: Store, failures: Mapping[str, str]) -> list[dict[str, Any]]:
+    """One entry per arm and cell: arm, label, varied keys, the cell's record, or why there is none."""
+    finished = store.finished_cells()
+    rows = []
+    for cell in sweep.cells.values():
+        record = store.read_cell(cell.id) if cell.id in finished else None
+        status = None if record else status_of(cell.id, store, failures)
+        for arm, varied in cell.rows:
+            label = sweep.config.arms[arm].label or arm
+            row = {"arm": arm, "label": label, "varied": varied, "record": record, "status": status}
+            if record is None:
+                row["config"] = json.loads(cell.experiment.model_dump_json(exclude_none=True))
+            rows.append(row)
+    return rows
+
+
+def status_of(cell: str, store: Store, failures: Mapping[str, str]) -> str:
+    """Why a cell has no record, in one line."""
+    target = Target("cell", cell)
+    state = store.state(target)
+    reason = failures.get(str(target)) or state.get("error")
+    word = state.get("state", "missing")
+    return f"{word}: {reason}" if reason else str(word)
+
+
+def _digest(sweep: Sweep, store: Store, failures: Mapping[str, str]) -> str:
+    import harness.report
+
+    parts: list[Any] = [sweep.report_name, sweep.config.title, options_of(sweep), sorted(failures.items())]
+    for cell in sweep.cells.values():
+        path = store.cell_path(cell.id)
+        seen = path.stat() if path.exists() else None
+        labels = [sweep.config.arms[arm].label for arm, _ in cell.rows]
+        parts.append([cell.id, cell.rows, labels, seen and [seen.st_size, seen.st_mtime_ns]])
+    for source in sorted(Path(harness.report.__path__[0]).glob("*.py")):
+        parts.append(hashlib.sha256(source.read_bytes()).hexdigest())
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _summary(report: Any, folder: Path) -> dict[str, Any]:
+    return {
+        "report": str(folder),
+        "files": sorted(path.name for path in report.files),
+        "headline": report.headline,
+        "table": report.table_text,
+    }
+
+
+def show(made: Made, out: Console) -> None:
+    """The table, where the report lies, and last the sentence of what was measured."""
+    out.print(made.summary["table"], highlight=False, markup=False)
+    out.print(f"report: {made.folder}", highlight=False, markup=False)
+    out.print(made.summary["headline"], highlight=False, markup=False, style="bold")

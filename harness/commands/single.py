@@ -1,0 +1,166 @@
+"""`harness train`, `sample` and `measure`: one experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from harness.cli import console, print_json
+from harness.config import Experiment
+from harness.store import Store, Target, atomic_path, read_json
+from harness.sweep import identify, load_experiment
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@contextmanager
+def bar(out: Console, label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar with its ETA; the block gets the call that moves it."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.completed}/{task.total} " + unit),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=out, disable=not out.is_terminal) as progress:
+        task = progress.add_task(label, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _trained(store: Store, experiment: Experiment, out: Console) -> str:
+    from harness import jobs
+
+    training, _ = identify(experiment)
+    target = Target("training", training)
+    if not store.is_done(target):
+        store.save_experiment(target, experiment)
+        store.forget_failure(target)
+        with bar(out, f"training {training}", "steps") as progress:
+            jobs.run(store, target, progress)
+    return training
+
+
+def train(
+    file: Path, overrides: Sequence[str], arm: str | None, results: Path, json_output: bool
+) -> None:
+    store, out = Store(results), console(json_output)
+    experiment = load_experiment(file, overrides, arm)
+    training = _trained(store, experiment, out)
+    if json_output:
+        print_json({**read_json(store.done_path(training)), "weights": str(store.weights_path(training))})
+    else:
+        out.print(f"training {training}: {store.weights_path(training)}", highlight=False)
+
+
+def sample(
+    file: Path,
+    overrides: Sequence[str],
+    arm: str | None,
+    results: Path,
+    weights: Path | None,
+    images: int,
+    out_path: Path,
+    json_output: bool,
+) -> None:
+    import numpy as np
+    import torch
+
+    from harness.cell import load_drawing
+    from harness.errors import ConfigError
+    from harness.sampling import to_uint8
+
+    if out_path.suffix.lower() != ".png":
+        raise ConfigError("--out", [f"{out_path}: a grid is written as .png"])
+    store, out = Store(results), console(json_output)
+    experiment = load_experiment(file, overrides, arm)
+    if weights is None:
+        weights = store.weights_path(_trained(store, experiment, out))
+    drawing = load_drawing(experiment, weights)
+    seed, batch = experiment.sample.seeds[0], experiment.sample.batch
+    parts = []
+    with bar(out, "sampling", "images") as progress:
+        for start in range(0, images, batch):
+            stop = min(start + batch, images)
+            parts.append(to_uint8(drawing.draw(seed, torch.arange(start, stop))).cpu())
+            progress(stop, images)
+    drawn = torch.cat(parts)
+    save_grid(drawn, out_path)
+    array_path = out_path.with_suffix(".npz")
+    with atomic_path(array_path) as temporary, temporary.open("wb") as stream:
+        np.savez_compressed(stream, images=drawn.numpy())
+    answer = {"grid": str(out_path), "images": str(array_path), "seed": seed, "evaluations": dict(drawing.evaluations)}
+    if json_output:
+        print_json(answer)
+    else:
+        out.print(f"{images} images: {out_path} and {array_path}", highlight=False)
+
+
+def save_grid(images: Tensor, path: Path, most: int = 256) -> None:
+    """uint8 (N, C, H, W) as one PNG of rows, each pixel enlarged where images are small."""
+    from math import ceil, sqrt
+
+    import torch
+    from PIL import Image
+
+    shown = images[:most]
+    columns = ceil(sqrt(len(shown)))
+    scale = max(1, 64 // shown.shape[-1])
+    enlarged = shown.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    blank = columns * ceil(len(shown) / columns) - len(shown)
+    padded = torch.cat([enlarged, enlarged.new_zeros((blank, *enlarged.shape[1:]))])
+    count, channels, height, width = padded.shape
+    rows = padded.view(count // columns, columns, channels, height, width).permute(0, 3, 1, 4, 2)
+    array = rows.reshape(count // columns * height, columns * width, channels).numpy()
+    with atomic_path(path) as temporary:
+        Image.fromarray(array.squeeze(-1) if channels == 1 else array).save(temporary, format="PNG")
+
+
+def measure(
+    file: Path, overrides: Sequence[str], arm: str | None, results: Path, json_output: bool
+) -> None:
+    from harness import jobs
+
+    store, out = Store(results), console(json_output)
+    experiment = load_experiment(file, overrides, arm)
+    _trained(store, experiment, out)
+    cell = identify(experiment)[1]
+    target = Target("cell", cell)
+    store.save_experiment(target, experiment)
+    store.forget_failure(target)
+    with bar(out, f"cell {cell}", "images") as progress:
+        jobs.run(store, target, progress)
+    record = store.read_cell(cell)
+    if json_output:
+        print_json(record)
+        return
+    show_record(record, store, out)
+
+
+def show_record(record: dict[str, Any], store: Store, out: Console) -> None:
+    """A cell's figures with their conditions, for people."""
+    from rich.table import Table
+
+    from harness.measure.labels import frechet_label, kernel_label
+
+    quality, compute, timing = record["quality"], record["compute"], record["time"]
+    table = Table(show_header=False, title=f"cell {record['id']}", title_justify="left")
+    features = quality["features"]
+    for values in quality["per_seed"]:
+        seed = f"sampling seed {values['seed']}"
+        table.add_row(f"{frechet_label(features)}, {seed}", f"{values['frechet']:.4f}")
+        table.add_row(f"{kernel_label(features)}, {seed}", f"{values['kernel']:.5f} ± {values['kernel_std']:.5f}")
+    table.add_row("images", f"{quality['images']} against {quality['reference']['images']} of {quality['reference']['name']}")
+    table.add_row("GMACs per image", f"{compute['gmacs_per_image']:.4g}")
+    table.add_row("GFLOPs per image", f"{compute['gflops_per_image']:.4g}")
+    table.add_row("evaluations", ", ".join(f"{k} {v}" for k, v in compute["evaluations"].items()))
+    table.add_row("seconds per image", f"{timing['seconds_per_image']:.4g} (batch {timing['batch']}, {timing['device']})")
+    out.print(table)
+    out.print(f"record: {store.cell_path(record['id'])}", highlight=False)

@@ -1,0 +1,138 @@
+"""`harness sweep`: plan, run what is missing, report."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from rich.console import Console
+from rich.table import Table
+
+from harness.cli import console, print_json
+from harness.config import nearest
+from harness.errors import ConfigError
+from harness.plan import Plan, plan
+from harness.store import Store
+from harness.sweep import load_sweep
+
+
+def run(
+    file: Path,
+    overrides: Sequence[str],
+    results: Path,
+    cluster: str | None,
+    workers: int,
+    dry_run: bool,
+    json_output: bool,
+) -> None:
+    sweep = load_sweep(file, overrides)
+    store = Store(results)
+    planned = plan(sweep, store)
+    out = console(json_output)
+    if dry_run:
+        show_plan(planned, out, json_output)
+        return
+    failures: dict[str, str] = {}
+    if planned.missing_cells:
+        check_first(planned, store)
+        failures = _dispatch(planned, store, out, cluster, workers)
+    else:
+        out.print(f"all {len(sweep.cells)} cells are done; nothing runs", highlight=False)
+    from harness.commands import reporting
+
+    made = reporting.make(sweep, store, failures)
+    if json_output:
+        print_json({"cells": len(sweep.cells), "failures": failures, **made.summary})
+    else:
+        reporting.show(made, out)
+    if failures:
+        sys.exit(1)
+
+
+def _dispatch(planned: Plan, store: Store, out: Console, cluster: str | None, workers: int) -> dict[str, str]:
+    from harness import dispatch
+
+    chosen = cluster or dispatch.default_cluster()
+    choices = list(get_args(dispatch.ClusterKind))
+    if chosen not in choices:
+        raise ConfigError("--cluster", [f"{chosen!r} is not one of {', '.join(choices)}{nearest(chosen, choices)}"])
+    out.print(
+        f"{planned.sweep.config.title or planned.sweep.config.name}: {len(planned.missing_trainings)} trainings and "
+        f"{len(planned.missing_cells)} cells to run, {len(planned.done_cells)} cells done already",
+        highlight=False,
+    )
+    if chosen == "local":
+        outcome = dispatch.run_local(planned, store, out, workers)
+    else:
+        outcome = dispatch.run_inline(planned, store, out)
+    return {str(target): reason for group in (outcome.failed, outcome.blocked) for target, reason in group.items()}
+
+
+def check_first(planned: Plan, store: Store) -> None:
+    """What can fail cheaply fails before a network is trained: data, extractor, reference, disk."""
+    from harness.checks import check_sweep
+
+    check_sweep(planned, store)
+
+
+def show_plan(planned: Plan, out: Console, json_output: bool) -> None:
+    """What would run: trainings, cells, what is done already, GMACs per cell."""
+    rows = _plan_rows(planned)
+    if json_output:
+        print_json(rows)
+        return
+    trainings = Table(title="trainings", title_justify="left")
+    for column in ("id", "for", "steps", "GMACs", "state"):
+        trainings.add_column(column, justify="right" if column in ("steps", "GMACs") else "left")
+    for row in rows["trainings"]:
+        state = "done" if row["done"] else "to run"
+        trainings.add_row(row["id"], row["label"], str(row["steps"]), f"{row['gmacs']:,.0f}", state)
+    cells = Table(title="cells", title_justify="left")
+    for column in ("id", "cell", "GMACs per image", "GMACs", "state"):
+        cells.add_column(column, justify="right" if "GMACs" in column else "left")
+    for row in rows["cells"]:
+        state = "done" if row["done"] else "to run"
+        cells.add_row(row["id"], row["label"], f"{row['gmacs_per_image']:.4g}", f"{row['gmacs']:,.0f}", state)
+    out.print(trainings)
+    out.print(cells)
+    to_run = {kind: [row for row in rows[kind] if not row["done"]] for kind in ("trainings", "cells")}
+    gmacs = sum(row["gmacs"] for kind in to_run.values() for row in kind)
+    out.print(
+        f"to run: {len(to_run['trainings'])} trainings, {len(to_run['cells'])} cells, {gmacs:,.0f} GMACs; "
+        f"done already: {len(planned.done_cells)} cells",
+        highlight=False,
+    )
+
+
+def _plan_rows(planned: Plan) -> dict[str, Any]:
+    from harness.dispatch import describe
+    from harness.estimate import cell_gmacs, gmacs_per_image, training_gmacs
+    from harness.store import Target
+
+    sweep = planned.sweep
+    return {
+        "sweep": sweep.config.name,
+        "trainings": [
+            {
+                "id": t.id,
+                "label": describe(Target("training", t.id), sweep),
+                "steps": t.experiment.train.steps,
+                "gmacs": training_gmacs(t.experiment),
+                "done": t.id in planned.done_trainings,
+            }
+            for t in sweep.trainings.values()
+        ],
+        "cells": [
+            {
+                "id": c.id,
+                "training": c.training,
+                "label": describe(Target("cell", c.id), sweep),
+                "gmacs_per_image": gmacs_per_image(c.experiment),
+                "gmacs": cell_gmacs(c.experiment),
+                "done": c.id in planned.done_cells,
+            }
+            for c in sweep.cells.values()
+        ],
+    }

@@ -1,0 +1,64 @@
+"""Where a figure comes from: commit, versions, device, job. Never the environment: tokens leak."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("dual-rate-harness", "torch", "torch-fidelity", "fvcore", "numpy")
+
+
+def provenance() -> dict[str, Any]:
+    """What made a result, as plain JSON values."""
+    return {
+        **dict(_commit()),
+        "versions": {"python": platform.python_version(), **_versions()},
+        "host": platform.node(),
+        "slurm_job_id": _slurm_job(),
+    }
+
+
+@lru_cache(maxsize=1)
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@lru_cache(maxsize=1)
+def _commit() -> tuple[tuple[str, Any], ...]:
+    recorded = Path(__file__).parent / "SOURCE_COMMIT"
+    if recorded.exists():  # a snapshot of the source carries the commit it was taken from
+        commit, _, dirty = recorded.read_text().strip().partition(" ")
+        return ("commit", commit or None), ("dirty", dirty == "dirty")
+    return commit_of(Path(__file__).parent.parent)
+
+
+def commit_of(folder: Path) -> tuple[tuple[str, Any], ...]:
+    """(commit, dirty) of the git checkout that holds `folder`; nothing known elsewhere."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    status = git("status", "--porcelain", "--", "harness", "models")
+    return ("commit", git("rev-parse", "HEAD")), ("dirty", None if status is None else bool(status))
+
+
+def _slurm_job() -> str | None:
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")

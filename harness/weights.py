@@ -1,0 +1,61 @@
+"""Weights and checkpoints as safetensors files that say which training they belong to."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from harness.errors import StoreError
+from harness.store import atomic_path
+
+FORMAT = "dual-rate-harness/1"
+
+
+class DamagedFile(StoreError):
+    """A file that is cut short or is no safetensors file."""
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], training: str, **metadata: str) -> None:
+    """Write `tensors` (any device, contiguous copies are made) atomically, marked with their training's id."""
+    whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    with atomic_path(path) as temporary:
+        save_file(whole, temporary, metadata={"format": FORMAT, "training": training, **metadata})
+
+
+def load_tensors(path: Path, training: str | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """(tensors on the CPU, metadata). Raises :class:`DamagedFile`, or :class:`StoreError` for another training's file."""
+    if not path.exists():
+        raise StoreError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError) as error:
+        raise DamagedFile(f"{path}: is cut short or damaged ({error})") from None
+    if metadata.get("format") != FORMAT:
+        raise StoreError(f"{path}: format: {metadata.get('format')!r} is not {FORMAT!r}")
+    if training is not None and metadata.get("training") != training:
+        raise StoreError(
+            f"{path}: belongs to training {metadata.get('training')}, not to {training}: "
+            "it was made with another configuration"
+        )
+    return tensors, metadata
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file so that nothing reads it and nothing is lost; returns where it lies."""
+    number = 0
+    while (aside := path.with_name(f"{path.name}.damaged{number or ''}")).exists():
+        number += 1
+    path.rename(aside)
+    return aside
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
