@@ -10,7 +10,7 @@ import struct
 import zipfile
 import zlib
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -157,4 +157,4 @@ def _size(entry: os.DirEntry[str]) -> int:
 
 
 def _hidden(name: str) -> bool:
-    return any(part.startswith(".") or part in IGNORED_NAMES for part in PurePosixPath(name).parts)
+    return any(part.startswith(".") or part in IGNORED_NAMES for part in name.split("/"))

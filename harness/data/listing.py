@@ -19,11 +19,11 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,8 +35,7 @@ SPLIT_WORDS = {"train": "train", "val": "val", "valid": "val", "validation": "va
 DESCRIPTION = "dataset.json"
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(NamedTuple):
     """An image: where it lies, its path below root and split folder, and what is known of it."""
 
     container: int
@@ -175,7 +174,7 @@ def _train_and_test(by_split: dict[str, list[Item]]) -> tuple[list[Item], list[I
 
 def _items(index: int, container: Container, description: Description | None) -> list[tuple[str, Item]]:
     images = [(i, member) for i, member in enumerate(container.members) if _is_image(member.name)]
-    parts = [PurePosixPath(member.name).parts for _, member in images]
+    parts = [tuple(member.name.split("/")) for _, member in images]
     root = _common_root(parts)
     tops = {part[root] for part in parts if len(part) > root + 1}
     split_folders = bool(tops) and tops <= {top for top in tops if top.lower() in SPLIT_WORDS}
@@ -225,11 +224,11 @@ def _descriptions(path: str, containers: Sequence[Container]) -> list[Descriptio
 
 
 def _description(container: Container) -> Description | None:
-    members = [i for i, m in enumerate(container.members) if PurePosixPath(m.name).name == DESCRIPTION]
+    members = [i for i, m in enumerate(container.members) if m.name.rpartition("/")[2] == DESCRIPTION]
     if not members:
         return None
     index = min(members, key=lambda i: container.members[i].name.count("/"))
-    file, folder = container.label(index), str(PurePosixPath(container.members[index].name).parent)
+    file, folder = container.label(index), container.members[index].name.rpartition("/")[0]
     try:
         content = json.loads(container.read(index))
         labels = content["labels"]
@@ -244,7 +243,7 @@ def _description(container: Container) -> Description | None:
     by_name: dict[str, int] = {}
     for row in labels:
         name, label = _row(file, row)
-        full = name if folder == "." else f"{folder}/{name}"
+        full = f"{folder}/{name}" if folder else name
         if full not in names:
             raise DataError(f"{file}: labels {name!r}, which is not there")
         by_name[full] = label
@@ -314,7 +313,7 @@ def _by_folder(
             raise DataError(
                 f"{where}: its folder {item.group!r} is none of the {len(names)} classes of the train split{hint}"
             )
-        labelled.append(replace(item, label=number[item.group]))
+        labelled.append(item._replace(label=number[item.group]))
     return labelled
 
 
