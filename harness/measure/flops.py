@@ -3,24 +3,25 @@
 Conventions, the same for every number of the project:
 
 - One multiply-add is one MAC; GFLOPs are 2 × GMACs.
-- Counted: convolutions, linear layers, matrix products and attention (both of its products, the whole matrix even where a
-  mask hides part of it). Biases, norms, activations, softmax, resampling and every other operator of
-  :data:`FREE_OPERATORS` are free: they cost a vanishing share and no two counters agree on them.
+- Counted: convolutions, linear layers, matrix products and attention (both of its products, the whole matrix
+  even where a mask hides part of it). Biases, norms, activations, softmax, resampling and every other
+  operator of :data:`FREE_OPERATORS` are free: they cost a vanishing share and no two counters agree on them.
 - Counts are whole numbers per image (batch 1).
 - An operator that is neither counted nor on the list of free ones raises :class:`UnknownOperatorError`.
 - Work whose result reaches no output is dropped by the tracer and not counted.
 
-fvcore 0.1.5 skips attention, counts norms but not elementwise work, miscounts broadcast matrix products and rounds the cost
-of most einsums. So its operator table is replaced by :data:`COUNTED_OPERATORS`, which keeps only its exact entries.
+fvcore 0.1.5 skips attention, counts norms but not elementwise work, miscounts broadcast matrix products and
+rounds the cost of most einsums. So its operator table is replaced by :data:`COUNTED_OPERATORS`, which keeps
+only its exact entries.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from fvcore.nn import FlopCountAnalysis
@@ -30,6 +31,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.errors import HarnessError
+
+if TYPE_CHECKING:
+    from harness.sampling import Drawing
 
 
 class UnknownOperatorError(HarnessError):
@@ -44,7 +48,8 @@ def _shape(value: Any) -> list[int]:
 
 
 def _matmul(inputs: list[Any], outputs: list[Any]) -> int:
-    """Every output element takes as many multiply-adds as the contracted axis is long; broadcasting included."""
+    """Every output element takes as many multiply-adds as the contracted axis is long; broadcasting
+    included."""
     return math.prod(_shape(outputs[0])) * _shape(inputs[0])[-1]
 
 
@@ -62,13 +67,13 @@ def _attention(inputs: list[Any], outputs: list[Any]) -> int:
 def einsum_macs(equation: str, shapes: Sequence[Sequence[int]]) -> int:
     """Multiply-adds of an einsum of at most two operands: the product of the sizes of all its indices.
 
-    Of one operand it is a permutation or a sum, which is free. Raises :class:`UnknownOperatorError` for more operands
-    (their order decides the cost) and for an ellipsis.
+    Of one operand it is a permutation or a sum, which is free. Raises :class:`UnknownOperatorError` for more
+    operands (their order decides the cost) and for an ellipsis.
     """
     terms = equation.replace(" ", "").split("->")[0].split(",")
     if len(shapes) > 2 or "." in equation:
         raise UnknownOperatorError(
-            f"einsum {equation!r} cannot be counted: write it with at most two operands and without an ellipsis"
+            f"einsum {equation!r} cannot be counted: write it with two operands at most and no ellipsis"
         )
     if len(shapes) == 1:
         return 0
@@ -98,23 +103,25 @@ COUNTED_OPERATORS: dict[str, Callable[[list[Any], list[Any]], Any]] = {
 """Operators that cost multiply-adds, and how many."""
 
 _ELEMENTWISE = """
-    abs add add_ addcdiv addcmul atan2 clamp_max clamp_min cos cosh deg2rad div div_ erf exp exp2 exp_ expm1 fmod frac
-    lerp log log1p log2 logical_and logical_not logical_or logsigmoid log_sigmoid maximum minimum mul mul_ neg pow
-    reciprocal round rsqrt rsub sigmoid sign sin sinh sqrt square sub sub_ tan tanh trunc where
-    isfinite isinf isnan le lt ne ceil nan_to_num softplus
+    abs add add_ addcdiv addcmul atan2 clamp_max clamp_min cos cosh deg2rad div div_ erf exp exp2 exp_ expm1
+    fmod frac lerp log log1p log2 logical_and logical_not logical_or logsigmoid log_sigmoid maximum minimum
+    mul mul_ neg pow reciprocal round rsqrt rsub sigmoid sign sin sinh sqrt square sub sub_ tan tanh trunc
+    where isfinite isinf isnan le lt ne ceil nan_to_num softplus
 """
-_ACTIVATIONS = "celu elu gelu glu hardsigmoid hardswish hardtanh leaky_relu mish relu6 selu silu silu_ softmax log_softmax"
+_ACTIVATIONS = """
+    celu elu gelu glu hardsigmoid hardswish hardtanh leaky_relu log_softmax mish relu6 selu silu silu_ softmax
+"""
 _NORMS = "batch_norm group_norm instance_norm layer_norm linalg_vector_norm norm rms_norm"
 _REDUCTIONS = "all amax amin any argmax argmin cumsum logsumexp mean min prod std sum var"
 _RESAMPLING = """
-    adaptive_avg_pool2d avg_pool2d max_pool2d pad pixel_shuffle pixel_unshuffle reflection_pad2d replication_pad2d
-    upsample_bilinear2d upsample_nearest2d _upsample_bilinear2d_aa upsample_bicubic2d
+    adaptive_avg_pool2d avg_pool2d max_pool2d pad pixel_shuffle pixel_unshuffle reflection_pad2d
+    replication_pad2d upsample_bilinear2d upsample_nearest2d _upsample_bilinear2d_aa upsample_bicubic2d
 """
 _MEMORY = """
     alias broadcast_tensors clone concat embedding expand_as feature_dropout flip index_select
-    lift_fresh masked_fill_ meshgrid movedim new_ones numpy_T one_hot ones_like repeat repeat_interleave reshape_as rot90
-    scalar_tensor scatter squeeze_ swapaxes tensor_split tile tril triu unflatten unfold_copy view_as
-    bernoulli_ rand_like randn_like
+    lift_fresh masked_fill_ meshgrid movedim new_ones numpy_T one_hot ones_like repeat repeat_interleave
+    reshape_as rot90 scalar_tensor scatter squeeze_ swapaxes tensor_split tile tril triu unflatten unfold_copy
+    view_as bernoulli_ rand_like randn_like
 """
 FREE_OPERATORS: frozenset[str] = frozenset(
     f"aten::{name}"
@@ -128,8 +135,8 @@ FREE_OPERATORS: frozenset[str] = frozenset(
 class MacCount:
     """Multiply-adds of one evaluation of a network on one image.
 
-    `by_module` maps each module's name to its own cost with all it contains (the whole under ``""``); `by_operator` maps
-    ``conv``, ``linear``, … to their cost.
+    `by_module` maps each module's name to its own cost with all it contains (the whole under ``""``);
+    `by_operator` maps ``conv``, ``linear``, … to their cost.
     """
 
     macs: int
@@ -166,11 +173,13 @@ class _Call(nn.Module):
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         given = iter(tensors)
         inputs = [next(given) if isinstance(value, Tensor) else value for value in self._inputs]
-        return tuple(_tensors_in(self._function(*inputs)))
+        # clones, for the tracer takes no output that is one of its constants (a state handed through)
+        return tuple(tensor.clone() for tensor in _tensors_in(self._function(*inputs)))
 
 
 def _tensors_in(value: Any) -> Iterator[Tensor]:
-    """Every tensor inside nested tuples, lists, mappings and objects: each output must be seen by the tracer."""
+    """Every tensor inside nested tuples, lists, mappings and objects: each output must be seen by the
+    tracer."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
@@ -196,9 +205,9 @@ def count_macs(
 ) -> MacCount:
     """Multiply-adds of ``function(*inputs)``, broken down by module and by operator.
 
-    `function` is a module, a method of one, or any function of tensors; then `model` names the module whose parts the
-    breakdown should list. Inputs that are not tensors are handed on as they are. Runs the function once, in evaluation
-    mode and without gradients; give inputs of batch 1 for a cost per image.
+    `function` is a module, a method of one, or any function of tensors; then `model` names the module whose
+    parts the breakdown should list. Inputs that are not tensors are handed on as they are. Runs the function
+    once, in evaluation mode and without gradients; give inputs of batch 1 for a cost per image.
 
     Raises :class:`UnknownOperatorError` with the operator, the module that used it and what to do.
     """
@@ -218,16 +227,15 @@ def count_macs(
     return MacCount(int(total), by_module, by_operator)
 
 
-class _evaluation_mode:  # noqa: N801
-    def __init__(self, model: nn.Module | None) -> None:
-        self._training = [m for m in model.modules() if m.training] if model is not None else []
-
-    def __enter__(self) -> None:
-        for module in self._training:
-            module.training = False
-
-    def __exit__(self, *_: object) -> None:
-        for module in self._training:
+@contextlib.contextmanager
+def _evaluation_mode(model: nn.Module | None) -> Iterator[None]:
+    training = [module for module in model.modules() if module.training] if model is not None else []
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
             module.training = True
 
 
@@ -235,24 +243,27 @@ def _raise_on_unknown(analysis: FlopCountAnalysis, call: nn.Module) -> None:
     unknown = analysis.unsupported_ops()
     if not unknown:
         return
-    lines = []
+    uses = []
     for operator, times in sorted(unknown.items()):
         users = [name for name, _ in call.named_modules() if analysis.unsupported_ops(name)[operator]]
-        module = max(users, key=lambda name: name.count(".") if name else -1).removeprefix("model").removeprefix(".")
-        lines.append(f"{operator} ({times}×, in module {module or 'the network itself'!r})")
+        innermost = max(users, key=lambda name: name.count(".") if name else -1)
+        module = innermost.removeprefix("model").removeprefix(".") or "the network itself"
+        uses.append(f"{operator} ({times}×, in {module})")
     raise UnknownOperatorError(
-        f"the cost of {'; '.join(lines)} is not known. Choices: count it by a handler in COUNTED_OPERATORS, put it on "
-        f"FREE_OPERATORS if it does no multiply-adds, or write the network with one of {', '.join(COUNTED_OPERATORS)}"
+        f"the cost of {'; '.join(uses)} is not known. Choices: count it by a handler in COUNTED_OPERATORS, put "
+        "it on FREE_OPERATORS if it does no multiply-adds, or write the network with one of "
+        f"{', '.join(COUNTED_OPERATORS)}"
     )
 
 
 def flop_counter_macs(
     function: nn.Module | Callable[..., Any], inputs: Sequence[Any], *, model: nn.Module | None = None
 ) -> int:
-    """The same cost by torch's FlopCounterMode, halved: a second, independent count to hold :func:`count_macs` against.
+    """The same cost by torch's FlopCounterMode, halved: a second, independent count to hold
+    :func:`count_macs` against.
 
-    Attention is made of plain matrix products meanwhile, for FlopCounterMode gives 0 for the fused one on some devices
-    and versions of torch.
+    Attention is made of plain matrix products meanwhile, for FlopCounterMode gives 0 for the fused one on
+    some devices and versions of torch.
     """
     with (
         _evaluation_mode(model if model is not None else _owner(function)),
@@ -268,11 +279,14 @@ Evaluation = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
 def network_evaluations(
-    model: Any, image_shape: Sequence[int], classes: int = 0
+    model: Any, image_shape: Sequence[int], classes: int = 0, *, training: bool = False
 ) -> dict[str, Evaluation]:
     """Each kind of evaluation of `model` as a call on one blank image: name → (method, inputs).
 
-    What is computed once per refresh, the projections of the context included, is part of the ``encoder``'s evaluation.
+    What is computed once per refresh, the projections of the context included, is part of the ``encoder``'s
+    (or a cache's ``network``) evaluation. A single network's steps share what depends on the class alone,
+    made at the first of them; it is left out of the evaluation, but part of it in `training`, where every
+    step makes it.
     """
     device = next(model.parameters()).device
     z = torch.zeros(1, *image_shape, device=device)
@@ -283,28 +297,34 @@ def network_evaluations(
             context = model.encode(z, log_snr, labels)
             return {
                 "encoder": (model.encode, (z, log_snr, labels)),
-                "denoiser": (model.denoise, (z, log_snr, context, labels)),
+                "denoiser": (model.denoise, (z, log_snr, context)),
             }
-        first, *later = model.evaluations
-        evaluations: dict[str, Evaluation] = {first: (model.step, (z, log_snr, labels, None))}
-        if later:
-            _, state = model.step(z, log_snr, labels, None)
-            evaluations[later[0]] = (model.step, (z, log_snr, labels, state))
+        _, state = model.step(z, log_snr, labels, None)
+    first, *later = model.evaluations
+    evaluations: dict[str, Evaluation] = {
+        first: (model.step, (z, log_snr, labels, None if training or later else state))
+    }
+    if later and not training:
+        evaluations[later[0]] = (model.step, (z, log_snr, labels, state))
     return evaluations
 
 
-def network_costs(model: Any, image_shape: Sequence[int], classes: int = 0) -> dict[str, MacCount]:
+def network_costs(
+    model: Any, image_shape: Sequence[int], classes: int = 0, *, training: bool = False
+) -> dict[str, MacCount]:
     """Cost of each kind of evaluation of `model` per image.
 
-    `image_shape` is (C, H, W); `classes` above 0 for a class-conditional model. The names are the model's own:
-    ``network``; ``encoder`` and ``denoiser``; or, for a cached network, ``network`` and ``shallow``.
+    `image_shape` is (C, H, W); `classes` above 0 for a class-conditional model. The names are the model's
+    own: ``network``; ``encoder`` and ``denoiser``; or, for a cached network, ``network`` and ``shallow``. See
+    :func:`network_evaluations` for what each holds, and for `training`.
     """
-    calls = network_evaluations(model, image_shape, classes)
+    calls = network_evaluations(model, image_shape, classes, training=training)
     return {name: count_macs(function, inputs) for name, (function, inputs) in calls.items()}
 
 
 def sampling_macs(costs: Mapping[str, MacCount], evaluations: Mapping[str, int]) -> int:
-    """Multiply-adds to draw one image: each kind of evaluation's cost times how often it ran for the image."""
+    """Multiply-adds to draw one image: each kind of evaluation's cost times how often it ran for the
+    image."""
     return sum(costs[name].macs * times for name, times in evaluations.items())
 
 
@@ -313,15 +333,11 @@ def training_macs_per_step(
 ) -> int:
     """Multiply-adds of one training step over a global batch of `batch` images.
 
-    By the usual convention the backward pass costs twice the forward pass, so a step is 3 × forward; 4 × where
-    activations are recomputed (`recomputed`). A dual-rate step runs the encoder once and the denoiser `denoiser_times`.
-    A feature cache is never trained: its network alone counts.
+    By the usual convention the backward pass costs twice the forward pass, so a step is 3 × forward; 4 ×
+    where activations are recomputed (`recomputed`). A dual-rate step runs the encoder once and the denoiser
+    `denoiser_times`. `costs` are :func:`network_costs` with `training`.
     """
-    forward = sum(
-        count.macs * (denoiser_times if name == "denoiser" else 1)
-        for name, count in costs.items()
-        if name != "shallow"
-    )
+    forward = sum(count.macs * (denoiser_times if name == "denoiser" else 1) for name, count in costs.items())
     return (4 if recomputed else 3) * forward * batch
 
 
@@ -332,3 +348,27 @@ def parameter_counts(model: Any) -> dict[str, int]:
         return {"network": total}
     encoder = sum(p.numel() for p in model.encoder.parameters())
     return {"encoder": encoder, "denoiser": total - encoder}
+
+
+def sampling_cost(drawing: Drawing, evaluations: Mapping[str, int]) -> dict[str, Any]:
+    """The record's ``compute`` of a drawing whose `evaluations` per image were counted as they happened."""
+    shape, classes = drawing.image_shape, drawing.classes or 0
+    costs = network_costs(drawing.stepper, shape, classes)
+    macs = sampling_macs(costs, evaluations)
+    train = drawing.experiment.train
+    training = training_macs_per_step(
+        network_costs(drawing.model, shape, classes, training=True),
+        train.batch,
+        denoiser_times=train.denoiser_times or 1,
+        recomputed=train.checkpoint_activations,
+    )
+    return {
+        "gmacs_per_image": macs / 1e9,
+        "gflops_per_image": 2 * macs / 1e9,
+        "macs_per_image": macs,
+        "evaluations": dict(evaluations),
+        "gmacs_per_evaluation": {name: count.gmacs for name, count in costs.items()},
+        "parameters": parameter_counts(drawing.model),
+        "training_gmacs_per_step": training / 1e9,
+        "training_steps": train.steps,
+    }

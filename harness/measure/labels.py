@@ -1,4 +1,5 @@
-"""Names of the measures in tables. "FID" and "KID" are Inception's alone; without torch, so that a report loads fast."""
+"""Names of the measures in tables. "FID" and "KID" are Inception's alone; without torch, so that a report
+loads fast."""
 
 from __future__ import annotations
 

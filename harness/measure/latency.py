@@ -1,0 +1,264 @@
+"""Wall-clock time of sampling: one protocol for every arm.
+
+Warm up at the very batch that is timed; then each of `repeats` runs lies between two marks: CUDA events on a
+GPU, which is synchronised before and after, a monotonic clock on a CPU. Reported are the median and the
+quartiles. The networks are timed inside the same runs by marks around each evaluation, which queue no work
+and wait for none; what they leave of a run is the loop: sampler, noise, Python.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from harness.config import LatencyConfig
+
+if TYPE_CHECKING:
+    from harness.sampling import Drawing
+
+
+class CpuClock:
+    """A monotonic clock; work on a CPU is done when its call returns."""
+
+    def mark(self) -> Any:
+        """A moment."""
+        return time.perf_counter()
+
+    def seconds(self, start: Any, end: Any) -> float:
+        """Seconds between two marks."""
+        return float(end - start)
+
+    def synchronize(self) -> None:
+        """Nothing is ever outstanding."""
+
+
+class CudaClock(CpuClock):
+    """Events on the current stream of `device`: they measure the GPU's time without making the host wait."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def mark(self) -> Any:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self.device))
+        return event
+
+    def seconds(self, start: Any, end: Any) -> float:
+        return float(start.elapsed_time(end)) / 1000
+
+    def synchronize(self) -> None:
+        torch.cuda.synchronize(self.device)
+
+
+def clock_of(device: torch.device) -> CpuClock:
+    """The clock that is right for work on `device`."""
+    return CudaClock(device) if device.type == "cuda" else CpuClock()
+
+
+Mark = tuple[str, Any, Any]
+
+
+@contextlib.contextmanager
+def marked_evaluations(model: Any, clock: CpuClock) -> Iterator[list[Mark]]:
+    """A list that gets (evaluation, start, end) of each evaluation of `model` as it happens, inside the
+    block.
+
+    A model with `encode` and `denoise` is marked there; any other at `step`, whose state tells a full
+    evaluation (the first of `model.evaluations`) from one that reuses features (the second).
+    """
+    marks: list[Mark] = []
+
+    def marking(method: Callable[..., Any], name_of: Callable[..., str]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            start = clock.mark()
+            result = method(*arguments, **options)
+            marks.append((name_of(*arguments, **options), start, clock.mark()))
+            return result
+
+        return call
+
+    def name_of_step(z: Any, log_snr: Any, labels: Any = None, state: Any = None) -> str:
+        names: Sequence[str] = model.evaluations
+        return names[0] if state is None else names[-1]
+
+    names: dict[str, Callable[..., str]] = (
+        {"encode": lambda *_, **__: "encoder", "denoise": lambda *_, **__: "denoiser"}
+        if hasattr(model, "encode")
+        else {"step": name_of_step}
+    )
+    before = {method: vars(model).get(method) for method in names}
+    for method, name_of in names.items():
+        object.__setattr__(model, method, marking(getattr(model, method), name_of))
+    try:
+        yield marks
+    finally:
+        for method, value in before.items():
+            object.__delattr__(model, method)
+            if value is not None:
+                object.__setattr__(model, method, value)
+
+
+@dataclass
+class Timing:
+    """Seconds of each repeat at one batch, and of each kind of evaluation summed over the repeats."""
+
+    batch: int
+    seconds: list[float] = field(default_factory=list)
+    evaluations: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def median(self) -> float:
+        """Seconds of a run."""
+        return float(np.median(self.seconds))
+
+    @property
+    def quartiles(self) -> list[float]:
+        """First and third quartile, seconds of a run."""
+        return [float(q) for q in np.quantile(self.seconds, [0.25, 0.75])]
+
+    @property
+    def share(self) -> dict[str, float]:
+        """Share of the time in each kind of evaluation and in the ``loop`` around them; they sum to 1."""
+        total = sum(self.seconds)
+        shares = {name: seconds / total for name, seconds in self.evaluations.items()}
+        return {**shares, "loop": 1 - sum(shares.values())}
+
+
+def time_sampling(
+    sample: Callable[[int], object],
+    model: Any,
+    batch: int,
+    device: torch.device,
+    *,
+    warmup: int = 1,
+    repeats: int = 5,
+) -> Timing:
+    """Time ``sample(batch)``, which draws `batch` images with `model` on `device`, by the protocol of this
+    module."""
+    clock = clock_of(device)
+    timing = Timing(batch)
+    for _ in range(warmup):
+        sample(batch)
+    for _ in range(repeats):
+        with marked_evaluations(model, clock) as marks:
+            clock.synchronize()
+            start = clock.mark()
+            sample(batch)
+            end = clock.mark()
+            clock.synchronize()
+        timing.seconds.append(clock.seconds(start, end))
+        for name, first, last in marks:
+            timing.evaluations[name] += clock.seconds(first, last)  # type: ignore[assignment]
+    return timing
+
+
+def largest_batch(sample: Callable[[int], object], limit: int = 4096) -> int:
+    """The largest power of two up to `limit` that ``sample`` draws without running out of GPU memory.
+
+    Raises the out-of-memory error itself if not even one image fits.
+    """
+    fits = 0
+    batch = 1
+    while batch <= limit:
+        try:
+            sample(batch)
+        except torch.OutOfMemoryError:
+            if fits == 0:
+                raise
+            break
+        finally:
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        fits, batch = batch, batch * 2
+    return fits
+
+
+def device_name(device: torch.device) -> str:
+    """What the hardware calls itself."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def measure_time(
+    sample: Callable[[int], object],
+    model: Any,
+    batch: int,
+    device: torch.device,
+    *,
+    warmup: int = 1,
+    repeats: int = 5,
+    dtype: str = "float32",
+    compiled: bool = False,
+    cuda_graphs: bool = False,
+) -> dict[str, Any]:
+    """The record's ``time``: throughput at `batch`, latency at batch 1, and the conditions they hold for.
+
+    ``sample(n)`` draws n images with `model`. `dtype`, `compiled` and `cuda_graphs` say how it does so. Peak
+    memory is the GPU allocator's during the throughput runs, None on a CPU.
+    """
+    on_gpu = device.type == "cuda"
+    single = time_sampling(sample, model, 1, device, warmup=warmup, repeats=repeats)
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(device)
+    full = (
+        single if batch == 1 else time_sampling(sample, model, batch, device, warmup=warmup, repeats=repeats)
+    )
+    return {
+        "device": device_name(device),
+        "dtype": dtype,
+        "compiled": compiled,
+        "cuda_graphs": cuda_graphs,
+        "threads": torch.get_num_threads(),
+        "batch": batch,
+        "seconds_per_image": full.median / batch,
+        "seconds_per_image_quartiles": [q / batch for q in full.quartiles],
+        "images_per_second": batch / full.median,
+        "warmup": warmup,
+        "repeats": repeats,
+        "latency_seconds": single.median,
+        "latency_seconds_quartiles": single.quartiles,
+        "share": full.share,
+        "latency_share": single.share,
+        "peak_memory_bytes": torch.cuda.max_memory_allocated(device) if on_gpu else None,
+    }
+
+
+def measure_sampling(
+    drawing: Drawing, settings: LatencyConfig, *, find_largest: bool = False
+) -> dict[str, Any]:
+    """The record's ``time`` of a drawing: throughput at ``settings.batch`` (``sample.batch`` if unset).
+
+    With `find_largest` on a GPU the throughput batch is the largest power of two that fits.
+    """
+
+    def sample(batch: int) -> object:
+        return drawing.draw(0, torch.arange(batch))
+
+    sampling = drawing.experiment.sample
+    batch = settings.batch or sampling.batch
+    if find_largest and drawing.device.type == "cuda":
+        batch = largest_batch(sample)
+    return measure_time(
+        sample,
+        drawing.stepper,
+        batch,
+        drawing.device,
+        warmup=settings.warmup,
+        repeats=settings.repeats,
+        dtype=sampling.precision,
+        compiled=sampling.compile,
+    )

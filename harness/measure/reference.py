@@ -1,0 +1,105 @@
+"""What images are compared with: a reference set, its features made once and cached under all that they
+depend on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from harness.errors import DataError
+from harness.measure.features import Extractor
+from harness.measure.frechet import Statistics, statistics
+from harness.store import write_atomically
+
+SCHEMA = 1
+"""Raised whenever the meaning of a cached file changes: every older file is a miss then."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A set of real images: a name for tables, a fingerprint of its content, and how to get all of them.
+
+    `images` gives uint8 (N, 1 or 3, H, W). `count`, if known, saves loading them to look into the cache.
+    """
+
+    name: str
+    fingerprint: str
+    images: Callable[[], Tensor]
+    count: int | None = None
+
+
+@dataclass(frozen=True)
+class ReferenceFeatures:
+    """Features (N, width) of a reference under one extractor, and the key that they are cached under."""
+
+    features: Tensor
+    key: str
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """Mean and covariance in float64."""
+        return statistics(self.features.numpy())
+
+
+def cache_key(reference: Reference, extractor: Extractor, count: int) -> tuple[str, dict[str, Any]]:
+    """The key, and the facts it is the hash of: data, extractor (weights and preprocessing), layer, N."""
+    facts = {
+        "schema": SCHEMA,
+        "data": reference.fingerprint,
+        "extractor": extractor.identity,
+        "preprocessing": extractor.kind.preprocessing,
+        "layer": extractor.kind.layer,
+        "images": count,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32], facts
+
+
+def reference_features(
+    reference: Reference, extractor: Extractor, batch: int = 250, folder: Path | None = None
+) -> ReferenceFeatures:
+    """Features of `reference`, from ``folder/<key>.safetensors`` if they are there, else extracted and put
+    there.
+
+    A file that is cut short or does not hold what its name says is replaced. Raises DataError for fewer than
+    two images.
+    """
+    images = reference.images() if reference.count is None else None
+    count = len(images) if images is not None else reference.count
+    assert count is not None
+    if count < 2:
+        raise DataError(
+            f"reference {reference.name}: {count} images have no covariance; at least 2 are needed"
+        )
+    key, facts = cache_key(reference, extractor, count)
+    path = folder / f"{key}.safetensors" if folder is not None else None
+    if path is not None and (cached := _read(path, facts)) is not None:
+        return ReferenceFeatures(cached, key)
+    if images is None:
+        images = reference.images()
+        if len(images) != count:
+            raise DataError(f"reference {reference.name}: {len(images)} images, {count} were announced")
+    features = extractor.extract(images, batch)[extractor.kind.layer]
+    if path is not None:
+        write_atomically(path, save({"features": features}, {"facts": json.dumps(facts, sort_keys=True)}))
+    return ReferenceFeatures(features, key)
+
+
+def _read(path: Path, facts: dict[str, Any]) -> Tensor | None:
+    try:
+        with safe_open(path, "pt") as file:
+            if json.loads((file.metadata() or {}).get("facts", "null")) != facts:
+                return None
+            features = file.get_tensor("features")
+    except (OSError, SafetensorError, ValueError):
+        return None
+    return features if torch.is_tensor(features) and len(features) == facts["images"] else None
