@@ -1,0 +1,118 @@
+"""The denoiser that a sampler is handed: a method with its refreshes, labels, guidance and clipping, counting
+what it runs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from models.dual_rate import Model, State
+from models.guidance import Guidance, with_unconditional
+from models.process import CosineSchedule, noise_level
+from models.refresh import Refreshes
+
+
+class Denoise:
+    """``denoise(z, t, step) -> x̂`` for one batch through one run of a sampler.
+
+    The context is made at the first evaluation of a refresh step and kept for all others, the second
+    evaluation of Heun's step included. Which steps refresh and which are guided is settled here, on the host,
+    before the run. A guided step runs the method on the batch twice over (conditional, unconditional), and so
+    does a refresh whose context a guided step will use.
+
+    Attributes:
+        evaluations: runs of each network per image, counted as they happen; a guided step counts two.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        schedule: CosineSchedule,
+        times: Tensor,
+        refreshes: Refreshes | None = None,
+        *,
+        labels: Tensor | None = None,
+        guidance: Guidance | None = None,
+        clip: bool = True,
+    ) -> None:
+        """Args:
+        model: any method.
+        schedule: of the process.
+        times: the sampler's, float64 (steps + 1,).
+        refreshes: one boolean per step; None for a method with nothing to refresh.
+        labels: (B,) int64 of the batch; None for a model without classes, or to sample unconditionally.
+        guidance: classifier-free; needs labels.
+        clip: whether to clip x̂ to the range of the data, [−1, 1], after guidance.
+        """
+        host = times.detach().to("cpu", torch.float64)
+        levels = noise_level(schedule.log_snr(host))[:-1].tolist()
+        self._guided = (guidance or Guidance()).active(levels)
+        if any(self._guided) and (labels is None or model.classes is None):
+            raise ValueError("guidance: needs a model with classes, and labels")
+        if refreshes is None:
+            refreshes = (True, *(before != after for before, after in pairwise(self._guided)))
+        if len(refreshes) != len(levels) or not refreshes[0]:
+            raise ValueError(
+                f"refreshes: has {len(refreshes)} entries for {len(levels)} steps, and must start with True"
+            )
+        self.model, self.schedule, self.clip = model, schedule, clip
+        self.evaluations: Counter[str] = Counter()
+        self._guidance = guidance or Guidance()
+        self._refreshes = refreshes
+        self._doubled = _doubled(refreshes, self._guided)
+        self._labels = labels
+        self._both = None if labels is None else with_unconditional(labels, model.classes or 0)
+        self._state: State = None
+        self._refreshed_at = -1
+
+    def __call__(self, z: Tensor, t: Tensor, step: int) -> Tensor:
+        """x̂ for z (B, C, H, W) at the 0-dim time t, in a step of the sampler."""
+        log_snr = self.schedule.log_snr(t).to(z.dtype)
+        refresh = self._refreshes[step] and self._refreshed_at != step
+        if refresh:
+            self._refreshed_at = step
+        doubled = self._guided[step] or (refresh and self._doubled[step])
+        self._count(refresh, 2 if doubled else 1)
+        x = self._run(z, log_snr, refresh, doubled)
+        if self._guided[step]:
+            x = self._guidance.combine(*x.chunk(2))
+        elif doubled:
+            x = x.chunk(2)[0]
+        return x.clamp(-1, 1) if self.clip else x
+
+    def _run(self, z: Tensor, log_snr: Tensor, refresh: bool, doubled: bool) -> Tensor:
+        batch = torch.cat([z, z]) if doubled else z
+        labels = self._both if doubled else self._labels
+        if refresh:
+            x, self._state = self.model.step(batch, log_snr, labels, None)
+            return x
+        return self.model.step(batch, log_snr, labels, first(self._state, len(batch)))[0]
+
+    def _count(self, refresh: bool, times: int) -> None:
+        for name in self.model.evaluated(refresh):
+            self.evaluations[name] += times
+
+
+def _doubled(refreshes: Refreshes, guided: tuple[bool, ...]) -> tuple[bool, ...]:
+    """For each step, whether any step from the last refresh up to the next is guided, so that its context
+    serves both halves.
+    """
+    starts = [step for step, refresh in enumerate(refreshes) if refresh]
+    answer: list[bool] = []
+    for start, end in pairwise([*starts, len(refreshes)]):
+        answer += [any(guided[start:end])] * (end - start)
+    return tuple(answer)
+
+
+def first(state: State, images: int) -> State:
+    """The part of a state for the first `images` images; what is shared by the batch (first dimension 1)
+    stays.
+    """
+    if isinstance(state, Tensor):
+        return state[:images]
+    parts = (first(part, images) for part in state)
+    return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)

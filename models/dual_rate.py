@@ -1,0 +1,214 @@
+"""The methods, each with the same face: ``step(z, log_snr, labels, state) -> (x̂, state)``.
+
+``state=None`` asks for a refresh: whatever is reused between refreshes is made anew and handed back as the
+state. :class:`DualRate` then runs its encoder [DR]; :class:`SingleRate`, one network at every step, has only
+its class embedding to make.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol, get_args
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.process import Kind, alpha_sigma, per_image, to_x
+from models.uvit import Conditioning, Projection, UViT
+
+State = Any
+"""Nested tuples of tensors whose first dimension is the batch's, or 1; opaque outside the model that made it.
+"""
+ContextLevels = Literal["all", "last"]
+
+
+class Model(Protocol):
+    """What a sampler's denoiser needs of a method."""
+
+    classes: int | None
+    evaluations: tuple[str, ...]
+
+    def step(
+        self, z: Tensor, log_snr: Tensor, labels: Tensor | None = None, state: State = None
+    ) -> tuple[Tensor, State]:
+        """x̂ (B, C, H, W) and the state for the steps up to the next refresh."""
+
+    def evaluated(self, refresh: bool) -> tuple[str, ...]:
+        """Names of the networks that a step runs, each once."""
+
+
+class Parameterization(Protocol):
+    """How a network's input comes from z, and x̂ from its output."""
+
+    def input(self, z: Tensor, log_snr: Tensor) -> Tensor:
+        """What the network sees."""
+
+    def estimate(self, output: Tensor, z: Tensor, log_snr: Tensor) -> Tensor:
+        """x̂."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The network sees z and predicts v, x or ε."""
+
+    kind: Kind = "v"
+
+    def input(self, z: Tensor, log_snr: Tensor) -> Tensor:
+        return z
+
+    def estimate(self, output: Tensor, z: Tensor, log_snr: Tensor) -> Tensor:
+        return to_x(output.to(z.dtype), z, log_snr, self.kind)
+
+
+@dataclass(frozen=True)
+class Preconditioning:
+    """EDM's preconditioning [EDM, table 1], on the variance preserving scale.
+
+    With y = z/α, σ = σ_t/α and s = sigma_data: c_in y = z/d, c_skip y = s² α z/d², c_out = σ_t s/d, where d²
+    = σ_t² + α² s². Its c_noise = ln(σ)/4 = −λ/8 is a scaling of λ, which the network's embedding has already.
+    """
+
+    sigma_data: float = 0.5
+
+    def _norm(self, z: Tensor, log_snr: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        alpha, sigma = (per_image(value, z) for value in alpha_sigma(log_snr))
+        return alpha, sigma, (sigma.square() + (alpha * self.sigma_data).square()).sqrt()
+
+    def input(self, z: Tensor, log_snr: Tensor) -> Tensor:
+        return z / self._norm(z, log_snr)[2]
+
+    def estimate(self, output: Tensor, z: Tensor, log_snr: Tensor) -> Tensor:
+        alpha, sigma, norm = self._norm(z, log_snr)
+        skip = self.sigma_data**2 * alpha / norm.square()
+        return skip * z + sigma * self.sigma_data / norm * output.to(z.dtype)
+
+
+class SingleRate(nn.Module):
+    """One network at every step: the base, the shrunk network and, with :class:`Preconditioning`, EDM's."""
+
+    evaluations = ("network",)
+
+    def __init__(self, network: UViT, parameterization: Parameterization | None = None) -> None:
+        super().__init__()
+        self.network = network
+        self.parameterization = parameterization or Prediction()
+        self.classes = network.config.classes
+
+    def step(
+        self, z: Tensor, log_snr: Tensor, labels: Tensor | None = None, state: State = None
+    ) -> tuple[Tensor, State]:
+        """x̂ for z (B, C, H, W) at log-SNR (), (1,) or (B,); labels (B,) int64. The state is what depends on
+        the labels alone.
+        """
+        conditioning = Conditioning(*state) if state else self.network.condition(labels)
+        output = self.network(self.parameterization.input(z, log_snr), log_snr, conditioning)
+        return self.parameterization.estimate(output.image, z, log_snr), conditioning
+
+    def evaluated(self, refresh: bool) -> tuple[str, ...]:
+        return self.evaluations
+
+
+class Context(NamedTuple):
+    """What the encoder hands the denoiser, with all work done that no step changes."""
+
+    projection: Projection
+    """Per level, the denoiser's projected context."""
+    conditioning: Conditioning
+    """The share of the denoiser's FiLM that depends on the context's time and on the class."""
+
+
+class DualRate(nn.Module):
+    """A heavy encoder, run at refreshes, and a light denoiser, run at every step with the newest context
+    [DR].
+
+    The last layer of each level of the encoder (`context_levels` "all") or of level 0 alone ("last") is
+    normalised per pixel, projected to the channels that the denoiser takes, and concatenated into it at the
+    matching level.
+    """
+
+    evaluations = ("encoder", "denoiser")
+
+    def __init__(
+        self,
+        encoder: UViT,
+        denoiser: UViT,
+        parameterization: Parameterization | None = None,
+        context_levels: ContextLevels = "all",
+    ) -> None:
+        super().__init__()
+        channels = _checked_channels(encoder, denoiser, context_levels)
+        self.encoder, self.denoiser = encoder, denoiser
+        self.parameterization = parameterization or Prediction()
+        self.classes = denoiser.config.classes
+        self.projections = nn.ModuleList(
+            nn.Conv2d(width, to, 1, bias=False)
+            for width, to in zip(encoder.config.widths, channels, strict=False)
+        )
+
+    def encode(
+        self, z: Tensor, log_snr: Tensor, labels: Tensor | None = None, keep: Tensor | None = None
+    ) -> Context:
+        """Run the encoder on z_τ (B, C, H, W) at λ_τ.
+
+        `keep` (B,) bool: False drops an image's context whole: its features are zero and a learned vector
+        stands in for its τ.
+        """
+        output = self.encoder(
+            self.parameterization.input(z, log_snr), log_snr, self.encoder.condition(labels)
+        )
+        features = [
+            project(_normalised(feature))
+            for project, feature in zip(self.projections, output.features, strict=False)
+        ]
+        if keep is not None:
+            features = [feature * per_image(keep, feature) for feature in features]
+        return Context(
+            self.denoiser.project_context(features), self.denoiser.condition(labels, log_snr, keep)
+        )
+
+    def denoise(self, z: Tensor, log_snr: Tensor, context: Context) -> Tensor:
+        """x̂ for z_t (B, C, H, W) at λ_t. The class comes with the context."""
+        seen = self.parameterization.input(z, log_snr)
+        output = self.denoiser(seen, log_snr, context.conditioning, context.projection)
+        return self.parameterization.estimate(output.image, z, log_snr)
+
+    def step(
+        self, z: Tensor, log_snr: Tensor, labels: Tensor | None = None, state: State = None
+    ) -> tuple[Tensor, State]:
+        """x̂ and the context, made anew where `state` is None."""
+        context = self.encode(z, log_snr, labels) if state is None else state
+        return self.denoise(z, log_snr, context), context
+
+    def evaluated(self, refresh: bool) -> tuple[str, ...]:
+        return self.evaluations if refresh else self.evaluations[1:]
+
+
+def _normalised(feature: Tensor) -> Tensor:
+    """Root mean square 1 over the channels of each pixel: the stream of a deep encoder has no scale of its
+    own.
+    """
+    return F.normalize(feature, dim=1) * feature.shape[1] ** 0.5
+
+
+def _checked_channels(encoder: UViT, denoiser: UViT, context_levels: ContextLevels) -> Sequence[int]:
+    """Channels to project each level of the encoder to."""
+    if context_levels not in get_args(ContextLevels):
+        raise ValueError(
+            f"context_levels: {context_levels!r} is not one of {', '.join(get_args(ContextLevels))}"
+        )
+    if encoder.config.sides != denoiser.config.sides:
+        raise ValueError(
+            f"the encoder's levels have sides {encoder.config.sides}, the denoiser's {denoiser.config.sides}"
+        )
+    if encoder.config.classes != denoiser.config.classes:
+        raise ValueError(
+            f"the encoder has {encoder.config.classes} classes, the denoiser {denoiser.config.classes}"
+        )
+    channels = denoiser.config.context_channels or ()
+    wanted = len(channels) if context_levels == "all" else 1
+    if not channels or min(channels[:wanted]) < 1 or any(channels[wanted:]):
+        raise ValueError(
+            f"context_channels: {channels} does not take context at {context_levels} levels (0 elsewhere)"
+        )
+    return channels[:wanted]

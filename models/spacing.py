@@ -1,0 +1,54 @@
+"""Where a sampler's steps lie: float64 times, (steps + 1,), falling from the noisiest to exactly 0, where x̂
+is returned.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from models.process import CosineSchedule, log_snr_of
+
+EDM_SIGMA_RANGE = (0.002, 80.0)
+
+
+def time_steps(steps: int) -> Tensor:
+    """Even in t, from 1 to 0."""
+    return torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+
+
+def karras_steps(
+    steps: int, schedule: CosineSchedule, sigma_range: tuple[float, float] | None = None, rho: float = 7.0
+) -> Tensor:
+    """σ_i = (σ_max^{1/ρ} + i/(N−1) (σ_min^{1/ρ} − σ_max^{1/ρ}))^ρ, then 0 [EDM, eq. 5].
+
+    Unset, `sigma_range` is EDM's (0.002, 80), cut to what the schedule covers. Raises ValueError where a
+    given one exceeds it.
+    """
+    lowest, highest = (float(s) for s in _covered(schedule))
+    if sigma_range is None:
+        low, high = max(EDM_SIGMA_RANGE[0], lowest), min(EDM_SIGMA_RANGE[1], highest)
+    else:
+        low, high = sigma_range
+    if not lowest <= low < high <= highest:
+        raise ValueError(
+            f"sigma_range: [{low:g}, {high:g}] is not inside the schedule's [{lowest:.4g}, {highest:.4g}]"
+        )
+    ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
+    sigmas = (high ** (1 / rho) + ramp * (low ** (1 / rho) - high ** (1 / rho))) ** rho
+    return _ending_at_zero(schedule.time(log_snr_of(sigmas)))
+
+
+def log_snr_steps(steps: int, schedule: CosineSchedule) -> Tensor:
+    """Even in log-SNR, over the schedule's whole range."""
+    log_snrs = torch.linspace(*schedule.log_snr_range, steps + 1, dtype=torch.float64)
+    return _ending_at_zero(schedule.time(log_snrs)[:-1])
+
+
+def _covered(schedule: CosineSchedule) -> Tensor:
+    low, high = schedule.log_snr_range
+    return torch.exp(-torch.tensor([high, low], dtype=torch.float64) / 2)
+
+
+def _ending_at_zero(times: Tensor) -> Tensor:
+    return torch.cat([times.clamp(0, 1), times.new_zeros(1)])
