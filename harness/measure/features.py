@@ -280,6 +280,11 @@ def load_extractor(
     return Extractor(features, kind, module.to(device), device, identity, official)
 
 
+def check_extractor(features: str, weights: str | Path | None = None, *, logits: bool = False) -> None:
+    """Raise what :func:`load_extractor` would, before anything is trained that it should judge."""
+    load_extractor(features, weights, logits=logits)
+
+
 def _identity(module: nn.Module, preprocessing: str) -> str:
     digest = hashlib.sha256(preprocessing.encode())
     for name, tensor in sorted(module.state_dict().items()):

@@ -250,8 +250,8 @@ def _raise_on_unknown(analysis: FlopCountAnalysis, call: nn.Module) -> None:
         module = innermost.removeprefix("model").removeprefix(".") or "the network itself"
         uses.append(f"{operator} ({times}×, in {module})")
     raise UnknownOperatorError(
-        f"the cost of {'; '.join(uses)} is not known. Choices: count it by a handler in COUNTED_OPERATORS, put "
-        "it on FREE_OPERATORS if it does no multiply-adds, or write the network with one of "
+        f"the cost of {'; '.join(uses)} is not known. Choices: count it by a handler in COUNTED_OPERATORS, "
+        "put it on FREE_OPERATORS if it does no multiply-adds, or write the network with one of "
         f"{', '.join(COUNTED_OPERATORS)}"
     )
 
