@@ -1,0 +1,268 @@
+"""The figures of a report. Each function takes rows and returns a :class:`matplotlib.figure.Figure`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from harness.report.frontier import COSTS, Cost, pareto, summarise
+from harness.report.noise import Z, Distance
+from harness.report.rows import Panel, Row, rank, show, varied_keys
+from harness.report.style import COLOURS, COLUMN, LINES, MARKERS, Palette, column_figure, styled
+from harness.report.tables import setting_without
+
+AXES = {"gmacs": "compute, GMACs per image", "seconds": "time, seconds per image"}
+MOST_ERROR_BARS = 400
+"""Points above which error bars would cover the points."""
+
+
+@styled
+def frontier_figure(panel: Panel, cost: Cost = "gmacs", reported: Sequence[tuple[str, float, float]] = ()) -> Figure:
+    """Distance against cost, every measured row, with each arm's frontier as a line.
+
+    `reported` are (label, cost, distance) of the literature, only such as share data, N and features with the panel.
+    """
+    palette, summaries = Palette(panel.arms), summarise(panel)
+    held = {arm: [r for r in panel.measured if r.arm == arm and COSTS[cost](r) > 0] for arm in panel.arms}
+    held = {arm: rows for arm, rows in held.items() if rows}
+    legend = [
+        Line2D([], [], color=palette.colour(a), marker=palette.marker(a), label=rows[0].label)
+        for a, rows in held.items()
+    ]
+    if reported:
+        legend.append(Line2D([], [], color="#555555", marker="x", linestyle="", label="reported, not measured here"))
+    figure, axes = column_figure(2.1, legend)
+    total = sum(map(len, held.values()))
+    for arm, rows in held.items():
+        costs = np.array([COSTS[cost](row) for row in rows])
+        found = [summaries[id(row)] for row in rows]
+        means = np.array([d.mean for d in found])
+        colour, marker = palette.colour(arm), palette.marker(arm)
+        line = pareto(costs, means)
+        if total <= MOST_ERROR_BARS:
+            _error_bars(axes, costs, found, colour)
+        faint = 0.45 if total <= MOST_ERROR_BARS else 0.15
+        axes.plot(costs, means, marker, color=colour, alpha=faint, markersize=2.6, markeredgewidth=0, zorder=2,
+                  rasterized=len(rows) > 1000)
+        axes.plot(costs[line], means[line], marker=marker, color=colour, zorder=3,
+                  markersize=3.8 if len(line) < 30 else 2)
+    for label, x, y in reported:
+        axes.plot([x], [y], "x", color="#555555", zorder=3)
+        axes.annotate(label, (x, y), xytext=(3, 2), textcoords="offset points", fontsize=5.5, color="#555555")
+    _log_axis(axes, "x")
+    _distance_axis(axes, panel)
+    axes.set_xlabel(AXES[cost])
+    return figure
+
+
+@styled
+def against_figure(
+    panel: Panel, key: str, rows: Sequence[Row] | None = None, label: str | None = None,
+    kinds: Mapping[str, str] | None = None,
+) -> Figure:
+    """Distance against one varied key: a line joins the rows that differ in nothing else.
+
+    Colour, dashes and marker carry the arm and the other varied keys, in that order, as far as they reach.
+    """
+    kinds = kinds or {}
+    chosen = [r for r in (panel.measured if rows is None else rows) if r.measured and value_of(r, key) is not None]
+    palette, summaries = Palette(panel.arms), summarise(panel)
+    encodings = _encodings(chosen, key, palette)
+    figure, axes = column_figure(1.9, _encoding_legend(encodings, kinds))
+    places = _places([value_of(row, key) for row in chosen])
+    for look, lines in _lines(chosen, key, encodings).items():
+        xs: list[float] = []
+        ys: list[float] = []
+        errors: list[tuple[float, Distance]] = []
+        for line in lines:
+            ordered = sorted(line, key=lambda row: places[rank(value_of(row, key))])
+            xs += [*(places[rank(value_of(row, key))] for row in ordered), math.nan]
+            ys += [*(summaries[id(row)].mean for row in ordered), math.nan]
+            errors += [(places[rank(value_of(row, key))], summaries[id(row)]) for row in ordered]
+        colour, dashes, marker = look
+        axes.plot(xs, ys, color=colour, linestyle=dashes, marker=marker, markeredgewidth=0.3,
+                  markeredgecolor="white", alpha=0.9 if len(chosen) <= MOST_ERROR_BARS else 0.3)
+        if len(chosen) <= MOST_ERROR_BARS:
+            _error_bars(axes, np.array([x for x, _ in errors]), [d for _, d in errors], colour)
+    _value_axis(axes, [value_of(row, key) for row in chosen], places)
+    _distance_axis(axes, panel)
+    axes.set_xlabel(label or kinds.get(key) or words(key))
+    return figure
+
+
+def words(key: str) -> str:
+    """A dotted key as an axis' label."""
+    return NAMES.get(key, key.rpartition(".")[2].replace("_", " "))
+
+
+NAMES = {
+    "interval": "refresh interval, steps",
+    "training_gmacs": "training compute, 10⁶ GMACs",
+    "sample.refresh_interval": "refresh interval, steps",
+    "sample.refreshes": "refreshes",
+    "sample.steps": "steps",
+    "model.light_width": "light width, relative to the encoder",
+    "train.steps": "training steps",
+    "train.context_dropout": "context dropout in training",
+}
+
+
+def value_of(row: Row, key: str) -> Any:
+    """Value of a dotted key, or of ``interval`` (refresh interval however it was set)."""
+    return row.interval if key == "interval" else row.setting(key)
+
+
+def figure_keys(panel: Panel) -> dict[str, list[Row]]:
+    """The keys worth a figure, each with its rows: those that take two values or more with all else equal."""
+    found: dict[str, list[Row]] = {}
+    keys = [key for key in varied_keys(panel.measured) if key != "sample.sampler"]
+    for key in keys:
+        rows = [row for row in panel.measured if key in row.varied]
+        by_setting: dict[str, list[Row]] = {}
+        for row in rows:
+            by_setting.setdefault(f"{row.arm} {setting_without(row, key)}", []).append(row)
+        paired = [row for group in by_setting.values() if len({rank(r.varied[key]) for r in group}) > 1 for row in group]
+        if paired:
+            found[key] = paired
+    return found
+
+
+@styled
+def sample_figure(lines: Sequence[tuple[str, np.ndarray]], scale: int = 1) -> Figure:
+    """One line of images per row, each from the same noise: column i shows image i.
+
+    `lines` are (name, images): images uint8 (N, H, W) or (N, H, W, 3), the same N and H for all.
+    """
+    shown = min(len(images) for _, images in lines)
+    side, text, gap = COLUMN / shown, 0.15, 0.03
+    height = len(lines) * (side + text + gap)
+    figure = Figure(figsize=(COLUMN, height))
+    for index, (name, images) in enumerate(lines):
+        top = height - index * (side + text + gap)
+        figure.text(0.004, (top - text + 0.035) / height, name, fontsize=6, va="bottom", ha="left")
+        axes = figure.add_axes((0, (top - text - side) / height, 1, side / height))
+        strip = np.concatenate([_framed(image) for image in images[:shown]], axis=1)
+        axes.imshow(strip, cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="auto")
+        axes.set_axis_off()
+    return figure
+
+
+def _framed(image: np.ndarray) -> np.ndarray:
+    """The image with a white margin of a twelfth of its side on the right, drawn at four pixels each."""
+    large = image.repeat(4, 0).repeat(4, 1) if image.shape[0] <= 32 else image
+    margin = max(large.shape[1] // 12, 1)
+    padding = ((0, 0), (0, margin), *[(0, 0)] * (large.ndim - 2))
+    return np.pad(large, padding, constant_values=255)
+
+
+def _encodings(rows: Sequence[Row], key: str, palette: Palette) -> list[tuple[str, dict[tuple[Any, ...], Any]]]:
+    """Up to three (what, value → look): colour, dashes and marker of what varies beside `key`."""
+    arms = [arm for arm in palette.arms if any(row.arm == arm for row in rows)]
+    paired = {"interval", "sample.refresh_interval", "sample.refreshes", "sample.refresh_steps"}
+    hidden = {key} | (paired if key in paired else set())
+    order = {"sample.sampler": 0, "sample.steps": 1, "model.light_width": 2}
+    keys = sorted((k for k in varied_keys(rows) if k not in hidden), key=lambda k: (order.get(k, 3), k))
+    found: list[tuple[str, dict[tuple[Any, ...], Any]]] = []
+    looks: list[Sequence[Any]] = [COLOURS, LINES, MARKERS]
+    if len(arms) > 1:
+        found.append(("arm", {rank(arm): palette.colour(arm) for arm in arms}))
+        looks = looks[1:]
+    for what, look in zip(keys, looks, strict=False):
+        values = sorted({rank(value_of(row, what)) for row in rows})
+        found.append((what, {value: look[i % len(look)] for i, value in enumerate(values)}))
+    if not found and arms:
+        found.append(("arm", {rank(arms[0]): palette.colour(arms[0])}))
+    return found
+
+
+def _look(row: Row, encodings: Sequence[tuple[str, Mapping[tuple[Any, ...], Any]]]) -> tuple[str, Any, str]:
+    look: dict[str, Any] = {"colour": COLOURS[0], "dashes": "-", "marker": "o"}
+    for slot, (what, values) in zip(look, encodings, strict=False):
+        look[slot] = values[rank(row.arm if what == "arm" else value_of(row, what))]
+    return look["colour"], look["dashes"], look["marker"]
+
+
+def _lines(
+    rows: Iterable[Row], key: str, encodings: Sequence[tuple[str, Mapping[tuple[Any, ...], Any]]]
+) -> dict[tuple[str, Any, str], list[list[Row]]]:
+    """Look → lines: the rows of a line differ in `key` alone."""
+    grouped: dict[tuple[Any, str], list[Row]] = {}
+    for row in rows:
+        without = setting_without(row, "sample.refresh_interval" if key == "interval" else key)
+        grouped.setdefault((_look(row, encodings), f"{row.arm} {without}"), []).append(row)
+    found: dict[tuple[str, Any, str], list[list[Row]]] = {}
+    for (look, _), line in grouped.items():
+        found.setdefault(look, []).append(line)
+    return found
+
+
+def _encoding_legend(
+    encodings: Sequence[tuple[str, Mapping[tuple[Any, ...], Any]]], kinds: Mapping[str, str]
+) -> list[Line2D]:
+    handles = []
+    plain = {"color": "#444444", "linestyle": "-", "marker": ""}
+    for slot, (what, values) in zip(("color", "linestyle", "marker"), encodings, strict=False):
+        for value, look in values.items():
+            text = value[2].strip('"') if value[0] else show(value[1])
+            if what not in ("arm", "sample.sampler"):
+                text = f"{kinds.get(what) or what.rpartition('.')[2].replace('_', ' ')} {text}"
+            line = {**plain, slot: look}
+            if slot == "marker":
+                line["linestyle"] = ""
+            handles.append(Line2D([], [], label=text, **line))
+    return handles
+
+
+def _error_bars(axes: Axes, x: np.ndarray, found: Sequence[Distance], colour: str) -> None:
+    """95 % intervals of the distances: thin, behind the points."""
+    errors = [min(Z * d.standard_error, 0.95 * abs(d.mean)) for d in found]
+    if any(errors):
+        axes.errorbar(x, [d.mean for d in found], yerr=errors, fmt="none", ecolor=colour, elinewidth=0.6, alpha=0.5,
+                      zorder=1)
+
+
+def _places(values: Iterable[Any]) -> dict[tuple[Any, ...], float]:
+    """Where each value stands on the axis: numbers at themselves, anything else in order."""
+    ranked = sorted({rank(value) for value in values})
+    if all(kind == 0 for kind, _, _ in ranked):
+        return {value: value[1] for value in ranked}
+    return {value: float(i) for i, value in enumerate(ranked)}
+
+
+def _value_axis(axes: Axes, values: Sequence[Any], places: Mapping[tuple[Any, ...], float]) -> None:
+    texts = {places[rank(value)]: show(value) for value in values}
+    ticks = sorted(texts)
+    numeric = all(rank(value)[0] == 0 for value in values)
+    if numeric and ticks and ticks[0] > 0 and ticks[-1] / ticks[0] >= 4:
+        axes.set_xscale("log", base=2)
+    axes.minorticks_off()
+    if len(ticks) <= 9:
+        axes.set_xticks(ticks, [texts[t] for t in ticks])
+    if not numeric:
+        axes.set_xlim(-0.4, len(ticks) - 0.6)
+
+
+def _distance_axis(axes: Axes, panel: Panel) -> None:
+    axes.set_ylabel(f"{panel.distance} (N = {panel.condition.images})" if panel.condition else "distance")
+    low, _ = axes.dataLim.intervaly
+    if low > 0:
+        _log_axis(axes, "y")
+
+
+def _log_axis(axes: Axes, which: str) -> None:
+    """A logarithmic axis with plain numbers, and with enough of them where it spans less than a decade or two."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+    low, high = axes.dataLim.intervalx if which == "x" else axes.dataLim.intervaly
+    decades = math.log10(high / low) if 0 < low < high < math.inf else 0
+    subs = (1.0, 2.0, 3.0, 5.0, 7.0) if decades < 0.8 else (1.0, 2.0, 5.0) if decades < 2 else (1.0,)
+    axis.set_major_locator(LogLocator(base=10, subs=subs))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())

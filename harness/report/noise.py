@@ -1,0 +1,102 @@
+"""How sure a distance is: its spread over seeds, its standard error, and when two of them differ.
+
+A row's distance is the mean over training seeds of the mean over sampling seeds. Two sources of noise are kept apart,
+both relative to the distance: *training* (another seed of the training) and *sampling* (other images of the same
+network). Few rows have many seeds, so each source's variance is pooled over all rows of a panel, and a row is given
+the larger of its own and the pooled one: a difference is rather called noise than a finding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.report.rows import Row
+
+Z = 1.96
+"""Standard errors of a 95 % interval."""
+
+
+@dataclass(frozen=True)
+class Distance:
+    """A row's distance with its noise. `spread` is nan where there is one value only."""
+
+    mean: float
+    spread: float
+    """Standard deviation over all seeds."""
+    trainings: int
+    samplings: int
+    training_noise: float
+    """Relative standard error that another set of training seeds would show; 0 where it is not known."""
+    sampling_noise: float
+    """Relative standard error that other sampling seeds would show; 0 where it is not known."""
+
+    @property
+    def standard_error(self) -> float:
+        return abs(self.mean) * math.hypot(self.training_noise, self.sampling_noise)
+
+
+def distances(rows: Sequence[Row]) -> list[Distance]:
+    """The distance of each measured row, with noise pooled over `rows` (all of one condition)."""
+    values = [row.frechet() for row in rows]
+    training = [_relative_variance([_mean(v) for v in by_training]) for by_training in values]
+    sampling = [_sampling_variance(row, by_training) for row, by_training in zip(rows, values, strict=True)]
+    pooled_training, pooled_sampling = _pooled(training), _pooled(sampling)
+    summaries = []
+    for by_training, own_training, own_sampling in zip(values, training, sampling, strict=True):
+        everything = [value for sampled in by_training for value in sampled]
+        between = max(own_training[0], pooled_training)
+        within = max(own_sampling[0], pooled_sampling) / len(everything)
+        # The variance between trainings' means already holds what sampling adds to it.
+        between = max(between / len(by_training) - within, 0.0)
+        summaries.append(
+            Distance(
+                mean=_mean([_mean(sampled) for sampled in by_training]),
+                spread=math.sqrt(_variance(everything)) if len(everything) > 1 else math.nan,
+                trainings=len(by_training),
+                samplings=min(len(sampled) for sampled in by_training),
+                training_noise=math.sqrt(between),
+                sampling_noise=math.sqrt(within),
+            )
+        )
+    return summaries
+
+
+def within_noise(one: Distance, other: Distance) -> bool:
+    """Whether the difference of two distances is smaller than its 95 % interval."""
+    return abs(one.mean - other.mean) <= Z * math.hypot(one.standard_error, other.standard_error)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _variance(values: Sequence[float]) -> float:
+    mean = _mean(values)
+    return sum((v - mean) ** 2 for v in values) / (len(values) - 1)
+
+
+def _relative_variance(values: Sequence[float]) -> tuple[float, int]:
+    """(variance / mean², degrees of freedom); zeros where one value tells nothing."""
+    mean = _mean(values)
+    if len(values) < 2 or mean == 0:
+        return 0.0, 0
+    return _variance(values) / mean**2, len(values) - 1
+
+
+def _sampling_variance(row: Row, by_training: Sequence[Sequence[float]]) -> tuple[float, int]:
+    """Relative variance of one sampling seed's distance: over the seeds, and at least what each distance states."""
+    estimates = [_relative_variance(sampled) for sampled in by_training]
+    freedom = sum(n for _, n in estimates)
+    over_seeds = sum(v * n for v, n in estimates) / freedom if freedom else 0.0
+    mean = _mean([_mean(sampled) for sampled in by_training])
+    stated = row.mean("frechet_standard_error")
+    if math.isnan(stated) or mean == 0:
+        return over_seeds, freedom
+    return max(over_seeds, (stated / mean) ** 2), max(freedom, 1)
+
+
+def _pooled(estimates: Sequence[tuple[float, int]]) -> float:
+    freedom = sum(n for _, n in estimates)
+    return sum(v * n for v, n in estimates) / freedom if freedom else 0.0

@@ -1,0 +1,368 @@
+"""What a report is made from: measured cells, grouped into rows that differ by nothing but the training's seed.
+
+An input row is a mapping with the keys ``arm`` (str), ``varied`` (dotted key → value), ``record`` (a cell's record, or
+None where there is none) and optionally ``label`` (the arm's name in print), ``config`` and ``status`` (why there is no
+record, e.g. ``"blocked: its training failed"``).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from harness.errors import StoreError
+
+SCHEMA = 1
+MISSING = "missing"
+
+
+@dataclass(frozen=True, order=True)
+class Condition:
+    """What two distances must share before they may stand in one column."""
+
+    data: str
+    features: str
+    images: int
+    """Generated images per sampling seed: a Fréchet distance falls with their number."""
+    reference: str
+    reference_images: int
+    reference_id: str
+
+    @property
+    def distance(self) -> str:
+        """Name of the Fréchet distance: FID belongs to Inception features alone."""
+        return "FID" if self.features == "inception" else f"FD-{self.features}"
+
+    @property
+    def kernel(self) -> str:
+        """Name of the kernel distance: KID belongs to Inception features alone."""
+        return "KID" if self.features == "inception" else f"KD-{self.features}"
+
+    @property
+    def slug(self) -> str:
+        """Part of a file's name where one report holds several conditions."""
+        text = f"{self.data}-{self.distance}-{self.images}-{self.reference}".lower()
+        return "".join(c if c.isascii() and c.isalnum() else "-" for c in text)
+
+    @property
+    def text(self) -> str:
+        """The condition in words, for captions."""
+        return (
+            f"{self.data}; {self.distance} of {count(self.images)} images "
+            f"against {self.reference} ({count(self.reference_images)} images)"
+        )
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table: a configuration, measured over its training and sampling seeds."""
+
+    arm: str
+    label: str
+    varied: dict[str, Any]
+    config: dict[str, Any]
+    """The resolved experiment without its seed."""
+    records: tuple[dict[str, Any], ...]
+    """One per training seed that was measured, in the order of the seeds."""
+    statuses: tuple[str, ...] = ()
+    """One per training seed that has no result: why."""
+    condition: Condition | None = None
+
+    @property
+    def measured(self) -> bool:
+        return bool(self.records)
+
+    @property
+    def status(self) -> str:
+        """Empty where every seed was measured, else what is lacking."""
+        if not self.statuses:
+            return ""
+        reasons = ", ".join(dict.fromkeys(self.statuses))
+        return reasons if not self.records else f"{len(self.statuses)} of {self.cells} seeds: {reasons}"
+
+    @property
+    def cells(self) -> int:
+        return len(self.records) + len(self.statuses)
+
+    def setting(self, key: str) -> Any:
+        """Value of a dotted key in the configuration, or None."""
+        value: Any = self.config
+        for part in key.split("."):
+            if not isinstance(value, Mapping) or part not in value:
+                return self.varied.get(key)
+            value = value[part]
+        return value
+
+    def frechet(self) -> list[list[float]]:
+        """Distances: one list per training seed, with one value per sampling seed."""
+        return [[seed["frechet"] for seed in record["quality"]["per_seed"]] for record in self.records]
+
+    def mean(self, measure: str) -> float:
+        """Mean of a measure of quality over all seeds; nan where it was not taken."""
+        per_seed = [seed.get(measure) for record in self.records for seed in record["quality"]["per_seed"]]
+        values = [value for value in per_seed if value is not None]
+        return sum(values) / len(values) if values else math.nan
+
+    @cached_property
+    def gmacs(self) -> float:
+        """Multiply-adds per image, in 10⁹; the same for every seed."""
+        return self._median("compute", "gmacs_per_image")
+
+    @cached_property
+    def seconds(self) -> float:
+        """Seconds per image at the throughput batch: median over the training seeds."""
+        return self._median("time", "seconds_per_image")
+
+    @cached_property
+    def latency(self) -> float:
+        """Seconds for one image alone: median over the training seeds."""
+        return self._median("time", "latency_seconds")
+
+    def _median(self, section: str, key: str) -> float:
+        values = sorted(
+            value for r in self.records if (value := (r.get(section) or {}).get(key)) is not None
+        )
+        if not values:
+            return math.nan
+        middle = len(values) // 2
+        return values[middle] if len(values) % 2 else (values[middle - 1] + values[middle]) / 2
+
+    @cached_property
+    def clock(self) -> tuple[Any, ...]:
+        """Where it was timed: only rows of one clock may be compared in seconds."""
+        time = (self.records[0].get("time") or {}) if self.records else {}
+        return (time.get("device"), time.get("threads"))
+
+    @property
+    def sampler(self) -> str:
+        return str(self.setting("sample.sampler") or "–")
+
+    @property
+    def steps(self) -> int | None:
+        return self.setting("sample.steps")
+
+    @property
+    def refreshes(self) -> int | None:
+        """Runs of the heavy part in all; None for a network that is run whole at every step."""
+        steps, interval = self.steps, self.setting("sample.refresh_interval")
+        if interval is not None and steps is not None:
+            return -(-steps // interval)
+        listed = self.setting("sample.refresh_steps")
+        return len(listed) if listed is not None else self.setting("sample.refreshes")
+
+    @property
+    def interval(self) -> float | None:
+        """Steps from one refresh to the next: as set, or on average; None for a single-rate network."""
+        interval = self.setting("sample.refresh_interval")
+        if interval is not None:
+            return interval
+        return self.steps / self.refreshes if self.refreshes and self.steps else None
+
+    @property
+    def name(self) -> str:
+        """The row in words: its arm and what tells it from the arm's other rows."""
+        told = [self.sampler, f"{self.steps} steps"] if self.steps is not None else [self.sampler]
+        if self.refreshes is not None:
+            told.append(f"{self.refreshes} refreshes")
+        standard = {"sample.sampler", "sample.steps", *REFRESH_KEYS}
+        told += [f"{key.rpartition('.')[2]} {show(v)}" for key, v in self.varied.items() if key not in standard]
+        return f"{self.label} ({', '.join(told)})"
+
+
+REFRESH_KEYS = ("sample.refresh_interval", "sample.refreshes", "sample.refresh_steps")
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Rows whose distances may be compared. `condition` is None where nothing has been measured."""
+
+    condition: Condition | None
+    rows: tuple[Row, ...]
+    arms: tuple[str, ...] = field(default=())
+
+    @cached_property
+    def measured(self) -> tuple[Row, ...]:
+        return tuple(row for row in self.rows if row.measured)
+
+    @property
+    def distance(self) -> str:
+        return self.condition.distance if self.condition else "distance"
+
+    @property
+    def kernel(self) -> str:
+        return self.condition.kernel if self.condition else "kernel distance"
+
+
+def panels(rows: Iterable[Mapping[str, Any]], arms: Sequence[str] = ()) -> tuple[Panel, ...]:
+    """Group the cells into rows and the rows into panels of one condition each.
+
+    `arms` gives the order of the arms (those not named follow in the order they appear); everything else is sorted, so
+    that the order of `rows` does not matter. Raises :class:`StoreError` for records that contradict each other.
+    """
+    cells = list(rows)
+    order = {arm: i for i, arm in enumerate(dict.fromkeys([*arms, *(cell["arm"] for cell in cells)]))}
+    grouped: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for cell in cells:
+        grouped.setdefault((cell["arm"], _canonical(_varied(cell))), []).append(cell)
+    by_condition: dict[Condition, list[Row]] = {}
+    empty: list[Row] = []
+    for group in grouped.values():
+        for row in _rows(group):
+            (by_condition.setdefault(row.condition, []) if row.condition else empty).append(row)
+    if not by_condition:
+        return (Panel(None, tuple(sorted(empty, key=lambda r: _sort_key(r, order))), tuple(order)),)
+    for row in empty:
+        by_condition[_likely(row, by_condition)].append(row)
+    return tuple(
+        Panel(condition, tuple(sorted(by_condition[condition], key=lambda r: _sort_key(r, order))), tuple(order))
+        for condition in sorted(by_condition)
+    )
+
+
+def _rows(group: Sequence[Mapping[str, Any]]) -> Iterator[Row]:
+    """The rows of cells that share arm and varied keys: one, or one per condition."""
+    first = group[0]
+    label = first.get("label") or first["arm"]
+    by_condition: dict[Condition, dict[int, dict[str, Any]]] = {}
+    statuses = []
+    for cell in group:
+        record = cell.get("record")
+        if record is None:
+            statuses.append(str(cell.get("status") or MISSING))
+            continue
+        held = by_condition.setdefault(condition_of(record), {})
+        seed = int(record["config"].get("seed", 0))
+        if seed in held and held[seed]["id"] != record["id"]:
+            raise StoreError(
+                f"arm {first['arm']!r}, {dict(first['varied'])}: cells {held[seed]['id']} and {record['id']} "
+                f"both claim training seed {seed}"
+            )
+        held[seed] = record
+    for condition, held in by_condition.items():
+        records = tuple(held[seed] for seed in sorted(held))
+        config = {key: value for key, value in records[0]["config"].items() if key != "seed"}
+        lacking = tuple(statuses) if len(by_condition) == 1 else ()
+        yield Row(first["arm"], label, _varied(first), config, records, lacking, condition)
+    if not by_condition:
+        config = {key: value for key, value in (first.get("config") or {}).items() if key != "seed"}
+        yield Row(first["arm"], label, _varied(first), config, (), tuple(statuses))
+
+
+def condition_of(record: Mapping[str, Any]) -> Condition:
+    """The condition of a cell's record. Raises :class:`StoreError` where the record does not say."""
+    try:
+        quality, data = record["quality"], record["config"]["data"]
+        reference = quality["reference"]
+        return Condition(
+            data=_data_name(data),
+            features=quality["features"],
+            images=int(quality["images"]),
+            reference=reference["name"],
+            reference_images=int(reference["images"]),
+            reference_id=str(reference.get("id", "")),
+        )
+    except (KeyError, TypeError) as error:
+        raise StoreError(f"cell {record.get('id', '?')}: its record lacks {error}") from None
+
+
+def _data_name(data: Mapping[str, Any]) -> str:
+    size = 8 if data.get("name") == "digits" else data.get("size")
+    name = str(data.get("name"))
+    if name == "images" and data.get("path"):
+        name = Path(str(data["path"])).stem
+    return f"{name} {size}×{size}" if size else name
+
+
+def _likely(row: Row, conditions: Iterable[Condition]) -> Condition:
+    """The panel in which a row without a result would stand."""
+    listed = sorted(conditions)
+    features, images = row.setting("measure.features"), row.setting("measure.images")
+    fitting = [c for c in listed if features in (None, c.features) and images in (None, c.images)]
+    return (fitting or listed)[0]
+
+
+def _varied(cell: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in cell["varied"].items() if key != "seed"}
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def _sort_key(row: Row, order: Mapping[str, int]) -> tuple[Any, ...]:
+    others = [(k, rank(v)) for k, v in sorted(row.varied.items()) if k not in ("sample.sampler", "sample.steps")]
+    return (order[row.arm], row.sampler, row.steps or 0, row.refreshes or 0, others, _canonical(row.varied))
+
+
+def rank(value: Any) -> tuple[int, float, str]:
+    """A key that sorts values of any kind: numbers by size, then the rest by their text."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return (1, 0.0, _canonical(value))
+    return (0, float(value), "")
+
+
+def varied_keys(rows: Iterable[Row]) -> list[str]:
+    """Dotted keys that take more than one value among `rows`, of those that some arm varies; sorted."""
+    seen: dict[str, set[str]] = {}
+    listed = list(rows)
+    for key in sorted({key for row in listed for key in row.varied}):
+        seen[key] = {_canonical(row.setting(key)) for row in listed}
+    return [key for key, values in seen.items() if len(values) > 1]
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings to dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys to nested mappings: the inverse of :func:`flatten`."""
+    nested: dict[str, Any] = {}
+    for dotted, value in flat.items():
+        *parents, last = dotted.split(".")
+        level = nested
+        for parent in parents:
+            level = level.setdefault(parent, {})
+        level[last] = value
+    return nested
+
+
+def common(configurations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The dotted keys, with their values, that all of the flat `configurations` share."""
+    if not configurations:
+        return {}
+    shared = dict(configurations[0])
+    for flat in configurations[1:]:
+        differing = [k for k, value in shared.items() if k not in flat or flat[k] != value]
+        for key in differing:
+            del shared[key]
+    return shared
+
+
+def show(value: Any) -> str:
+    """A value as it stands in tables: short, and the same for 2 and 2.0."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(show(v) for v in value) + "]"
+    return str(value)
+
+
+def count(number: float) -> str:
+    """A whole number with thin spaces between the thousands."""
+    return f"{int(number):,}".replace(",", "\N{THIN SPACE}") if number >= 10_000 else str(int(number))

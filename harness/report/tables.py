@@ -1,0 +1,465 @@
+"""Tables: the main one in the paper's shape, the ablations, samplers by method, and costs at equal quality."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from harness.report.frontier import Comparison, summarise
+from harness.report.noise import Distance, within_noise
+from harness.report.rows import REFRESH_KEYS, Panel, Row, rank, show, varied_keys
+
+DASH = "–"
+SAME_AS_BEST, SAME_AS_BASE = "†", "‡"
+STANDARD_KEYS = ("sample.sampler", "sample.steps", *REFRESH_KEYS)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table twice: `values` for machines (CSV), `text` for readers (Markdown, LaTeX, page), with the same rows."""
+
+    name: str
+    caption: str
+    values: pd.DataFrame
+    text: pd.DataFrame
+    strong: frozenset[tuple[int, str]] = field(default=frozenset())
+    """(row, column of `text`) of the cells in bold."""
+
+    @property
+    def csv(self) -> str:
+        return self.values.to_csv(index=False, lineterminator="\n", float_format="%.6g")
+
+    @property
+    def markdown(self) -> str:
+        return f"{self.caption}\n\n{_markdown(self)}\n"
+
+    @property
+    def latex(self) -> str:
+        return _latex(self)
+
+
+def main_table(panel: Panel, base: Row | None, kinds: Mapping[str, str] | None = None) -> Table:
+    """One line per row: what it is, its distance, its cost, and its speed-up over the row `base`.
+
+    A speed-up says nothing of quality: it is to be read beside the distance. Rows without a result are listed with
+    their status.
+    """
+    kinds = kinds or {}
+    summaries = summarise(panel)
+    best = min((summaries[id(row)] for row in panel.measured), key=lambda d: d.mean, default=None)
+    of_base = summaries.get(id(base)) if base is not None else None
+    extra = [key for key in varied_keys(panel.rows) if key not in STANDARD_KEYS]
+    clocks = len({row.clock for row in panel.measured if row.seconds > 0}) > 1
+    values, text, strong = [], [], set()
+    for index, row in enumerate(panel.rows):
+        found = summaries.get(id(row))
+        values.append(_values(row, found, panel, base, best, of_base, extra))
+        text.append(_text(row, found, panel, base, best, of_base, extra, kinds, clocks))
+        if found is not None and found is best:
+            strong.add((index, panel.distance))
+    caption = f"{conditions(panel)}{_legend(panel, base)}"
+    return Table("table", caption, pd.DataFrame(values), pd.DataFrame(text), frozenset(strong))
+
+
+def _values(
+    row: Row, found: Distance | None, panel: Panel, base: Row | None, best: Distance | None,
+    of_base: Distance | None, extra: Sequence[str],
+) -> dict[str, Any]:
+    condition = panel.condition
+    nan = math.nan
+    return {
+        "arm": row.arm,
+        "method": row.label,
+        "sampler": row.sampler,
+        "steps": row.steps,
+        "refreshes": row.refreshes,
+        "refresh_interval": row.interval,
+        **{key: _plain(row.setting(key)) for key in extra},
+        panel.distance: found.mean if found else nan,
+        "spread": found.spread if found else nan,
+        "standard_error": found.standard_error if found else nan,
+        "training_seeds": len(row.records),
+        "sampling_seeds": found.samplings if found else 0,
+        panel.kernel: row.mean("kernel"),
+        **{
+            measure: row.mean(measure)
+            for measure in ("inception_score", "precision", "recall") if _taken(panel, measure)
+        },
+        "gmacs_per_image": row.gmacs,
+        "gflops_per_image": 2 * row.gmacs,
+        "seconds_per_image": row.seconds,
+        "latency_seconds": row.latency,
+        "compute_speed_up": _speed_up(row, base, "gmacs"),
+        "time_speed_up": _speed_up(row, base, "seconds"),
+        "within_noise_of_best": bool(found and best and within_noise(found, best)),
+        "within_noise_of_base": bool(found and of_base and within_noise(found, of_base)),
+        "images": condition.images if condition else None,
+        "features": condition.features if condition else None,
+        "reference": condition.reference if condition else None,
+        "reference_images": condition.reference_images if condition else None,
+        "device": row.clock[0],
+        "status": row.status or "measured",
+        "cells": " ".join(str(record["id"]) for record in row.records),
+    }
+
+
+def _text(
+    row: Row, found: Distance | None, panel: Panel, base: Row | None, best: Distance | None,
+    of_base: Distance | None, extra: Sequence[str], kinds: Mapping[str, str], clocks: bool,
+) -> dict[str, str]:
+    marks = ""
+    if found is not None and best is not None and found is not best and within_noise(found, best):
+        marks += SAME_AS_BEST
+    if found is not None and of_base is not None and found is not of_base and within_noise(found, of_base):
+        marks += SAME_AS_BASE
+    distance = f"{spread(found)}{marks}" if found else row.status
+    if found and row.status:
+        distance += f" ({row.status})"
+    return {
+        "method": row.label,
+        "sampler": row.sampler,
+        "steps": show(row.steps),
+        "refreshes": show(row.refreshes),
+        "interval": show(row.interval),
+        **{kinds.get(key, _short(key)): show(row.setting(key)) for key in extra},
+        panel.distance: distance,
+        "seeds": f"{found.trainings}×{found.samplings}" if found else DASH,
+        panel.kernel: number(row.mean("kernel")),
+        **{
+            measure.replace("_", " "): number(row.mean(measure))
+            for measure in ("inception_score", "precision", "recall") if _taken(panel, measure)
+        },
+        "GMACs/image": number(row.gmacs),
+        "s/image": number(row.seconds),
+        **({"timed on": f"{show(row.clock[0])}, {show(row.clock[1])} threads"} if clocks else {}),
+        "compute ×": _times(_speed_up(row, base, "gmacs")),
+        "time ×": _times(_speed_up(row, base, "seconds")),
+    }
+
+
+def _legend(panel: Panel, base: Row | None) -> str:
+    text = (
+        f" {panel.distance}: mean ± standard deviation over seeds (seeds: trainings × samplings; "
+        "se: the standard error, where there is one seed). "
+        f"Bold: the least distance; {SAME_AS_BEST}: within noise of it (95 %)."
+    )
+    if base is None:
+        return text + " No base row was measured, so there are no speed-ups."
+    return (
+        f"{text} {SAME_AS_BASE}: within noise of the base row. "
+        f"Compute × and time ×: speed-up over {base.name}, at whatever distance results."
+    )
+
+
+def conditions(panel: Panel) -> str:
+    """What holds for every figure of a panel: data, N, features, reference, seeds, device, dtype, batch, threads."""
+    if panel.condition is None:
+        return "Nothing has been measured yet."
+    return f"{panel.condition.text}; {_seeds(panel.measured)}; {timing(panel.measured)}."
+
+
+def _seeds(rows: Sequence[Row]) -> str:
+    trainings = sorted({len(row.records) for row in rows})
+    samplings = sorted({len(record["quality"]["per_seed"]) for row in rows for record in row.records})
+    return f"{_range(trainings)} training × {_range(samplings)} sampling seeds"
+
+
+def timing(rows: Iterable[Row]) -> str:
+    """How the rows were timed, in words."""
+    times = [record["time"] for row in rows for record in row.records if record.get("time")]
+    if not times:
+        return "not timed"
+    parts = [
+        " / ".join(sorted({str(t.get("device")) for t in times})),
+        " / ".join(sorted({str(t.get("dtype")) for t in times})),
+        f"batch {_range(sorted({t['batch'] for t in times if t.get('batch')}))}",
+        f"{_range(sorted({t['threads'] for t in times if t.get('threads')}))} threads",
+        " and ".join(sorted({"compiled" if t.get("compiled") else "not compiled" for t in times})),
+        f"median of {_range(sorted({t['repeats'] for t in times if t.get('repeats')}))} repeats",
+    ]
+    return "timed on " + ", ".join(parts)
+
+
+def _range(values: Sequence[float]) -> str:
+    if not values:
+        return "?"
+    return show(values[0]) if len(values) == 1 else f"{show(values[0])} to {show(values[-1])}"
+
+
+def ablation_table(panel: Panel, kinds: Mapping[str, str] | None = None) -> Table:
+    """Per arm and varied key: what each value does to distance and compute, all else equal.
+
+    Ratios are to the key's first value: geometric means over the settings (of all other keys) in which both were
+    measured.
+    """
+    kinds = kinds or {}
+    summaries = summarise(panel)
+    values, text = [], []
+    for arm in panel.arms:
+        rows = [row for row in panel.measured if row.arm == arm]
+        for key in varied_keys(rows):
+            by_value = _by_value(rows, key)
+            first = next(iter(by_value))
+            for value, settings in by_value.items():
+                shared = [s for s in settings if s in by_value[first]]
+                pairs = [(settings[s], by_value[first][s]) for s in shared]
+                best = min(summaries[id(row)].mean for row in settings.values())
+                ratio = geometric_mean(summaries[id(a)].mean / summaries[id(b)].mean for a, b in pairs)
+                compute = geometric_mean(a.gmacs / b.gmacs for a, b in pairs)
+                shown = next(iter(settings.values())).setting(key)
+                held = {
+                    "arm": arm, "method": rows[0].label, "key": key, "value": _plain(shown), "settings": len(pairs),
+                    "distance_ratio": ratio, "compute_ratio": compute, f"best_{panel.distance}": best,
+                }
+                values.append(held)
+                text.append({
+                    "method": rows[0].label, "key": kinds.get(key, _short(key)), "value": show(shown),
+                    "settings": str(len(pairs)),
+                    f"{panel.distance} ×": number(ratio) if value != first else "1",
+                    "compute ×": number(compute) if value != first else "1", f"best {panel.distance}": number(best),
+                })
+    caption = (
+        f"{conditions(panel)} Each value of each varied key against the key's first value: geometric mean of the "
+        "ratios over the settings of all other keys in which both were measured (settings: how many)."
+    )
+    return Table("ablations", caption, pd.DataFrame(values), pd.DataFrame(text))
+
+
+def _by_value(rows: Iterable[Row], key: str) -> dict[str, dict[str, Row]]:
+    """Value of `key` → the other varied keys' values → row; values in order."""
+    found: dict[tuple[Any, ...], dict[str, Row]] = {}
+    for row in rows:
+        if (value := row.setting(key)) is not None:
+            found.setdefault(rank(value), {})[setting_without(row, key)] = row
+    return {repr(value): found[value] for value in sorted(found)}
+
+
+def setting_without(row: Row, key: str) -> str:
+    """A text that two rows share exactly if they differ in nothing that their arm varies but `key`."""
+    return repr(sorted((k, rank(v)) for k, v in row.varied.items() if k != key))
+
+
+def sampler_table(panel: Panel) -> Table:
+    """Each setting by each sampler, and per method the geometric mean of the ratio to ancestral sampling."""
+    summaries = summarise(panel)
+    samplers = sorted({row.sampler for row in panel.measured})
+    values, text = [], []
+    for arm in panel.arms:
+        rows = [row for row in panel.measured if row.arm == arm]
+        settings: dict[str, dict[str, Row]] = {}
+        for row in rows:
+            settings.setdefault(setting_without(row, "sample.sampler"), {})[row.sampler] = row
+        for held in settings.values():
+            row = next(iter(held.values()))
+            others = [k for k in row.varied if k not in STANDARD_KEYS]
+            named = {"method": row.label, "steps": show(row.steps), "refreshes": show(row.refreshes)}
+            named["other"] = ", ".join(f"{_short(k)} {show(row.varied[k])}" for k in others) or DASH
+            values.append({**named, **{s: summaries[id(held[s])].mean if s in held else math.nan for s in samplers}})
+            text.append({**named, **{s: spread(summaries[id(held[s])]) if s in held else DASH for s in samplers}})
+        if rows and "ancestral" in samplers:
+            named = {"method": rows[0].label, "steps": "all", "refreshes": "all", "other": "× ancestral"}
+            ratios = {s: _ratio_to(settings.values(), s, "ancestral", summaries) for s in samplers}
+            values.append({**named, **ratios})
+            text.append({**named, **{s: number(r) for s, r in ratios.items()}})
+    caption = (
+        f"{conditions(panel)} {panel.distance} by sampler at equal steps and refreshes (heun evaluates the network twice "
+        "per step). Lines “× ancestral”: geometric mean of the ratio to ancestral sampling over the settings that have "
+        "both; below 1 the sampler is better."
+    )
+    return Table("samplers", caption, pd.DataFrame(values), pd.DataFrame(text))
+
+
+def _ratio_to(
+    settings: Iterable[Mapping[str, Row]], sampler: str, other: str, summaries: Mapping[int, Distance]
+) -> float:
+    return geometric_mean(
+        summaries[id(held[sampler])].mean / summaries[id(held[other])].mean
+        for held in settings if sampler in held and other in held
+    )
+
+
+def matched_table(panel: Panel, found: Iterable[tuple[Comparison, Comparison | None]]) -> Table:
+    """Compute and time at equal quality: one line per method and target distance, "not reached" where it is not."""
+    values, text = [], []
+    for compute, time in found:
+        for i, at in enumerate(compute.matched):
+            timed = time.matched[i] if time and i < len(time.matched) and time.matched[i].target == at.target else None
+            values.append({
+                "method": compute.name, "base": compute.base, panel.distance: at.target,
+                "base_gmacs": at.base_cost, "gmacs": at.cost, "gmacs_is_upper_bound": at.bound,
+                "compute_ratio": at.ratio, "compute_ratio_low": at.low, "compute_ratio_high": at.high,
+                "share_of_replicates_that_reach": at.sure,
+                "base_seconds": timed.base_cost if timed else math.nan,
+                "seconds": timed.cost if timed else math.nan,
+                "time_ratio": timed.ratio if timed else math.nan,
+                "time_ratio_low": timed.low if timed else math.nan,
+                "time_ratio_high": timed.high if timed else math.nan,
+            })
+            bound = "≤ " if at.bound and not math.isnan(at.cost) else ""
+            text.append({
+                "method": compute.name, "base": compute.base, panel.distance: number(at.target),
+                "base GMACs": _reached(at.base_cost), "GMACs": bound + _reached(at.cost),
+                "compute ×": _interval(at.ratio, at.low, at.high),
+                "base s": _reached(timed.base_cost) if timed else DASH,
+                "s": _reached(timed.cost) if timed else DASH,
+                "time ×": _interval(timed.ratio, timed.low, timed.high) if timed else DASH,
+            })
+    caption = (
+        f"{conditions(panel)} Cost per image at equal {panel.distance}, interpolated on each method's frontier (log–log). "
+        "Distances: the points of the base's frontier and the best that both reach. × is the base's cost over the "
+        "method's (above 1 the method is cheaper), with its 95 % bootstrap interval. ≤: already the method's cheapest row "
+        "is as good."
+    )
+    return Table("matched", caption, pd.DataFrame(values), pd.DataFrame(text))
+
+
+def _reached(cost: float) -> str:
+    return "not reached" if math.isnan(cost) else number(cost)
+
+
+def _interval(ratio: float, low: float, high: float) -> str:
+    return DASH if math.isnan(ratio) else f"{ratio:.2f} ({low:.2f} to {high:.2f})"
+
+
+def geometric_mean(ratios: Iterable[float]) -> float:
+    """Geometric mean of the positive, finite `ratios`; nan where there is none."""
+    logs = [math.log(r) for r in ratios if r > 0 and math.isfinite(r)]
+    return math.exp(sum(logs) / len(logs)) if logs else math.nan
+
+
+def spread(found: Distance) -> str:
+    """``1.02 ± 0.05``, or with the standard error where one value has no spread."""
+    if math.isfinite(found.spread):
+        return f"{number(found.mean)} ± {number(found.spread, 2)}"
+    if found.standard_error > 0:
+        return f"{number(found.mean)} (se {number(found.standard_error, 2)})"
+    return number(found.mean)
+
+
+def number(value: float, digits: int = 3) -> str:
+    """`value` with that many significant digits, never in exponent form above 10⁻⁴; a dash for nan."""
+    if value is None or not math.isfinite(value):
+        return DASH
+    if value == 0:
+        return "0"
+    if abs(value) < 1e-4:
+        return f"{value:.{digits - 1}e}"
+    decimals = max(digits - 1 - math.floor(math.log10(abs(value))), 0)
+    return f"{value:.{decimals}f}"
+
+
+def _speed_up(row: Row, base: Row | None, cost: str) -> float:
+    if base is None or not row.measured or (cost == "seconds" and row.clock != base.clock):
+        return math.nan
+    mine, its = getattr(row, cost), getattr(base, cost)
+    return its / mine if mine and its else math.nan
+
+
+def _times(ratio: float) -> str:
+    return DASH if math.isnan(ratio) else number(ratio)
+
+
+def _taken(panel: Panel, measure: str) -> bool:
+    return any(measure in seed for row in panel.measured for r in row.records for seed in r["quality"]["per_seed"])
+
+
+def _plain(value: Any) -> Any:
+    return show(value) if isinstance(value, list | tuple | dict | bool) else value
+
+
+def _short(key: str) -> str:
+    return key.rpartition(".")[2].replace("_", " ") if not key.startswith("train.") else key.replace("_", " ")
+
+
+def _cells(table: Table, escape: Callable[[str], str], strong: Callable[[str], str]) -> Iterable[list[str]]:
+    columns = list(table.text.columns)
+    for index, line in enumerate(table.text.itertuples(index=False)):
+        cells = [escape(cell if isinstance(cell, str) else DASH) for cell in line]
+        yield [
+            strong(cell) if (index, column) in table.strong else cell
+            for column, cell in zip(columns, cells, strict=True)
+        ]
+
+
+def numeric_columns(table: Table) -> set[str]:
+    """Columns of the text that are set flush right: all but the names."""
+    return set(table.text.columns) - {"method", "sampler", "base", "key", "value", "other", "timed on"}
+
+
+def _markdown(table: Table) -> str:
+    columns = list(table.text.columns)
+    if not columns:
+        return "(no rows)"
+    right = numeric_columns(table)
+    lines = [
+        "| " + " | ".join(_markdown_escape(c) for c in columns) + " |",
+        "|" + "|".join("--:" if c in right else ":--" for c in columns) + "|",
+    ]
+    lines += ["| " + " | ".join(cells) + " |" for cells in _cells(table, _markdown_escape, lambda c: f"**{c}**")]
+    return "\n".join(lines)
+
+
+def _markdown_escape(text: str) -> str:
+    for character in "\\|*_<>`":
+        text = text.replace(character, f"\\{character}")
+    return text.replace("\n", " ")
+
+
+LATEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", '"': "''", "\n": " ",
+    "–": "--", "—": "---", "±": r"$\pm$", "×": r"$\times$", "≤": r"$\leq$", "≥": r"$\geq$", "≈": r"$\approx$",
+    "†": r"\textsuperscript{\textdagger}", "‡": r"\textsuperscript{\textdaggerdbl}", "“": "``", "”": "''", "’": "'",
+    "\N{THIN SPACE}": r"\,", "\N{NO-BREAK SPACE}": "~", "²": r"\textsuperscript{2}", "³": r"\textsuperscript{3}",
+    "λ": r"$\lambda$", "σ": r"$\sigma$", "τ": r"$\tau$", "η": r"$\eta$", "ρ": r"$\rho$", "ε": r"$\varepsilon$",
+    "α": r"$\alpha$", "β": r"$\beta$", "μ": r"$\mu$", "µ": r"$\mu$", "Δ": r"$\Delta$", "→": r"$\to$", "…": r"\ldots{}",
+    "·": r"$\cdot$",
+}
+LONG = 45
+"""Lines from which on a LaTeX table may break over pages."""
+
+
+def latex_escape(text: str) -> str:
+    """`text` as LaTeX that any engine compiles: known symbols as commands, other non-ASCII by its nearest ASCII."""
+    return "".join(LATEX[c] if c in LATEX else c if c.isascii() and c.isprintable() else _ascii(c) for c in text)
+
+
+def _ascii(character: str) -> str:
+    plain = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
+    plain = "".join(c for c in plain if c.isprintable())
+    return "".join(LATEX.get(c, c) for c in plain) or f"[U+{ord(character):04X}]"
+
+
+def _latex(table: Table) -> str:
+    columns = list(table.text.columns)
+    if not columns:
+        return "% no rows\n"
+    right = numeric_columns(table)
+    shape = "".join("r" if column in right else "l" for column in columns)
+    # In braces, since a line that opens with a bracket would be read as the option of the break before it.
+    head = " & ".join(f"{{{latex_escape(column)}}}" for column in columns) + r" \\"
+    body = [
+        " & ".join(cells) + r" \\"
+        for cells in _cells(table, lambda t: f"{{{latex_escape(t)}}}", lambda c: rf"\textbf{c}")
+    ]
+    caption = latex_escape(table.caption)
+    if len(body) < LONG:
+        lines = [
+            "% needs \\usepackage{booktabs}", r"\begin{table}", r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
+            rf"\caption{{{caption}}}", rf"\begin{{tabular}}{{{shape}}}", r"\toprule", head, r"\midrule", *body,
+            r"\bottomrule", r"\end{tabular}", r"\end{table}",
+        ]
+    else:
+        lines = [
+            "% needs \\usepackage{booktabs,longtable}", r"{\footnotesize\setlength{\tabcolsep}{3pt}",
+            rf"\begin{{longtable}}{{{shape}}}", rf"\caption{{{caption}}}\\", r"\toprule", head, r"\midrule",
+            r"\endfirsthead", r"\toprule", head, r"\midrule", r"\endhead", r"\bottomrule", r"\endfoot", *body,
+            r"\end{longtable}", "}",
+        ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,325 @@
+"""A report on disk: tables, figures, samples and the page, all from the cells' records alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from harness.errors import StoreError
+from harness.report import figures
+from harness.report.frontier import Comparison, comparisons, headline, roles, summarise
+from harness.report.page import Part, Picture, page
+from harness.report.reported import agreeing, read_reported, reported_figure
+from harness.report.rows import SCHEMA, Panel, Row, common, flatten, nest, panels, rank
+from harness.report.samples import SHOWN, pack, read_samples, unpack
+from harness.report.style import pdf, png
+from harness.report.tables import (
+    Table,
+    ablation_table,
+    conditions,
+    main_table,
+    matched_table,
+    number,
+    sampler_table,
+    timing,
+)
+from harness.store import write_atomically
+
+CELLS, SAMPLES = "cells.json", "samples.npz"
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """What a report compares, and how things are called."""
+
+    base: str | None = None
+    """The arm that others are compared with; the first if unset."""
+    base_row: Mapping[str, Any] = field(default_factory=dict)
+    """Varied keys of the base arm's row that speed-ups are relative to; its best row if unset."""
+    subject: str | None = None
+    """The arm whose gain the headline states; ``dual-rate`` if there is one."""
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    """Names of varied keys in tables and figures."""
+    arms: Sequence[str] = ()
+    """Order of the arms, and so their colours; the order of appearance if unset."""
+    command: str = "harness report"
+    """What a person runs to make the report again."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report that has been written."""
+
+    folder: Path
+    headline: str
+    table: pd.DataFrame
+    """The main table's text, for a terminal; of the first panel where there are several."""
+    caption: str
+    files: tuple[str, ...]
+    """Names of all files written into the folder, sorted."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure that has been drawn: its name, caption, and whether it is written as PDF too."""
+
+    name: str
+    caption: str
+    figure: Figure
+    with_pdf: bool = True
+
+
+def write_report(
+    name: str,
+    title: str,
+    rows: Iterable[Mapping[str, Any]],
+    out_dir: Path,
+    options: ReportOptions | None = None,
+    samples_root: Path | None = None,
+    reported: Path | None = None,
+) -> Report:
+    """Write the report of `rows` (see :mod:`harness.report.rows`) into the folder `out_dir`.
+
+    `samples_root` is the folder that the records' ``samples`` are relative to; without it, images already kept in
+    `out_dir` are used. `reported` is a table of the literature's figures. The same input gives the same bytes, in
+    whatever order the rows come. Files of an earlier report in `out_dir` that this one does not have are removed.
+    Raises :class:`StoreError` for records that are incomplete or contradict each other.
+    """
+    cells = list(rows)
+    options = options or ReportOptions()
+    arms = tuple(dict.fromkeys([*options.arms, *(cell["arm"] for cell in cells)]))
+    grouped = panels(cells, arms)
+    samples = {**unpack(out_dir / SAMPLES), **collect_samples(grouped, samples_root)}
+    kept = {key: samples[key] for panel in grouped for row in sample_rows(panel) if (key := _first(row)) in samples}
+    parts, files = [], {}
+    for panel in grouped:
+        suffix = f"-{panel.condition.slug}" if panel.condition and len(grouped) > 1 else ""
+        tables = report_tables(panel, options)
+        drawn = report_figures(panel, options, kept, reported)
+        pictures = []
+        for item in drawn:
+            picture = png(item.figure)
+            files[f"{item.name}{suffix}.png"] = picture
+            if item.with_pdf:
+                files[f"{item.name}{suffix}.pdf"] = pdf(item.figure)
+            pictures.append(Picture(f"{item.name}{suffix}", item.caption, picture, item.with_pdf))
+        sentence = headline(panel, options.base, options.subject)
+        named = tuple(Table(f"{t.name}{suffix}", t.caption, t.values, t.text, t.strong) for t in tables)
+        for table in named:
+            lead = f"# {title or name}\n\n{sentence}\n\n" if table is named[0] else ""
+            files[f"{table.name}.md"] = f"{lead}{table.markdown}".encode()
+            files[f"{table.name}.csv"] = table.csv.encode()
+            files[f"{table.name}.tex"] = table.latex.encode()
+        parts.append(Part(panel, sentence, named, tuple(pictures)))
+    files["index.html"] = page(name, title, parts, options.command).encode()
+    if kept:
+        files[SAMPLES] = pack(kept)
+    files[CELLS] = _cells_json(name, title, cells, options, arms, [*files, CELLS]).encode()
+    _replace(out_dir, files)
+    return Report(
+        out_dir, " ".join(part.headline for part in parts), parts[0].tables[0].text, parts[0].tables[0].caption,
+        tuple(sorted(files)),
+    )
+
+
+def report_tables(panel: Panel, options: ReportOptions) -> list[Table]:
+    """All tables of a panel that have rows; the main one first."""
+    who = roles(panel, options.base, options.subject)
+    tables = [main_table(panel, base_row(panel, options), options.kinds)]
+    if who is not None:
+        tables.append(matched_table(panel, _pairs(panel, options)))
+    tables += [sampler_table(panel), ablation_table(panel, options.kinds)]
+    return [table for i, table in enumerate(tables) if i == 0 or len(table.text)]
+
+
+def _pairs(panel: Panel, options: ReportOptions) -> list[tuple[Comparison, Comparison | None]]:
+    """Each method's comparison in compute with that in time: arm by arm, then sampler by sampler."""
+    who = roles(panel, options.base, options.subject)
+    if who is None:
+        return []
+    found = []
+    for by_sampler in (False, True):
+        if by_sampler and len({row.sampler for row in panel.measured}) < 2:
+            continue
+        times = {c.name: c for c in comparisons(panel, who, "seconds", by_sampler)}
+        found += [(c, times.get(c.name)) for c in comparisons(panel, who, "gmacs", by_sampler)]
+    return found
+
+
+def base_row(panel: Panel, options: ReportOptions) -> Row | None:
+    """The row that speed-ups are relative to: as the options say, else the best of the base arm."""
+    who = roles(panel, options.base, options.subject)
+    if who is None:
+        return None
+    fitting = [
+        row for row in panel.measured
+        if row.arm == who.base and all(rank(row.setting(k)) == rank(v) for k, v in options.base_row.items())
+    ]
+    summaries = summarise(panel)
+    return min(fitting, key=lambda row: summaries[id(row)].mean, default=None)
+
+
+def report_figures(
+    panel: Panel, options: ReportOptions, samples: Mapping[str, np.ndarray] | None = None,
+    reported: Path | None = None,
+) -> list[Drawn]:
+    """Every figure of a panel: frontiers, distance against each varied key, samples, and the literature apart."""
+    if panel.condition is None:
+        return []
+    given = conditions(panel)
+    bars = "bars: 95 % intervals"
+    known = read_reported(reported) if reported is not None and reported.exists() else ()
+    drawn = [
+        Drawn(
+            "frontier",
+            f"{panel.distance} against compute; lines: each method's frontier; {bars}. {given}",
+            figures.frontier_figure(panel, "gmacs", agreeing(known, panel)),
+        )
+    ]
+    if any(row.seconds > 0 for row in panel.measured):
+        drawn.append(
+            Drawn(
+                "frontier-time",
+                f"{panel.distance} against time; lines: each method's frontier; {bars}. {given}",
+                figures.frontier_figure(panel, "seconds"),
+            )
+        )
+    for key, rows in figures.figure_keys(panel).items():
+        drawn.append(
+            Drawn(
+                f"by-{key.rpartition('.')[2].replace('_', '-')}" if key != "train.steps" else "by-training-steps",
+                f"{panel.distance} against {figures.words(key)}; a line joins rows that differ in nothing else; "
+                f"{bars}. {given}",
+                figures.against_figure(panel, key, rows, kinds=options.kinds),
+            )
+        )
+    if lines := sample_lines(panel, samples or {}):
+        drawn.append(
+            Drawn(
+                "samples",
+                "Each method's row with the least distance; images of one column start from the same noise "
+                f"(sampling seed and index are equal). {given}",
+                figures.sample_figure(lines), with_pdf=True,
+            )
+        )
+    if known:
+        drawn.append(
+            Drawn(
+                "reported",
+                "Figures of the literature, not measured here and not comparable with this report's: ImageNet, FID of "
+                "50 000 images. Whether their FLOPs count a multiply-add once or twice is stated by no source.",
+                reported_figure(known),
+            )
+        )
+    return drawn
+
+
+def sample_rows(panel: Panel) -> list[Row]:
+    """The rows whose images are shown: each arm's with the least distance."""
+    summaries = summarise(panel)
+    by_arm = [[row for row in panel.measured if row.arm == arm] for arm in panel.arms]
+    return [min(rows, key=lambda row: summaries[id(row)].mean) for rows in by_arm if rows]
+
+
+def sample_lines(panel: Panel, samples: Mapping[str, np.ndarray]) -> list[tuple[str, np.ndarray]]:
+    """(name with distance, images) of each row that is shown and has images."""
+    summaries = summarise(panel)
+    return [
+        (f"{row.name}: {panel.distance} {number(summaries[id(row)].mean)}", samples[_first(row)])
+        for row in sample_rows(panel) if _first(row) in samples
+    ]
+
+
+def collect_samples(grouped: Iterable[Panel], root: Path | None) -> dict[str, np.ndarray]:
+    """The first images of the shown rows, by cell id, from the runs under `root`; those that are not there are left out."""
+    found: dict[str, np.ndarray] = {}
+    for panel in grouped if root is not None else ():
+        for row in sample_rows(panel):
+            place = row.records[0].get("samples")
+            if place and root is not None and (path := root / place).exists():
+                found[_first(row)] = read_samples(path)[:SHOWN]
+    return found
+
+
+def _first(row: Row) -> str:
+    return str(row.records[0]["id"])
+
+
+def _cells_json(
+    name: str, title: str, cells: Sequence[Mapping[str, Any]], options: ReportOptions, arms: Sequence[str],
+    files: Sequence[str],
+) -> str:
+    """The rows as compact, sorted JSON: what all configurations share is written once."""
+    flat = [flatten((cell.get("record") or {}).get("config") or cell.get("config") or {}) for cell in cells]
+    shared = common([f for f in flat if f])
+    lines = []
+    for cell, configuration in zip(cells, flat, strict=True):
+        own = {key: value for key, value in configuration.items() if key not in shared}
+        record = cell.get("record")
+        held = {**cell, "config": own if configuration else None}
+        held["record"] = None if record is None else {k: v for k, v in record.items() if k != "config"}
+        lines.append(json.dumps(held, sort_keys=True, separators=(",", ":"), ensure_ascii=False))
+    order = {arm: i for i, arm in enumerate(arms)}
+    ordered = sorted(zip([order[cell["arm"]] for cell in cells], lines, strict=True))
+    head = json.dumps(
+        {
+            "schema": SCHEMA, "name": name, "title": title, "options": {**asdict(options), "arms": list(arms)},
+            "files": sorted(files), "common": shared,
+        },
+        sort_keys=True, ensure_ascii=False,
+    )
+    body = ",\n".join(line for _, line in ordered)
+    return f'{head[:-1]}, "rows": [\n{body}\n]}}\n'
+
+
+def load_cells(path: Path) -> dict[str, Any]:
+    """``cells.json`` as it stands, checked for its form. Raises :class:`StoreError`."""
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path}: cannot be read as a report's cells: {error}") from None
+    if not isinstance(held, dict) or held.get("schema") != SCHEMA or "rows" not in held:
+        raise StoreError(f"{path}: is not a report's cells of schema {SCHEMA}")
+    return held
+
+
+def load_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows that a report was made from, from its ``cells.json``: what :func:`write_report` takes."""
+    held = load_cells(path)
+    rows = []
+    for line in held["rows"]:
+        own = line.pop("config")
+        configuration = None if own is None else nest({**held["common"], **own})
+        if line["record"] is not None:
+            line["record"] = {**line["record"], "config": configuration}
+        elif configuration is not None:
+            line["config"] = configuration
+        rows.append(line)
+    return rows
+
+
+def load_options(path: Path) -> ReportOptions:
+    """The options that a report was made with, from its ``cells.json``."""
+    return ReportOptions(**load_cells(path)["options"])
+
+
+def _replace(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write `files`, each atomically, and remove those of the report that stood here before. ``cells.json`` comes last."""
+    before: list[str] = []
+    if (folder / CELLS).exists():
+        try:
+            before = load_cells(folder / CELLS).get("files", [])
+        except StoreError:
+            before = []
+    for name in sorted(files, key=lambda name: (name == CELLS, name)):
+        write_atomically(folder / name, files[name])
+    for name in before:
+        if name not in files and Path(name).name == name:
+            (folder / name).unlink(missing_ok=True)
