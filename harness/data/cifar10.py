@@ -129,3 +129,11 @@ def _parse(where: str, content: bytes) -> tuple[np.ndarray, np.ndarray]:
         wrong = int(labels[(labels < 0) | (labels >= CLASSES)][0])
         raise DataError(f"{where}: label {wrong} is out of range, the 10 classes are 0..9")
     return pixels.reshape(-1, 3, SIZE, SIZE), labels
+
+
+def is_archive(path: str) -> bool:
+    """Whether `path` looks like CIFAR-10's archive or the folder it unpacks to."""
+    place = Path(path).expanduser()
+    if place.is_file():
+        return place.name.lower().endswith((".tar.gz", ".tgz", ".tar"))
+    return any((place / name).exists() for name in ("data_batch_1", "cifar-10-batches-py"))

@@ -126,9 +126,7 @@ class Dataset:
         assert isinstance(self._pixels, ArrayPixels)
         return torch.from_numpy(self._pixels.array)
 
-    def ready(
-        self, workers: int = 0, memory_limit: int = MEMORY_LIMIT_BYTES, progress: Progress | None = None
-    ) -> None:
+    def ready(self, workers: int = 0, memory_limit: int = MEMORY_LIMIT_BYTES, progress: Progress | None = None) -> None:
         """Make sure that no image fails later: call it before a training.
 
         What fits into `memory_limit` bytes is decoded once and kept. The rest is read through once, unless it is known
@@ -173,9 +171,7 @@ class Dataset:
             raise DataError(damage_report(self.info.name, found, len(self)))
         self._pixels, self._checked = ArrayPixels(everything), True
 
-    def _read_all(
-        self, workers: int, progress: Progress | None
-    ) -> Iterator[tuple[int, np.ndarray, list[Damaged]]]:
+    def _read_all(self, workers: int, progress: Progress | None) -> Iterator[tuple[int, np.ndarray, list[Damaged]]]:
         chunks: Iterable[tuple[int, np.ndarray, list[Damaged]]] = ordered(
             _Chunks(self._pixels, self._shape, len(self)), range(0, len(self), _Chunks.length), workers
         )

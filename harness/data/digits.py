@@ -14,7 +14,7 @@ FINGERPRINT = "digits-sklearn-1797-8x8"
 
 
 def to_uint8(values: np.ndarray) -> np.ndarray:
-    """Values 0..16 to uint8 0..255, rounding v·255/16; each of the 17 values has its own byte (see :func:`to_values`)."""
+    """Values 0..16 to uint8 0..255: v·255/16, rounded. No two values meet; :func:`to_values` goes back."""
     return ((values.astype(np.int64) * 510 + LEVELS) // (2 * LEVELS)).astype(np.uint8)
 
 

@@ -42,7 +42,7 @@ def open_images(config: DataConfig, split: str) -> Dataset:
     """The images at ``config.path``. Raises :class:`DataError`, one message."""
     assert config.path is not None
     listing = list_images(config.path, split)
-    side, grey = _known(listing) or _probe(listing)
+    side, grey = known_or_probed(listing)
     if config.size is None and side is None:
         raise DataError(_different_sizes(listing))
     size = config.size or side
@@ -54,7 +54,7 @@ def open_images(config: DataConfig, split: str) -> Dataset:
         )
     channels = config.channels or (1 if grey else 3)
     info = DataInfo(
-        name=f"{_name(config, listing)} {size}×{size}",
+        name=f"{config.label or source_name(listing)} {size}×{size}",
         split=split,
         images=len(listing.items),
         size=size,
@@ -81,6 +81,22 @@ def probe_headers(listing: Listing, count: int = PROBED) -> dict[int, Header]:
         except (ValueError, DamagedImageError):
             continue  # named and counted when all images are decoded
     return headers
+
+
+def known_or_probed(listing: Listing) -> tuple[int | None, bool]:
+    """The side that all images have (None: they differ or are not square) and whether all are grey.
+
+    As ``dataset.json`` states them if the project prepared the data, or else as a sample of headers shows.
+    """
+    return _known(listing) or _probe(listing)
+
+
+def source_name(listing: Listing) -> str:
+    """What a person would call the data: the name given at preparation, or the name of the file or folder."""
+    given = listing.extra.get("name")
+    if isinstance(given, str) and given:
+        return given
+    return re.sub(r"[*?\[\]]+", "", Path(listing.source).name.removesuffix(".zip")).strip("-_. ") or "images"
 
 
 def _known(listing: Listing) -> tuple[int, bool] | None:
@@ -124,12 +140,3 @@ def _size(header: Header) -> str:
 
 def _mixed(size: tuple[int, int], side: int) -> str:
     return f"is {size[0]}×{size[1]}, others are {side}×{side}"
-
-
-def _name(config: DataConfig, listing: Listing) -> str:
-    if config.label:
-        return config.label
-    given = listing.extra.get("name")
-    if isinstance(given, str) and given:
-        return given
-    return re.sub(r"[*?\[\]]+", "", Path(listing.source).name.removesuffix(".zip")).strip("-_. ") or "images"

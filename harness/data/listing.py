@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,6 +69,7 @@ class Listing:
     classes: int | None
     extra: dict[str, Any]
     other_files: int
+    splits: int
     fingerprint: str
 
     def label_of(self, index: int) -> str:
@@ -140,9 +142,7 @@ def _list_images(path: str, files: tuple[Path, ...], state: object, split: str) 
             by_split.setdefault(tag, []).append(item)
     others = sum(len(container.members) for container in containers) - sum(map(len, by_split.values()))
     if not by_split:
-        raise DataError(
-            f"{path}: holds no images (looked for {', '.join(IMAGE_SUFFIXES)}; found {others} other files)"
-        )
+        raise DataError(f"{path}: holds no images (looked for {', '.join(IMAGE_SUFFIXES)}; found {others} other files)")
     train, test = _train_and_test(by_split)
     chosen = train if split == "train" else test
     if not chosen:
@@ -150,7 +150,7 @@ def _list_images(path: str, files: tuple[Path, ...], state: object, split: str) 
             f"{path}: has no test split; name one by a folder val/ or test/ beside train/, or by zips with "
             "such a word in their names that the path matches too"
         )
-    return _labelled(path, containers, descriptions, train, chosen, others)
+    return _labelled(path, containers, descriptions, train, chosen, others, splits=1 + bool(test))
 
 
 @lru_cache(maxsize=2)
@@ -266,6 +266,7 @@ def _labelled(
     train: Sequence[Item],
     chosen: Sequence[Item],
     others: int,
+    splits: int,
 ) -> Listing:
     description = next((d for d in descriptions if d is not None), None)
     extra = dict(description.extra) if description else {}
@@ -277,12 +278,23 @@ def _labelled(
         given = extra.get("class_names")
         names = tuple(given) if given else None
     classes = len(names) if names is not None else _count_classes(containers, descriptions, train, chosen)
+    if isinstance(extra.get("classes"), int) and classes is not None:
+        classes = extra["classes"]
     _check_labels(containers, chosen, classes)
     items = tuple(sorted(chosen, key=lambda item: (item.path, item.crc, item.size)))
     _check_distinct(containers, items)
     labels = np.array([item.label or 0 for item in items], dtype=np.int64)
     return Listing(
-        path, containers, items, labels, names, classes, extra, others, _fingerprint(items, names, classes, extra)
+        source=path,
+        containers=containers,
+        items=items,
+        labels=labels,
+        class_names=names,
+        classes=classes,
+        extra=extra,
+        other_files=others,
+        splits=splits,
+        fingerprint=_fingerprint(items, names, classes, extra),
     )
 
 
@@ -298,9 +310,7 @@ def _class_names(path: str, containers: Sequence[Container], train: Sequence[Ite
     return tuple(sorted(group for group in groups if group is not None))
 
 
-def _by_folder(
-    containers: Sequence[Container], names: tuple[str, ...] | None, chosen: Sequence[Item]
-) -> list[Item]:
+def _by_folder(containers: Sequence[Container], names: tuple[str, ...] | None, chosen: Sequence[Item]) -> list[Item]:
     if names is None:
         return list(chosen)
     number = {name: label for label, name in enumerate(names)}
@@ -328,9 +338,7 @@ def _count_classes(
         return None
     for item in (*train, *chosen):
         if item.label is None:
-            raise DataError(
-                f"{given[0].file}: gives no label for {containers[item.container].label(item.member)}"
-            )
+            raise DataError(f"{given[0].file}: gives no label for {containers[item.container].label(item.member)}")
     return 1 + max(item.label for item in train if item.label is not None)
 
 
@@ -346,7 +354,7 @@ def _check_labels(containers: Sequence[Container], chosen: Sequence[Item], class
 
 
 def _check_distinct(containers: Sequence[Container], items: Sequence[Item]) -> None:
-    for first, second in zip(items, items[1:], strict=False):
+    for first, second in pairwise(items):
         same = (first.path, first.crc, first.size) == (second.path, second.crc, second.size)
         if same and first.container != second.container:
             raise DataError(

@@ -40,9 +40,7 @@ def _open_digits(config: DataConfig, split: str) -> Dataset:
     _only_train(split)
     images, labels = digits.load()
     images = with_channels(images, config.channels or 1)
-    info = DataInfo(
-        "digits 8×8", split, len(images), digits.SIZE, images.shape[1], digits.CLASSES, digits.FINGERPRINT
-    )
+    info = DataInfo("digits 8×8", split, len(images), digits.SIZE, images.shape[1], digits.CLASSES, digits.FINGERPRINT)
     return Dataset(info, labels, ArrayPixels(images))
 
 

@@ -83,8 +83,10 @@ def area_average(images: np.ndarray, size: int) -> np.ndarray:
     factor = height // size
     if factor == 1:
         return images
-    rows = sum(images[..., start::factor, :].astype(np.uint32) for start in range(factor))
-    total = sum(rows[..., start::factor] for start in range(factor))
+    total = np.zeros((*images.shape[:-2], size, size), dtype=np.uint32)
+    for row in range(factor):
+        for column in range(factor):
+            total += images[..., row::factor, column::factor]
     return ((2 * total + factor**2) // (2 * factor**2)).astype(np.uint8)
 
 
