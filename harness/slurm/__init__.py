@@ -1,0 +1,1 @@
+"""Sweeps on a SLURM cluster: settings, submission as job arrays, the queue, status, logs, retry and cancel."""

@@ -1,0 +1,168 @@
+"""What SLURM knows of our jobs: one call of squeue for all, and of sacct for those that squeue has forgotten.
+
+Works without accounting (squeue alone), and says so when the controller cannot be reached.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+
+from harness.errors import DispatchError
+
+PENDING_STATES = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT"})
+LIVE_STATES = PENDING_STATES | frozenset(
+    {"RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED"}
+)
+"""States of a job that has still something to do."""
+
+COMMAND_SECONDS = 60.0
+SQUEUE_FIELDS = "%i|%T|%S|%N|%r|%j"
+SACCT_FIELDS = "JobID,State,Start,NodeList,ExitCode,JobName"
+
+
+class SlurmError(DispatchError):
+    """A command of SLURM failed: it is not installed, its controller does not answer, or it refused."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as SLURM sees it. `started` is Unix time: when it began or, while pending, when it is held back until."""
+
+    id: str
+    name: str
+    state: str
+    reason: str = ""
+    node: str = ""
+    started: float | None = None
+
+    @property
+    def is_live(self) -> bool:
+        return self.state in LIVE_STATES
+
+    @property
+    def is_pending(self) -> bool:
+        return self.state in PENDING_STATES
+
+
+@dataclass(frozen=True)
+class Queue:
+    """Jobs by id (``12`` or ``12_3``). `note` says what could not be read, in words for people."""
+
+    jobs: dict[str, Job]
+    note: str = ""
+    is_reachable: bool = True
+
+    def get(self, job: str | None, name: str) -> Job | None:
+        """The job, unless its number has since been given to another job."""
+        found = self.jobs.get(job or "")
+        return found if found is not None and found.name == name else None
+
+
+def read_live(users: Iterable[str]) -> dict[str, Job]:
+    """All jobs of `users` that the controller remembers, ended ones included for some minutes.
+
+    Raises :class:`SlurmError`.
+    """
+    whose = f"--user={','.join(sorted(set(users)))}"
+    lines = run(["squeue", "--noheader", "--states=all", whose, f"--format={SQUEUE_FIELDS}"]).splitlines()
+    return {job.id: job for line in lines for job in _parse_squeue(line)}
+
+
+def read_ended(jobs: Collection[str]) -> dict[str, Job] | None:
+    """What accounting knows of `jobs`; None where it is off or cannot be reached."""
+    arrays = sorted({job.partition("_")[0] for job in jobs})
+    if not arrays:
+        return {}
+    shown = ["--allocations", "--noheader", "--parsable2", f"--format={SACCT_FIELDS}"]
+    try:
+        lines = run(["sacct", *shown, f"--jobs={','.join(arrays)}"]).splitlines()
+    except SlurmError:
+        return None
+    return {job.id: job for line in lines for job in _parse_sacct(line)}
+
+
+def read_queue(users: Iterable[str], wanted: Collection[tuple[str, str]] = ()) -> Queue:
+    """The queue; of the `wanted` jobs (id, name) that are not in it, what accounting says. Never raises."""
+    try:
+        jobs = read_live(users)
+    except SlurmError as error:
+        return Queue({}, f"SLURM cannot be reached ({error}); shown from the files alone", is_reachable=False)
+    forgotten = [id for id, name in wanted if id not in jobs or jobs[id].name != name]
+    ended = read_ended(forgotten)
+    if ended is None:
+        return Queue(jobs, "accounting is off: what became of jobs that ended long ago is told from the files")
+    return Queue({**ended, **jobs})
+
+
+def max_array_size() -> int:
+    """Most elements that one array may have. Raises :class:`SlurmError`."""
+    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", run(["scontrol", "show", "config"]), re.MULTILINE)
+    return max(1, int(match.group(1))) if match else 1001
+
+
+def cancel(jobs: Iterable[str]) -> None:
+    """scancel. Jobs that have ended are no error. Raises :class:`SlurmError`."""
+    arrays: dict[str, list[str]] = {}
+    for job in sorted(jobs):
+        array, _, index = job.partition("_")
+        arrays.setdefault(array, []).extend([index] if index else [])
+    named = [f"{array}_[{','.join(indices)}]" if indices else array for array, indices in arrays.items()]
+    for start in range(0, len(named), 50):
+        run(["scancel", "--quiet", *named[start : start + 50]])
+
+
+def run(command: list[str]) -> str:
+    """Standard output of one of SLURM's commands. Raises :class:`SlurmError` with what it says."""
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False, env=_environment()
+        )
+    except FileNotFoundError:
+        raise SlurmError(f"{command[0]} is not installed here") from None
+    except subprocess.TimeoutExpired:
+        raise SlurmError(f"{command[0]} gave no answer in {COMMAND_SECONDS:.0f} s") from None
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or [f"{command[0]} ended with status {done.returncode}"]
+        raise SlurmError(lines[-1])
+    return done.stdout
+
+
+def _environment() -> dict[str, str]:
+    """Without what a person's shell may set for these commands; times in Unix seconds, lists of arrays in full."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("SQUEUE_", "SACCT_", "SCANCEL_"))}
+    return {**kept, "SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0"}
+
+
+def _parse_squeue(line: str) -> Iterator[Job]:
+    ids, state, start, node, reason, name = line.split("|", 5)
+    for id in expand(ids):
+        yield Job(id, name, state, "" if reason == "None" else reason, node, _seconds(start))
+
+
+def _parse_sacct(line: str) -> Iterator[Job]:
+    ids, state, start, node, exit_code, name = line.split("|", 5)
+    word, _, rest = state.partition(" ")  # "CANCELLED by 1000"
+    reason = rest or (f"exit code {exit_code}" if word == "FAILED" else "")
+    for id in expand(ids):
+        yield Job(id, name, word, reason, "" if node == "None assigned" else node, _seconds(start))
+
+
+def expand(ids: str) -> Iterator[str]:
+    """``12``, ``12_3`` or ``12_[0-2,5%4]`` as single ids."""
+    array, bracket, rest = ids.partition("_[")
+    if not bracket:
+        yield ids
+        return
+    for part in rest.rstrip("]").partition("%")[0].split(","):
+        first, _, last = part.partition("-")
+        last, _, stride = last.partition(":")
+        for index in range(int(first), int(last or first) + 1, int(stride or 1)):
+            yield f"{array}_{index}"
+
+
+def _seconds(text: str) -> float | None:
+    return float(text) if text.isdigit() else None
