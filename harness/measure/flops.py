@@ -20,17 +20,23 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from fvcore.nn import FlopCountAnalysis
-from fvcore.nn.jit_handles import addmm_flop_jit, bmm_flop_jit, conv_flop_jit, get_shape, linear_flop_jit
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.errors import HarnessError
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", FutureWarning)  # fvcore scripts functions as it is imported
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from fvcore.nn import FlopCountAnalysis
+    from fvcore.nn.jit_handles import addmm_flop_jit, bmm_flop_jit, conv_flop_jit, get_shape, linear_flop_jit
 
 if TYPE_CHECKING:
     from harness.sampling import Drawing
@@ -165,7 +171,7 @@ class _Call(nn.Module):
         super().__init__()
         self.model = model
         self._function = function
-        self._inputs = tuple(inputs)
+        self._inputs = tree_map(lambda v: v.detach() if isinstance(v, Tensor) else v, tuple(inputs))
 
     def tensors(self) -> tuple[Tensor, ...]:
         return tuple(value for value in self._inputs if isinstance(value, Tensor))
