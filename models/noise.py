@@ -75,7 +75,7 @@ def uniform(
 ) -> Tensor:
     """Uniform float32 numbers strictly inside (0, 1), (B, *shape), 23 bits fine."""
     words = random_words(seed, indices, draw, math.prod(shape), stream)
-    return ((words >> 9).float() + 0.5).mul_(2.0**-23).reshape(-1, *shape)
+    return ((words >> 9).float() + 0.5).mul_(2.0**-23).reshape(len(indices), *shape)
 
 
 def normal(seed: int, indices: Tensor, draw: int | Tensor, shape: Sequence[int], stream: int = 0) -> Tensor:
@@ -85,7 +85,7 @@ def normal(seed: int, indices: Tensor, draw: int | Tensor, shape: Sequence[int],
     radius = ((pairs[:, 0::2] + 1).float() * 2.0**-24).log_().mul_(-2).sqrt_()
     angle = pairs[:, 1::2].float() * (2 * math.pi * 2.0**-24)
     values = torch.stack((radius * angle.cos(), radius * angle.sin()), dim=-1).flatten(1)
-    return values[:, :elements].reshape(-1, *shape)
+    return values[:, :elements].reshape(len(indices), *shape)
 
 
 class ImageNoise:
