@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 FEATURES = 64
@@ -14,7 +13,7 @@ PREPROCESSING = "8×8 uint8, grey is the mean of the channels, x/127.5 - 1"
 
 
 class DigitsNetwork(nn.Module):
-    """Three convolutions and a linear layer to 64 features, then ten logits."""
+    """Three convolutions and a linear layer to 64 features, from which ten logits are a linear function."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,5 +34,5 @@ class DigitsNetwork(nn.Module):
             raise ValueError(f"the digits' extractor takes {SIZE}×{SIZE} images, not {tuple(images.shape)}")
         x = images.float().mean(1, keepdim=True) / 127.5 - 1  # (B, 1, 8, 8)
         x = self.convolutions(x).flatten(1)  # (B, 256)
-        features = torch.relu(self.features(x))
+        features = self.features(x)
         return features, self.logits(features)

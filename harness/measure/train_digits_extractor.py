@@ -17,13 +17,15 @@ from safetensors.torch import save
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from harness.measure.digits_extractor import PREPROCESSING, WEIGHTS, DigitsNetwork
+from harness.measure.digits_extractor import FEATURES, PREPROCESSING, SIZE, WEIGHTS, DigitsNetwork
 from harness.store import write_atomically
 
 SEED = 0
-EPOCHS = 60
+EPOCHS = 40
 BATCH = 64
 HELD_OUT = 360
+RECONSTRUCTION = 10.0
+"""Weight of the squared error of the image, in [-1, 1], beside the cross-entropy of the digit."""
 
 
 def digits() -> tuple[Tensor, Tensor]:
@@ -41,20 +43,27 @@ def train(epochs: int = EPOCHS, seed: int = SEED) -> tuple[DigitsNetwork, float]
     held_out, training = order[:HELD_OUT], order[HELD_OUT:]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = DigitsNetwork()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=1e-2)
+        network, decoder = DigitsNetwork(), nn.Linear(FEATURES, SIZE * SIZE)
+    parameters = [*network.parameters(), *decoder.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=2e-3, weight_decay=1e-2)
     steps = epochs * (len(training) // BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=steps)
     for _ in range(epochs):
         shuffled = training[torch.randperm(len(training), generator=randomness)]
         for batch in shuffled[: len(shuffled) // BATCH * BATCH].split(BATCH):
-            _, logits = network(images[batch])
-            loss = nn.functional.cross_entropy(logits, labels[batch], label_smoothing=0.1)
+            features, logits = network(images[batch])
+            target = images[batch].flatten(1) / 127.5 - 1
+            loss = nn.functional.cross_entropy(logits, labels[batch])
+            loss = loss + RECONSTRUCTION * nn.functional.mse_loss(decoder(features), target)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
     with torch.no_grad():
+        deviation = network(images)[0].var(0).mean().sqrt()
+        network.features.weight /= deviation  # the mean variance of a feature is 1, and the logits as they were
+        network.features.bias /= deviation
+        network.logits.weight *= deviation
         _, logits = network(images[held_out])
     return network.eval(), float((logits.argmax(1) == labels[held_out]).double().mean())
 
