@@ -26,8 +26,13 @@ ContextLevels = Literal["all", "last"]
 class Model(Protocol):
     """What a sampler's denoiser needs of a method."""
 
-    classes: int | None
-    evaluations: tuple[str, ...]
+    @property
+    def classes(self) -> int | None:
+        """Number of classes, None for a model without labels."""
+
+    @property
+    def evaluations(self) -> tuple[str, ...]:
+        """Names of its networks."""
 
     def step(
         self, z: Tensor, log_snr: Tensor, labels: Tensor | None = None, state: State = None

@@ -217,7 +217,7 @@ class TransformerBlock(nn.Module):
         """`film` is (1 or B, 4C): scale and shift before the attention, scale and shift before the MLP."""
         scale, shift, mlp_scale, mlp_shift = film.chunk(4, dim=1)
         h = h + self._drop(self._attend(_modulated_norm(h, scale, shift)))
-        inner = F.gelu(self.expand(_modulated_norm(h, mlp_scale, mlp_shift)), approximate="tanh")
+        inner = F.gelu(self.expand(_modulated_norm(h, mlp_scale, mlp_shift)))
         return h + self._drop(self.contract(inner))
 
     def _attend(self, h: Tensor) -> Tensor:
