@@ -128,15 +128,19 @@ def _progress(shown: bool) -> Iterator[PrepareProgress | None]:
         TimeRemainingColumn(),
     )
     tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=Console(stderr=True), speed_estimate_period=60) as bars:
+    bars = Progress(*columns, console=Console(stderr=True), speed_estimate_period=60)
 
-        def update(phase: str, done: int, total: int, damaged: int) -> None:
-            note = f"{damaged} damaged" if damaged else ""
-            if phase not in tasks:
-                tasks[phase] = bars.add_task(phase, total=total, completed=done, damaged=note)
-            bars.update(tasks[phase], completed=done, total=total, damaged=note)
+    def update(phase: str, done: int, total: int, damaged: int) -> None:
+        note = f"{damaged} damaged" if damaged else ""
+        if phase not in tasks:
+            bars.start()
+            tasks[phase] = bars.add_task(phase, total=total, completed=done, damaged=note)
+        bars.update(tasks[phase], completed=done, total=total, damaged=note)
 
+    try:
         yield update
+    finally:
+        bars.stop()
 
 
 def _print_json(values: dict[str, Any]) -> None:

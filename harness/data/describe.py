@@ -89,8 +89,8 @@ def _listed_split(listing: Listing, check: bool, progress: PrepareProgress | Non
     return described
 
 
-def _classes(labels: np.ndarray, classes: int | None) -> dict[str, Any]:
-    if classes is None:
+def _classes(labels: np.ndarray | None, classes: int | None) -> dict[str, Any]:
+    if classes is None or labels is None:
         return {"classes": None}
     counts = np.bincount(labels, minlength=classes)
     return {"classes": classes, "images_per_class": [int(counts.min()), int(counts.max())]}

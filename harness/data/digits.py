@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 LEVELS = 16
 CLASSES = 10
@@ -26,5 +25,7 @@ def to_values(pixels: np.ndarray) -> np.ndarray:
 @cache
 def load() -> tuple[np.ndarray, np.ndarray]:
     """All digits: images uint8 (1797, 1, 8, 8) and labels int64 (1797,)."""
+    from sklearn.datasets import load_digits  # here, since it takes half a second that a fingerprint does not need
+
     digits = load_digits()
     return to_uint8(digits.images)[:, None], digits.target.astype(np.int64)

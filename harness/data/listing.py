@@ -132,9 +132,30 @@ def _state(file: Path) -> tuple[int, int]:
     return status.st_mtime_ns, status.st_size
 
 
+class _Scan(NamedTuple):
+    """All that lies at a path, sorted into splits."""
+
+    containers: tuple[Container, ...]
+    descriptions: tuple[Description | None, ...]
+    train: list[Item]
+    test: list[Item]
+    other_files: int
+
+
 @lru_cache(maxsize=8)
 def _list_images(path: str, files: tuple[Path, ...], state: object, split: str) -> Listing:
-    containers = _open_containers(path, files, state)
+    scan = _scan(path, files, state)
+    if split == "test" and not scan.test:
+        raise DataError(
+            f"{path}: has no test split; name one by a folder val/ or test/ beside train/, or by zips with "
+            "such a word in their names that the path matches too"
+        )
+    return _labelled(path, scan, scan.train if split == "train" else scan.test)
+
+
+@lru_cache(maxsize=2)
+def _scan(path: str, files: tuple[Path, ...], state: object) -> _Scan:
+    containers = tuple(_open_container(file) for file in files)
     descriptions = _descriptions(path, containers)
     by_split: dict[str, list[Item]] = {}
     for index, container in enumerate(containers):
@@ -144,26 +165,15 @@ def _list_images(path: str, files: tuple[Path, ...], state: object, split: str) 
     if not by_split:
         raise DataError(f"{path}: holds no images (looked for {', '.join(IMAGE_SUFFIXES)}; found {others} other files)")
     train, test = _train_and_test(by_split)
-    chosen = train if split == "train" else test
-    if not chosen:
-        raise DataError(
-            f"{path}: has no test split; name one by a folder val/ or test/ beside train/, or by zips with "
-            "such a word in their names that the path matches too"
-        )
-    return _labelled(path, containers, descriptions, train, chosen, others, splits=1 + bool(test))
+    return _Scan(containers, tuple(descriptions), train, test, others)
 
 
-@lru_cache(maxsize=2)
-def _open_containers(path: str, files: tuple[Path, ...], state: object) -> tuple[Container, ...]:
-    containers: list[Container] = []
-    for file in files:
-        if file.is_dir():
-            containers.append(Folder(file))
-        elif file.suffix.lower() == ".zip":
-            containers.append(Zip(file))
-        else:
-            raise DataError(f"{file}: is neither a folder nor a zip of images")
-    return tuple(containers)
+def _open_container(file: Path) -> Container:
+    if file.is_dir():
+        return Folder(file)
+    if file.suffix.lower() == ".zip":
+        return Zip(file)
+    raise DataError(f"{file}: is neither a folder nor a zip of images")
 
 
 def _train_and_test(by_split: dict[str, list[Item]]) -> tuple[list[Item], list[Item]]:
@@ -259,15 +269,8 @@ def _row(file: str, row: Any) -> tuple[str, int]:
     return name, label
 
 
-def _labelled(
-    path: str,
-    containers: tuple[Container, ...],
-    descriptions: Sequence[Description | None],
-    train: Sequence[Item],
-    chosen: Sequence[Item],
-    others: int,
-    splits: int,
-) -> Listing:
+def _labelled(path: str, scan: _Scan, chosen: Sequence[Item]) -> Listing:
+    containers, descriptions, train = scan.containers, scan.descriptions, scan.train
     description = next((d for d in descriptions if d is not None), None)
     extra = dict(description.extra) if description else {}
     names: tuple[str, ...] | None = None
@@ -292,8 +295,8 @@ def _labelled(
         class_names=names,
         classes=classes,
         extra=extra,
-        other_files=others,
-        splits=splits,
+        other_files=scan.other_files,
+        splits=1 + bool(scan.test),
         fingerprint=_fingerprint(items, names, classes, extra),
     )
 

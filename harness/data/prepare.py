@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -275,8 +276,6 @@ def _decode(
     _check_disk(renderer, destination, covered)
     parts.mkdir(parents=True, exist_ok=True)
     resumed = done
-    if progress is not None:
-        progress("decoding", done, total, damaged)
     for images, bad in _run(renderer, parts, missing, workers):
         done, damaged = done + images, damaged + bad
         if progress is not None:
@@ -285,14 +284,21 @@ def _decode(
 
 
 def _run(renderer: Renderer, parts: Path, missing: list[int], workers: int | None) -> Iterator[tuple[int, int]]:
+    """Images and damaged ones of each part as it is made; the first is (0, 0), once all processes have started.
+
+    They start by fork where that is sound, before anybody is told and may start threads: no import, no copying.
+    """
     processes = min(workers or os.cpu_count() or 1, len(missing))
     if processes <= 1:
+        yield 0, 0
         for number in missing:
             yield renderer.write_part(number, _part_path(parts, number))
         return
-    pool = ProcessPoolExecutor(processes, get_context("spawn"), _set_renderer, (renderer, parts))
+    context = get_context("fork" if sys.platform == "linux" else "spawn")
+    pool = ProcessPoolExecutor(processes, context, _set_renderer, (renderer, parts))
     try:
         futures: list[Future[tuple[int, int]]] = [pool.submit(_write_part, number) for number in missing]
+        yield 0, 0
         for future in as_completed(futures):
             yield future.result()
     except BrokenProcessPool:
