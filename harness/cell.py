@@ -17,12 +17,13 @@ from torch import Tensor
 from harness.build import build_model
 from harness.config import Experiment
 from harness.data import Dataset, open_data
-from harness.distributed import Ranks, current_ranks, pick_device
-from harness.measure.fidelity import Reference, measure_quality
+from harness.distributed import current_ranks, pick_device
+from harness.measure.fidelity import measure_quality, to_uint8
 from harness.measure.flops import sampling_cost
 from harness.measure.latency import measure_sampling
+from harness.measure.reference import Reference
 from harness.provenance import provenance
-from harness.sampling import Drawing, to_uint8
+from harness.sampling import Drawing
 from harness.store import Store, atomic_path, write_json
 from harness.sweep import identify
 from harness.weights import DamagedFile, load_tensors, save_tensors, set_aside
@@ -33,14 +34,12 @@ SHOWN_IMAGES = 64
 
 def load_drawing(experiment: Experiment, weights: Path, device: torch.device | None = None) -> Drawing:
     """The network in `weights`, ready to draw as `experiment` says. Raises StoreError for another training's file."""
-    device = device or pick_device()
     training, _ = identify(experiment)
     tensors, _ = load_tensors(weights, training)
     info = open_data(experiment.data).info
     model = build_model(experiment, info)
     model.load_state_dict(tensors)
-    classes = info.classes if experiment.model.class_conditional else None
-    return Drawing(experiment, model.to(device), (info.channels, info.size, info.size), classes, device)
+    return Drawing(experiment, model, info, device or pick_device())
 
 
 def measure_cell(
@@ -64,11 +63,13 @@ def measure_cell(
     shards = Shards(store.partial_folder(cell), cell, experiment)
     total = experiment.measure.images * len(experiment.sample.seeds)
     finished = shards.images_drawn()
+    missing = shards.missing()[ranks.rank :: ranks.world]
+    ranks.barrier()  # all have looked before one draws: the shares must be parts of the same list
     progress(finished, total)
-    for seed, start, stop in shards.missing()[ranks.rank :: ranks.world]:
+    for seed, start, stop in missing:
         if should_stop():
             raise Stopped(f"cell {cell} stopped at {finished} of {total} images")
-        images = to_uint8(drawing.draw(seed, torch.arange(start, stop)))
+        images = to_uint8(drawing.draw(seed, torch.arange(start, stop))).cpu()
         shards.save(seed, start, images, drawing.evaluations)
         finished += (stop - start) * ranks.world
         progress(min(finished, total), total)
@@ -182,7 +183,7 @@ def _record(
 def _reference(experiment: Experiment, dataset: Dataset) -> Reference:
     split = experiment.measure.reference
     source = dataset if split == "train" else open_data(experiment.data, split)
-    return Reference(f"{source.info.name} {split}", source.info.fingerprint, source.all_uint8)
+    return Reference(f"{source.info.name} {split}", source.info.fingerprint, source.all_uint8, source.info.images)
 
 
 def _training_provenance(store: Store, training: str) -> dict[str, Any]:

@@ -41,4 +41,6 @@ def check_store(store: Store) -> None:
     except OSError as error:
         raise StoreError(f"{store.runs}: cannot be written: {error.strerror}") from None
     if free < LEAST_FREE_BYTES:
-        raise StoreError(f"{store.runs}: {free / 2**20:.0f} MiB free, at least {LEAST_FREE_BYTES / 2**20:.0f} are needed")
+        raise StoreError(
+            f"{store.runs}: {free / 2**20:.0f} MiB free, at least {LEAST_FREE_BYTES / 2**20:.0f} are needed"
+        )

@@ -55,7 +55,7 @@ class ModelConfig(Section):
 
     kind: Literal["single_rate", "dual_rate"] = "single_rate"
     patch: PositiveInt = Field(1, description="side of a patch in pixels")
-    width: PositiveInt = Field(64, description="channels of level 0 is width × multipliers[0]")
+    width: PositiveInt = Field(64, description="channels of level i are width × multipliers[i], to a multiple of 8")
     multipliers: tuple[PositiveFloat, ...] = (1, 2)
     blocks: tuple[PositiveInt, ...] = Field(
         (1, 4), description="blocks per level; on all levels but the lowest this many on the way down and again up"
@@ -66,9 +66,13 @@ class ModelConfig(Section):
     embedding: PositiveInt | None = Field(None, description="width of the time and class embedding; 4 × width if unset")
     dropout: Probability = Field(0.0, description="dropout inside transformer blocks")
     class_conditional: bool = False
-    light_width: PositiveFloat | None = Field(None, description="dual_rate: denoiser's channels relative to the encoder's")
+    light_width: PositiveFloat | None = Field(
+        None, description="dual_rate: denoiser's channels relative to the encoder's"
+    )
     light_blocks: tuple[PositiveInt, ...] | None = Field(None, description="dual_rate: denoiser's blocks per level")
-    light_levels: tuple[LevelKind, ...] | None = Field(None, description="dual_rate: denoiser's kinds; encoder's if unset")
+    light_levels: tuple[LevelKind, ...] | None = Field(
+        None, description="dual_rate: denoiser's kinds; encoder's if unset"
+    )
     context_channels: PositiveInt | None = Field(
         None, description="dual_rate: channels the context is projected to, per level; the denoiser's own if unset"
     )
@@ -87,7 +91,12 @@ class ModelConfig(Section):
             if value is not None and len(value) != count:
                 raise ValueError(f"{key}: has {len(value)} entries, but levels has {count}")
         only_dual = (
-            "light_width", "light_blocks", "light_levels", "context_channels", "context_levels", "context_entry",
+            "light_width",
+            "light_blocks",
+            "light_levels",
+            "context_channels",
+            "context_levels",
+            "context_entry",
         )
         if self.kind == "single_rate":
             for key in only_dual:
@@ -101,7 +110,8 @@ class DiffusionConfig(Section):
 
     schedule: Literal["cosine"] = "cosine"
     base_resolution: PositiveInt | None = Field(
-        None, description="the schedule's log-SNR is shifted by 2·log(base_resolution / resolution) [SiD]; none if unset"
+        None,
+        description="the schedule's log-SNR is shifted by 2·log(base_resolution / resolution) [SiD]; none if unset",
     )
     log_snr_range: tuple[float, float] = Field((-15.0, 15.0), description="the schedule is clipped to this")
     prediction: Literal["v", "x", "epsilon"] | None = Field(None, description="v if unset; edm fixes its own")
@@ -140,9 +150,7 @@ class TrainConfig(Section):
     refreshes: tuple[PositiveInt, PositiveInt] | PositiveInt | None = Field(
         None, description="dual_rate: grid takes the number of refreshes, range takes [fewest, most]"
     )
-    denoiser_times: PositiveInt | None = Field(
-        None, description="dual_rate: denoiser times trained per encoder pass"
-    )
+    denoiser_times: PositiveInt | None = Field(None, description="dual_rate: denoiser times trained per encoder pass")
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: bool = False
     checkpoint_activations: bool = False
@@ -160,7 +168,8 @@ class SampleConfig(Section):
     refreshes: PositiveInt | None = Field(None, description="runs of the encoder in all, spread evenly")
     refresh_steps: tuple[NonNegativeInt, ...] | None = Field(None, description="the very steps, starting with 0")
     cache_from_level: PositiveInt | None = Field(
-        None, description="single_rate: levels from this one down run at refresh steps only (training-free feature cache)"
+        None,
+        description="single_rate: levels from this one down run at refresh steps only (training-free feature cache)",
     )
     spacing: Literal["time", "karras", "log_snr"] | None = Field(
         None, description="where the steps lie: even in t, Karras in σ, even in log-SNR; karras if the sampler is heun"
@@ -203,7 +212,11 @@ class SampleConfig(Section):
             if not steps or steps[0] != 0 or list(steps) != sorted(set(steps)) or steps[-1] >= self.steps:
                 raise ValueError(f"refresh_steps: must start with 0, rise, and stay below {self.steps} steps")
         owners = {
-            "variance": "ancestral", "eta": "ddim", "churn": "heun", "churn_range": "heun", "churn_noise": "heun",
+            "variance": "ancestral",
+            "eta": "ddim",
+            "churn": "heun",
+            "churn_range": "heun",
+            "churn_noise": "heun",
         }
         for key, sampler in owners.items():
             if getattr(self, key) is not None and self.sampler != sampler:

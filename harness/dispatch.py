@@ -112,9 +112,7 @@ class LocalJob:
         jobs.run(Store(self.root), self.target)
 
 
-def run_local(
-    plan: Plan, store: Store, console: Console, workers: int, poll_seconds: float = 0.5
-) -> Outcome:
+def run_local(plan: Plan, store: Store, console: Console, workers: int, poll_seconds: float = 0.5) -> Outcome:
     """Run what is missing in up to `workers` processes of this machine, through submitit's local executor."""
     import submitit
     import torch

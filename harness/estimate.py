@@ -2,33 +2,52 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from functools import lru_cache
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from harness.build import build_schedule, refresh_mask, time_steps
-from harness.config import DataConfig, DiffusionConfig, Experiment, ModelConfig, SampleConfig
-from harness.sampling import SAMPLER_OPTIONS
+from harness.build import (
+    build_guidance,
+    build_model,
+    build_schedule,
+    refresh_mask,
+    sampler_options,
+    time_steps,
+)
+from harness.config import DataConfig, DiffusionConfig, Experiment, ModelConfig, SampleConfig, TrainConfig
+from harness.data import open_data
+from harness.measure.flops import MacCount, network_costs, sampling_macs, training_macs_per_step
+from models.cache import CachedSingleRate
 from models.denoise import Denoise
+from models.dual_rate import SingleRate
 from models.noise import ImageNoise
 from models.samplers import SAMPLERS
 
 GIGA = 1e9
-BACKWARD = 2
-"""A backward pass is counted as two forward passes, the usual convention."""
+ANY_CLASS = 1
 
 
-class _Counting(torch.nn.Module):
-    """Stands in for a network: answers zeros, so that a sampler's evaluations can be counted without one."""
+class _Counting:
+    """Stands in for a method: answers zeros, so that a sampler's evaluations can be counted without a network."""
 
-    def __init__(self, evaluations: tuple[str, ...]) -> None:
-        super().__init__()
-        self.evaluations = evaluations
+    classes: int | None = ANY_CLASS
 
-    def step(self, z: Tensor, log_snr: Tensor, labels: Tensor | None, state: object) -> tuple[Tensor, object]:
-        return torch.zeros_like(z), state if state is not None else ()
+    def __init__(self, evaluations: tuple[str, ...], cached: bool) -> None:
+        self.evaluations, self.cached = evaluations, cached
+
+    def step(
+        self, z: Tensor, log_snr: Tensor, labels: Tensor | None = None, state: object = None
+    ) -> tuple[Tensor, tuple[()]]:
+        return torch.zeros_like(z), ()
+
+    def evaluated(self, refresh: bool) -> tuple[str, ...]:
+        if len(self.evaluations) == 1:
+            return self.evaluations
+        if refresh:
+            return self.evaluations[:1] if self.cached else self.evaluations
+        return self.evaluations[1:]
 
 
 def networks_of(experiment: Experiment) -> tuple[str, ...]:
@@ -40,61 +59,53 @@ def networks_of(experiment: Experiment) -> tuple[str, ...]:
 
 def expected_evaluations(experiment: Experiment) -> dict[str, int]:
     """Evaluations of each network per image."""
-    size = 8  # of no matter but to the schedule's shift
+    size = open_data(experiment.data).info.size if experiment.diffusion.base_resolution else 1
     return dict(_evaluations(experiment.sample, experiment.diffusion, networks_of(experiment), size))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _evaluations(
     sample: SampleConfig, diffusion: DiffusionConfig, networks: tuple[str, ...], size: int
 ) -> tuple[tuple[str, int], ...]:
-    experiment = Experiment.model_construct(sample=sample, diffusion=diffusion)
-    schedule = build_schedule(experiment, size)
-    times = time_steps(experiment, schedule)
-    labels = torch.zeros(1, dtype=torch.int64)
+    schedule = build_schedule(diffusion, size)
+    times = time_steps(sample, schedule)
+    one = torch.zeros(1, dtype=torch.int64)
     denoise = Denoise(
-        _Counting(networks),
+        _Counting(networks, sample.cache_from_level is not None),
         schedule,
         times,
         refresh_mask(sample),
-        labels=labels if sample.guidance is not None else None,
-        guidance=sample.guidance,
-        guidance_interval=sample.guidance_interval,
+        labels=one,
+        guidance=build_guidance(sample),
     )
-    noise = ImageNoise(0, torch.zeros(1, dtype=torch.int64), (1, 1, 1), torch.device("cpu"))
-    options = {k: v for k in SAMPLER_OPTIONS[sample.sampler] if (v := getattr(sample, k)) is not None}
-    SAMPLERS[sample.sampler](denoise, noise, times, schedule, callback=None, **options)
-    return tuple(sorted(Counter(denoise.evaluations).items()))
+    noise = ImageNoise(0, one, (1, 1, 1), torch.device("cpu"))
+    SAMPLERS[sample.sampler](denoise, noise, times, schedule, **sampler_options(sample))
+    return tuple(sorted(denoise.evaluations.items()))
 
 
-@lru_cache(maxsize=None)
-def _network_gmacs(
-    data: DataConfig, model: ModelConfig, diffusion: DiffusionConfig, cache_from_level: int | None
-) -> tuple[tuple[str, float], ...]:
-    from harness.build import build_model
-    from harness.data import open_data
-    from harness.measure.flops import network_costs
-    from models.cache import CachedSingleRate
-
-    experiment = Experiment.model_construct(data=data, model=model, diffusion=diffusion)
+@cache
+def _network_costs(
+    data: DataConfig, model: ModelConfig, diffusion: DiffusionConfig, cache_from_level: int | None, training: bool
+) -> dict[str, MacCount]:
+    experiment = Experiment.model_construct(data=data, model=model, diffusion=diffusion, train=TrainConfig())
     info = open_data(data).info
-    network = build_model(experiment, info).eval()
-    stepper = network if cache_from_level is None else CachedSingleRate(network, cache_from_level)
-    costs = network_costs(stepper, (info.channels, info.size, info.size))
-    return tuple((name, cost.macs / GIGA) for name, cost in costs.items())
+    network = build_model(experiment, info)
+    classes = (info.classes or 0) if model.class_conditional else 0
+    stepper: Any = network
+    if cache_from_level is not None and isinstance(network, SingleRate):
+        stepper = CachedSingleRate(network, cache_from_level)
+    return network_costs(stepper, (info.channels, info.size, info.size), classes, training=training)
 
 
-def gmacs_per_evaluation(experiment: Experiment) -> dict[str, float]:
-    """GMACs of one evaluation of each network, for one image."""
-    return dict(
-        _network_gmacs(experiment.data, experiment.model, experiment.diffusion, experiment.sample.cache_from_level)
-    )
+def network_costs_of(experiment: Experiment, *, training: bool = False) -> dict[str, MacCount]:
+    """Multiply-adds of one evaluation of each network, for one image."""
+    cache = None if training else experiment.sample.cache_from_level
+    return _network_costs(experiment.data, experiment.model, experiment.diffusion, cache, training)
 
 
 def gmacs_per_image(experiment: Experiment) -> float:
     """GMACs to draw one image."""
-    costs = gmacs_per_evaluation(experiment)
-    return sum(costs[name] * count for name, count in expected_evaluations(experiment).items())
+    return sampling_macs(network_costs_of(experiment), expected_evaluations(experiment)) / GIGA
 
 
 def cell_gmacs(experiment: Experiment) -> float:
@@ -107,10 +118,12 @@ def cell_gmacs(experiment: Experiment) -> float:
 
 def training_gmacs(experiment: Experiment) -> float:
     """GMACs of a whole training: forward and backward of every network at every step."""
-    single = experiment.model_copy(
-        update={"sample": experiment.sample.model_copy(update={"cache_from_level": None})}
+    train = experiment.train
+    costs = network_costs_of(experiment, training=True)
+    per_step = training_macs_per_step(
+        costs,
+        train.batch,
+        denoiser_times=train.denoiser_times or 1,
+        recomputed=train.checkpoint_activations,
     )
-    costs = gmacs_per_evaluation(single)
-    times = experiment.train.denoiser_times or 1
-    per_image = sum(cost * (times if name == "denoiser" else 1) for name, cost in costs.items())
-    return experiment.train.steps * experiment.train.batch * (1 + BACKWARD) * per_image
+    return train.steps * per_step / GIGA

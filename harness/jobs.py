@@ -83,15 +83,19 @@ def _noted(store: Store, target: Target, progress: Progress) -> Iterator[Progres
         error=None,
         traceback=None,
     )
-    last = 0.0
+    last: float | None = None
 
     def note(done: int, total: int) -> None:
         nonlocal last
         progress(done, total)
         now = time.monotonic()
-        if now - last >= STATE_SECONDS or done == total:
-            last = now
+        if last is None:  # where this run goes on from, and when: the rate is counted from here
+            store.set_state(target, progress=[done, total], resumed=[done, time.time()])
+        elif now - last >= STATE_SECONDS or done == total:
             store.set_state(target, progress=[done, total])
+        else:
+            return
+        last = now
 
     try:
         yield note

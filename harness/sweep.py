@@ -12,7 +12,7 @@ import itertools
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +22,6 @@ from harness.config import (
     DataConfig,
     Experiment,
     MeasureConfig,
-    PositiveFloat,
     Section,
     known_keys,
     nearest,
@@ -191,13 +190,11 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
 
 def identify(experiment: Experiment) -> tuple[str, str]:
     """(training id, cell id): hashes of all that changes the weights, and of all that changes the figures."""
-    training = _training_id(
-        experiment.data, experiment.model, experiment.diffusion, experiment.train, experiment.seed
-    )
+    training = _training_id(experiment.data, experiment.model, experiment.diffusion, experiment.train, experiment.seed)
     return training, _digest([training, _dump(experiment.sample), _measure_identity(experiment.measure)])
 
 
-@lru_cache(maxsize=None)
+@cache
 def _training_id(data: DataConfig, model: Section, diffusion: Section, train: Section, seed: int) -> str:
     from harness.data import fingerprint
 
@@ -212,7 +209,7 @@ def _training_id(data: DataConfig, model: Section, diffusion: Section, train: Se
     return _digest(identity)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _measure_identity(measure: MeasureConfig) -> dict[str, Any]:
     identity = _dump(measure, {"weights", "batch"})
     if measure.weights is not None:
@@ -321,7 +318,9 @@ def _resolve_arm(
         return flatten(arm.set, source), dict(arm.grid)
     if arm.like not in arms:
         choices = list(arms)
-        raise ConfigError(source, [f"like: no arm {arm.like!r}{nearest(arm.like, choices)}; choices: {', '.join(choices)}"])
+        raise ConfigError(
+            source, [f"like: no arm {arm.like!r}{nearest(arm.like, choices)}; choices: {', '.join(choices)}"]
+        )
     if arm.like in (*seen, name):
         raise ConfigError(source, [f"like: {arm.like!r} is like itself"])
     inherited, grid = _resolve_arm(arms, arm.like, source, (*seen, name))
@@ -361,4 +360,6 @@ def _check_report(config: SweepConfig, source: str) -> None:
     for key in ("base", "subject"):
         arm = getattr(config.report, key)
         if arm is not None and arm not in config.arms:
-            raise ConfigError(source, [f"report.{key}: no arm {arm!r}{nearest(arm, choices)}; choices: {', '.join(choices)}"])
+            raise ConfigError(
+                source, [f"report.{key}: no arm {arm!r}{nearest(arm, choices)}; choices: {', '.join(choices)}"]
+            )

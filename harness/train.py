@@ -20,14 +20,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from harness.build import build_model, build_objective
+from harness.build import build_loss_settings, build_model
 from harness.config import Experiment, TrainConfig
 from harness.data import Dataset, batches, open_data
 from harness.distributed import Ranks, current_ranks, pick_device
 from harness.errors import ConfigError, StoreError
+from harness.measure.latency import device_name
 from harness.store import write_atomically, write_json
 from harness.weights import DamagedFile, load_tensors, save_tensors, set_aside, sha256
-from models.objective import Randomness, augment
+from models.augment import augment
+from models.dual_rate import DualRate, SingleRate
+from models.objective import LossSettings, Randomness, loss
 
 log = logging.getLogger("harness")
 
@@ -48,13 +51,13 @@ class Diverged(Exception):
 class TrainingLoss(nn.Module):
     """Network and objective as one module: what DistributedDataParallel wraps and torch.compile compiles."""
 
-    def __init__(self, model: nn.Module, objective: Callable[..., Tensor]) -> None:
+    def __init__(self, model: SingleRate | DualRate, settings: LossSettings) -> None:
         super().__init__()
-        self.model = model
-        self.objective = objective
+        self.model, self.settings = model, settings
 
     def forward(self, images: Tensor, labels: Tensor | None, randomness: Randomness) -> Tensor:
-        return self.objective(self.model, images, labels, randomness)
+        """The mean loss of images (B, C, H, W) in [-1, 1]."""
+        return loss(self.model, images, labels, randomness, self.settings)
 
 
 @dataclass
@@ -111,20 +114,29 @@ def train_network(
     micro_batch = _micro_batch(settings, ranks)
     device = pick_device(ranks)
     dataset = open_data(experiment.data)
+    dataset.ready(settings.workers)
     torch.manual_seed(experiment.seed)
     model = build_model(experiment, dataset.info).to(device)
-    loss = TrainingLoss(model, build_objective(experiment, dataset.info))
+    objective = TrainingLoss(model, build_loss_settings(experiment, dataset.info.size))
     average = {name: value.detach().clone() for name, value in model.state_dict().items()}
     state = State(model, average, _optimizer(model, settings, device))
     _resume(state, training, folder, ranks)
-    module: nn.Module = torch.compile(loss, dynamic=False) if settings.compile else loss  # type: ignore[assignment]
+    module: nn.Module = torch.compile(objective, dynamic=False) if settings.compile else objective  # type: ignore[assignment]
     if ranks.world > 1:
         module = DistributedDataParallel(module, device_ids=[device.index] if device.type == "cuda" else None)
     journal = Journal(folder / "log.jsonl", state.step, ranks)
     started, first = time.monotonic(), state.step
     progress(state.step, settings.steps)
     for images, labels, positions in batches(
-        dataset, settings.batch, experiment.seed, state.step, ranks.rank, ranks.world, workers=settings.workers
+        dataset,
+        settings.batch,
+        experiment.seed,
+        state.step,
+        settings.steps,
+        rank=ranks.rank,
+        world=ranks.world,
+        workers=settings.workers,
+        pin_memory=device.type == "cuda",
     ):
         value = _optimise(state, module, experiment, (images, labels, positions), micro_batch, device)
         state.step += 1
@@ -138,8 +150,6 @@ def train_network(
             _save_checkpoint(state, training, folder, ranks)
         if stopping:
             raise Stopped(f"training {training} stopped at step {state.step} of {settings.steps}")
-        if finished:
-            break
     seconds = time.monotonic() - started
     return _finish(state, training, folder, ranks, experiment, dataset, seconds, state.step - first)
 
@@ -181,20 +191,16 @@ def _optimise(
     state.optimizer.zero_grad(set_to_none=True)
     for number in range(count):
         part = slice(number * micro_batch, (number + 1) * micro_batch)
-        randomness = Randomness(experiment.seed, state.step, positions[part])
-        scaled = augment(
-            images[part].float().div_(127.5).sub_(1), randomness, settings.translation, flip=settings.flip
-        )
+        randomness = Randomness(experiment.seed, state.step, positions[part], settings.batch)
+        scaled = augment(images[part].float().div_(127.5).sub_(1), randomness, settings.translation, settings.flip)
         last = number == count - 1
         with contextlib.ExitStack() as stack:
             if isinstance(module, DistributedDataParallel) and not last:
                 stack.enter_context(module.no_sync())
-            stack.enter_context(
-                torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16")
-            )
-            loss = module(scaled, labels[part] if experiment.model.class_conditional else None, randomness)
-        (loss / count).backward()
-        total += loss.detach() / count
+            stack.enter_context(torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"))
+            value = module(scaled, labels[part] if experiment.model.class_conditional else None, randomness)
+        (value / count).backward()
+        total += value.detach() / count
     if settings.gradient_clip is not None:
         nn.utils.clip_grad_norm_(state.model.parameters(), settings.gradient_clip)
     for group in state.optimizer.param_groups:
@@ -287,23 +293,6 @@ def _finish(
             path.unlink(missing_ok=True)
     ranks.barrier()
     return done
-
-
-def device_name(device: torch.device) -> str:
-    """The device in words, for records."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU ({_cpu_model()})"
-
-
-def _cpu_model() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    import platform
-
-    return platform.processor() or platform.machine()
 
 
 def _mean_over_ranks(value: Tensor, ranks: Ranks) -> float:

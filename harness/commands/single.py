@@ -48,9 +48,7 @@ def _trained(store: Store, experiment: Experiment, out: Console) -> str:
     return training
 
 
-def train(
-    file: Path, overrides: Sequence[str], arm: str | None, results: Path, json_output: bool
-) -> None:
+def train(file: Path, overrides: Sequence[str], arm: str | None, results: Path, json_output: bool) -> None:
     store, out = Store(results), console(json_output)
     experiment = load_experiment(file, overrides, arm)
     training = _trained(store, experiment, out)
@@ -75,7 +73,7 @@ def sample(
 
     from harness.cell import load_drawing
     from harness.errors import ConfigError
-    from harness.sampling import to_uint8
+    from harness.measure.fidelity import to_uint8
 
     if out_path.suffix.lower() != ".png":
         raise ConfigError("--out", [f"{out_path}: a grid is written as .png"])
@@ -123,9 +121,7 @@ def save_grid(images: Tensor, path: Path, most: int = 256) -> None:
         Image.fromarray(array.squeeze(-1) if channels == 1 else array).save(temporary, format="PNG")
 
 
-def measure(
-    file: Path, overrides: Sequence[str], arm: str | None, results: Path, json_output: bool
-) -> None:
+def measure(file: Path, overrides: Sequence[str], arm: str | None, results: Path, json_output: bool) -> None:
     from harness import jobs
 
     store, out = Store(results), console(json_output)
@@ -157,10 +153,14 @@ def show_record(record: dict[str, Any], store: Store, out: Console) -> None:
         seed = f"sampling seed {values['seed']}"
         table.add_row(f"{frechet_label(features)}, {seed}", f"{values['frechet']:.4f}")
         table.add_row(f"{kernel_label(features)}, {seed}", f"{values['kernel']:.5f} ± {values['kernel_std']:.5f}")
-    table.add_row("images", f"{quality['images']} against {quality['reference']['images']} of {quality['reference']['name']}")
+    table.add_row(
+        "images", f"{quality['images']} against {quality['reference']['images']} of {quality['reference']['name']}"
+    )
     table.add_row("GMACs per image", f"{compute['gmacs_per_image']:.4g}")
     table.add_row("GFLOPs per image", f"{compute['gflops_per_image']:.4g}")
     table.add_row("evaluations", ", ".join(f"{k} {v}" for k, v in compute["evaluations"].items()))
-    table.add_row("seconds per image", f"{timing['seconds_per_image']:.4g} (batch {timing['batch']}, {timing['device']})")
+    table.add_row(
+        "seconds per image", f"{timing['seconds_per_image']:.4g} (batch {timing['batch']}, {timing['device']})"
+    )
     out.print(table)
     out.print(f"record: {store.cell_path(record['id'])}", highlight=False)
