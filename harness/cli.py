@@ -56,7 +56,10 @@ def sweep(
     file: SweepFile,
     overrides: Overrides = [],  # noqa: B006 - typer copies it
     results: Results = RESULTS,
-    cluster: Annotated[str | None, typer.Option(help="slurm, local or inline; slurm where sbatch exists")] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(envvar="HARNESS_CLUSTER", help="slurm, local or inline; slurm where sbatch exists"),
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="processes of --cluster local")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print what would run; run nothing")] = False,
     json_output: AsJson = False,

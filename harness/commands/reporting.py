@@ -10,11 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from harness.cli import console, print_json
 from harness.errors import ConfigError
 from harness.store import Store, Target, read_json, write_json
 from harness.sweep import Sweep, load_sweep
+
+REPORTED = "reported.csv"
+"""The literature's figures, beside the reports in the folder of results."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +44,15 @@ def run(file: Path, overrides: Sequence[str], results: Path, json_output: bool) 
 
 def remake(folder: Path) -> Made:
     """A report again from its own cells.json, without the runs it was made from."""
-    from harness.report import load_rows, write_report
+    from harness.report import load_cells, load_options, load_rows, write_report
 
     kept = folder / "cells.json"
     if not kept.exists():
         raise ConfigError(str(folder), ["holds no cells.json; it is not the folder of a report"])
-    name, title, rows, options = load_rows(kept)
-    report = write_report(name, title, rows, folder, options)
+    held = load_cells(kept)
+    report = write_report(
+        held["name"], held["title"], load_rows(kept), folder, load_options(kept), reported=folder.parent / REPORTED
+    )
     return Made(folder, _summary(report, folder))
 
 
@@ -58,11 +65,17 @@ def make(sweep: Sweep, store: Store, failures: Mapping[str, str], again: bool = 
         kept = read_json(memory)
         if kept.get("digest") == digest:
             return Made(folder, kept["summary"])
-    from harness.report import write_report
+    from harness.report import ReportOptions, write_report
 
     rows = rows_of(sweep, store, failures)
     report = write_report(
-        sweep.report_name, sweep.config.title or sweep.config.name, rows, folder, options_of(sweep), store.root
+        sweep.report_name,
+        sweep.config.title or sweep.config.name,
+        rows,
+        folder,
+        ReportOptions(**options_of(sweep)),
+        store.root,
+        store.root / REPORTED,
     )
     made = Made(folder, _summary(report, folder))
     write_json(memory, {"digest": digest, "summary": made.summary})
@@ -71,7 +84,8 @@ def make(sweep: Sweep, store: Store, failures: Mapping[str, str], again: bool = 
 
 def options_of(sweep: Sweep) -> dict[str, Any]:
     """What the report must know of the sweep besides its rows."""
-    return {**sweep.config.report.model_dump(), "arms": list(sweep.config.arms)}
+    command = " ".join(["harness report", str(sweep.path), *(f"--set {text}" for text in sweep.overrides)])
+    return {**sweep.config.report.model_dump(), "arms": list(sweep.config.arms), "command": command}
 
 
 def rows_of(sweep: Sweep, store: Store, failures: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -116,14 +130,20 @@ def _digest(sweep: Sweep, store: Store, failures: Mapping[str, str]) -> str:
 def _summary(report: Any, folder: Path) -> dict[str, Any]:
     return {
         "report": str(folder),
-        "files": sorted(path.name for path in report.files),
+        "files": list(report.files),
         "headline": report.headline,
-        "table": report.table_text,
+        "caption": report.caption,
+        "table": {"columns": list(report.table.columns), "rows": report.table.astype(str).values.tolist()},
     }
 
 
 def show(made: Made, out: Console) -> None:
     """The table, where the report lies, and last the sentence of what was measured."""
-    out.print(made.summary["table"], highlight=False, markup=False)
+    table = Table(title=made.summary["caption"], title_justify="left", caption_justify="left")
+    for number, column in enumerate(made.summary["table"]["columns"]):
+        table.add_column(escape(column), justify="left" if number < 2 else "right")
+    for row in made.summary["table"]["rows"]:
+        table.add_row(*map(escape, row))
+    out.print(table)
     out.print(f"report: {made.folder}", highlight=False, markup=False)
     out.print(made.summary["headline"], highlight=False, markup=False, style="bold")

@@ -1,7 +1,8 @@
 """From cells' records to tables, figures and a page. Nothing here trains, samples or imports torch."""
 
-from harness.report.frontier import headline
-from harness.report.rows import Panel, Row, panels
-from harness.report.write import Report, ReportOptions, load_options, load_rows, write_report
+from harness.report.headline import headline
+from harness.report.panel import Panel, panels
+from harness.report.rows import Row
+from harness.report.write import Report, ReportOptions, load_cells, load_options, load_rows, write_report
 
-__all__ = ["Panel", "Report", "ReportOptions", "Row", "headline", "load_options", "load_rows", "panels", "write_report"]
+__all__ = ["Panel", "Report", "ReportOptions", "Row", "headline", "load_cells", "load_options", "load_rows", "panels", "write_report"]

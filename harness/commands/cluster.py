@@ -1,0 +1,176 @@
+"""Sweeps on SLURM: submit, wait, retry, cancel, and what a submission would ask for."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+
+from harness.cli import console, print_json
+from harness.commands.status import find_targets, summary_line, table_of
+from harness.dispatch import default_cluster
+from harness.errors import ConfigError
+from harness.plan import Plan, plan
+from harness.slurm.settings import ClusterSettings, load_settings
+from harness.slurm.status import TO_RETRY, SweepStatus, read_status
+from harness.slurm.submit import Submitted, cancel_jobs, propose, submit
+from harness.store import Store, Target
+from harness.sweep import Sweep, load_sweep
+
+WATCH_SECONDS = 5.0
+
+
+def settings_of(sweep: Sweep, options: Sequence[str]) -> ClusterSettings:
+    """The user's file, the sweep's `cluster:` section and ``--slurm`` merged."""
+    return load_settings(sweep.config.cluster, str(sweep.path), options)
+
+
+def submit_sweep(
+    planned: Plan, store: Store, out: Console, options: Sequence[str], only: Collection[Target] | None = None
+) -> Submitted:
+    """Submit what is missing and say so."""
+    submitted = submit(planned.sweep, store, settings_of(planned.sweep, options), only)
+    out.print(describe_submission(submitted), highlight=False, markup=False)
+    return submitted
+
+
+def describe_submission(submitted: Submitted) -> str:
+    """What was submitted, in words, and how to look after it."""
+    parts = []
+    if submitted.submission is not None:
+        arrays = submitted.submission.arrays
+        trainings = sum(target.kind == "training" for target in submitted.targets)
+        parts.append(
+            f"submitted {trainings} trainings and {len(submitted.targets) - trainings} cells in {len(arrays)} job arrays: "
+            + ", ".join(array.job or "" for array in arrays)
+        )
+    if submitted.live:
+        parts.append(f"{len(submitted.live)} trainings and cells have a job already")
+    return "; ".join(parts) or "nothing to submit"
+
+
+def wait_for(sweep: Sweep, store: Store, out: Console) -> dict[str, str]:
+    """Show the status until no job of the sweep is left; what has no result then, with the reason."""
+    with Live(console=out, auto_refresh=False, transient=True) as live:
+        while True:
+            status = read_status(plan(sweep, store), store)
+            if out.is_terminal:
+                live.update(table_of(status, sweep, out.height - 4), refresh=True)
+            if not status.is_live:
+                break
+            time.sleep(WATCH_SECONDS)
+    out.print(summary_line(status), highlight=False, markup=False)
+    return failures_of(status)
+
+
+def failures_of(status: SweepStatus) -> dict[str, str]:
+    """Why each target without a result has none."""
+    return {str(row.target): row.reason or row.state for row in status.rows.values() if row.state != "done"}
+
+
+def retry(
+    file: Path,
+    names: Sequence[str],
+    overrides: Sequence[str],
+    results: Path,
+    cluster: str | None,
+    options: Sequence[str],
+    json_output: bool,
+) -> None:
+    """Run again what has failed, was cancelled, is blocked or lost; of that only `names` (ids), if given."""
+    from harness.checks import check_sweep
+
+    sweep, store, out = load_sweep(file, overrides), Store(results), console(json_output)
+    planned = plan(sweep, store)
+    status = read_status(planned, store)
+    if names:
+        chosen = set(find_targets(sweep, names))
+    else:
+        chosen = {row.target for row in status.in_states(TO_RETRY)}
+    at_work = [target for target in chosen if status.rows[target].state in ("done", "running", "queued", "waiting")]
+    if not chosen or len(at_work) == len(chosen):
+        out.print(f"nothing to retry: {summary_line(status)}", highlight=False, markup=False)
+        if json_output:
+            print_json({"retried": []})
+        return
+    check_sweep(planned, store)
+    if (cluster or default_cluster()) == "slurm":
+        retried = submit_sweep(planned, store, out, options, chosen).targets
+    else:
+        retried = _retry_here(planned, store, out, chosen)
+    if json_output:
+        print_json({"retried": [str(target) for target in retried]})
+
+
+def _retry_here(planned: Plan, store: Store, out: Console, chosen: Collection[Target]) -> list[Target]:
+    from harness.dispatch import run_inline
+
+    trainings = {target.id for target in chosen if target.kind == "training"}
+    left_out = {
+        cell.id
+        for cell in planned.missing_cells
+        if Target("cell", cell.id) not in chosen and cell.training not in trainings
+    }
+    outcome = run_inline(replace(planned, done_cells=planned.done_cells | left_out), store, out)
+    if not outcome.is_complete:
+        sys.exit(1)
+    return outcome.done
+
+
+def cancel(file: Path, names: Sequence[str], overrides: Sequence[str], results: Path, json_output: bool) -> None:
+    """End the sweep's jobs on SLURM; of those only the jobs of `names` (ids), if given."""
+    sweep, store, out = load_sweep(file, overrides), Store(results), console(json_output)
+    chosen = find_targets(sweep, names) if names else None
+    cancelled = cancel_jobs(sweep, store, chosen)
+    if json_output:
+        print_json({"cancelled": sorted(cancelled.jobs), "left": cancelled.left})
+        return
+    out.print(f"{len(cancelled.jobs)} jobs cancelled", highlight=False)
+    for sentence in cancelled.left:
+        out.print(sentence, highlight=False, markup=False)
+
+
+def proposal(planned: Plan, store: Store, options: Sequence[str]) -> dict[str, Any]:
+    """The jobs that a submission would ask for, as plain values."""
+    proposals, note = propose(planned.sweep, store, settings_of(planned.sweep, options))
+    return {
+        "arrays": [
+            {
+                "kind": made.array.kind,
+                "jobs": len(made.array.elements),
+                "sbatch": made.options,
+                "gpu_hours_at_most": made.gpu_hours,
+            }
+            for made in proposals
+        ],
+        "gpu_hours_at_most": sum(made.gpu_hours for made in proposals),
+        "note": note,
+    }
+
+
+def show_proposal(planned: Plan, store: Store, options: Sequence[str], out: Console) -> None:
+    """The sbatch lines and the GPU-hours, for people."""
+    asked = proposal(planned, store, options)
+    if asked["note"]:
+        out.print(asked["note"], style="yellow", highlight=False, markup=False)
+    for place, array in enumerate(asked["arrays"]):
+        line = f"ARRAY{place}: {array['jobs']} {array['kind']} jobs: sbatch {' '.join(array['sbatch'])}"
+        out.print(line, highlight=False, markup=False)
+    jobs = sum(array["jobs"] for array in asked["arrays"])
+    hours = asked["gpu_hours_at_most"]
+    out.print(
+        f"{jobs} jobs in {len(asked['arrays'])} calls of sbatch; GPU-hours, if every job ran once to its time limit: {hours:,.1f}",
+        highlight=False,
+    )
+
+
+def check_cluster_options(options: Sequence[str], cluster: str) -> None:
+    """``--slurm`` means something on SLURM alone. Raises :class:`ConfigError`."""
+    if options and cluster != "slurm":
+        raise ConfigError("--slurm", [f"{options[0]}: has no meaning with --cluster {cluster}"])
