@@ -5,4 +5,15 @@ from harness.report.panel import Panel, panels
 from harness.report.rows import Row
 from harness.report.write import Report, ReportOptions, load_cells, load_options, load_rows, write_report
 
-__all__ = ["Panel", "Report", "ReportOptions", "Row", "headline", "load_cells", "load_options", "load_rows", "panels", "write_report"]
+__all__ = [
+    "Panel",
+    "Report",
+    "ReportOptions",
+    "Row",
+    "headline",
+    "load_cells",
+    "load_options",
+    "load_rows",
+    "panels",
+    "write_report",
+]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from harness.report.frontier import COSTS, Cost, pareto, summarise
-from harness.report.noise import Z, Distance
-from harness.report.rows import Panel, Row, rank, show, varied_keys
-from harness.report.style import COLOURS, COLUMN, LINES, MARKERS, Palette, column_figure, styled
+from harness.report.frontier import COSTS, Cost, pareto
+from harness.report.noise import Distance, Z
+from harness.report.panel import Panel
+from harness.report.rows import REFRESH_KEYS, Row, rank, show, varied_keys
+from harness.report.style import COLUMN, LINES, MARKERS, OTHER_COLOURS, Palette, column_figure, styled
 from harness.report.tables import setting_without
 
 AXES = {"gmacs": "compute, GMACs per image", "seconds": "time, seconds per image"}
@@ -29,7 +31,7 @@ def frontier_figure(panel: Panel, cost: Cost = "gmacs", reported: Sequence[tuple
 
     `reported` are (label, cost, distance) of the literature, only such as share data, N and features with the panel.
     """
-    palette, summaries = Palette(panel.arms), summarise(panel)
+    palette, summaries = Palette(panel.arms), panel.distances
     held = {arm: [r for r in panel.measured if r.arm == arm and COSTS[cost](r) > 0] for arm in panel.arms}
     held = {arm: rows for arm, rows in held.items() if rows}
     legend = [
@@ -42,15 +44,16 @@ def frontier_figure(panel: Panel, cost: Cost = "gmacs", reported: Sequence[tuple
     total = sum(map(len, held.values()))
     for arm, rows in held.items():
         costs = np.array([COSTS[cost](row) for row in rows])
-        found = [summaries[id(row)] for row in rows]
+        found = [summaries[row] for row in rows]
         means = np.array([d.mean for d in found])
         colour, marker = palette.colour(arm), palette.marker(arm)
         line = pareto(costs, means)
         if total <= MOST_ERROR_BARS:
             _error_bars(axes, costs, found, colour)
-        faint = 0.45 if total <= MOST_ERROR_BARS else 0.15
-        axes.plot(costs, means, marker, color=colour, alpha=faint, markersize=2.6, markeredgewidth=0, zorder=2,
-                  rasterized=len(rows) > 1000)
+        few = total <= MOST_ERROR_BARS
+        axes.plot(costs, means, marker, markeredgecolor=colour, markerfacecolor="white" if few else colour,
+                  markeredgewidth=0.6 if few else 0, markersize=2.8 if few else 1.5, alpha=0.75 if few else 0.2,
+                  zorder=2, rasterized=len(rows) > 1000)
         axes.plot(costs[line], means[line], marker=marker, color=colour, zorder=3,
                   markersize=3.8 if len(line) < 30 else 2)
     for label, x, y in reported:
@@ -73,9 +76,9 @@ def against_figure(
     """
     kinds = kinds or {}
     chosen = [r for r in (panel.measured if rows is None else rows) if r.measured and value_of(r, key) is not None]
-    palette, summaries = Palette(panel.arms), summarise(panel)
-    encodings = _encodings(chosen, key, palette)
-    figure, axes = column_figure(1.9, _encoding_legend(encodings, kinds))
+    palette, summaries = Palette(panel.arms), panel.distances
+    encodings = _encodings(chosen, key, palette, kinds)
+    figure, axes = column_figure(1.9, _encoding_legend(encodings))
     places = _places([value_of(row, key) for row in chosen])
     for look, lines in _lines(chosen, key, encodings).items():
         xs: list[float] = []
@@ -84,8 +87,8 @@ def against_figure(
         for line in lines:
             ordered = sorted(line, key=lambda row: places[rank(value_of(row, key))])
             xs += [*(places[rank(value_of(row, key))] for row in ordered), math.nan]
-            ys += [*(summaries[id(row)].mean for row in ordered), math.nan]
-            errors += [(places[rank(value_of(row, key))], summaries[id(row)]) for row in ordered]
+            ys += [*(summaries[row].mean for row in ordered), math.nan]
+            errors += [(places[rank(value_of(row, key))], summaries[row]) for row in ordered]
         colour, dashes, marker = look
         axes.plot(xs, ys, color=colour, linestyle=dashes, marker=marker, markeredgewidth=0.3,
                   markeredgecolor="white", alpha=0.9 if len(chosen) <= MOST_ERROR_BARS else 0.3)
@@ -99,8 +102,11 @@ def against_figure(
 
 def words(key: str) -> str:
     """A dotted key as an axis' label."""
-    return NAMES.get(key, key.rpartition(".")[2].replace("_", " "))
+    return NAMES.get(key, short(key))
 
+
+PLAIN = "#444444"
+"""Colour of what no colour stands for."""
 
 NAMES = {
     "interval": "refresh interval, steps",
@@ -128,7 +134,8 @@ def figure_keys(panel: Panel) -> dict[str, list[Row]]:
         by_setting: dict[str, list[Row]] = {}
         for row in rows:
             by_setting.setdefault(f"{row.arm} {setting_without(row, key)}", []).append(row)
-        paired = [row for group in by_setting.values() if len({rank(r.varied[key]) for r in group}) > 1 for row in group]
+        groups = [group for group in by_setting.values() if len({rank(row.varied[key]) for row in group}) > 1]
+        paired = [row for group in groups for row in group]
         if paired:
             found[key] = paired
     return found
@@ -162,35 +169,63 @@ def _framed(image: np.ndarray) -> np.ndarray:
     return np.pad(large, padding, constant_values=255)
 
 
-def _encodings(rows: Sequence[Row], key: str, palette: Palette) -> list[tuple[str, dict[tuple[Any, ...], Any]]]:
-    """Up to three (what, value → look): colour, dashes and marker of what varies beside `key`."""
+@dataclass(frozen=True)
+class Encoding:
+    """What a colour, a dash or a marker stands for: looks and labels by the rank of the value."""
+
+    what: str
+    looks: dict[tuple[Any, ...], Any]
+    labels: dict[tuple[Any, ...], str]
+
+
+def _encodings(
+    rows: Sequence[Row], key: str, palette: Palette, kinds: Mapping[str, str]
+) -> dict[str, Encoding]:
+    """Colour, dashes and marker (as far as needed) of what varies beside `key`: the arm first, then the other keys.
+
+    A key with more values than there are looks is left without one: its lines are told apart by their place alone.
+    """
     arms = [arm for arm in palette.arms if any(row.arm == arm for row in rows)]
-    paired = {"interval", "sample.refresh_interval", "sample.refreshes", "sample.refresh_steps"}
-    hidden = {key} | (paired if key in paired else set())
+    labels = {row.arm: row.label for row in rows}
+    hidden = {key} | (set(REFRESH_KEYS) | {"interval"} if key in (*REFRESH_KEYS, "interval") else set())
     order = {"sample.sampler": 0, "sample.steps": 1, "model.light_width": 2}
     keys = sorted((k for k in varied_keys(rows) if k not in hidden), key=lambda k: (order.get(k, 3), k))
-    found: list[tuple[str, dict[tuple[Any, ...], Any]]] = []
-    looks: list[Sequence[Any]] = [COLOURS, LINES, MARKERS]
-    if len(arms) > 1:
-        found.append(("arm", {rank(arm): palette.colour(arm) for arm in arms}))
-        looks = looks[1:]
-    for what, look in zip(keys, looks, strict=False):
-        values = sorted({rank(value_of(row, what)) for row in rows})
-        found.append((what, {value: look[i % len(look)] for i, value in enumerate(values)}))
-    if not found and arms:
-        found.append(("arm", {rank(arms[0]): palette.colour(arms[0])}))
+    free: dict[str, Sequence[Any]] = {"color": OTHER_COLOURS, "linestyle": LINES, "marker": MARKERS}
+    found: dict[str, Encoding] = {}
+    if len(arms) > 1 or not keys:
+        del free["color"]
+        found["color"] = Encoding(
+            "arm", {rank(arm): palette.colour(arm) for arm in arms}, {rank(arm): labels[arm] for arm in arms}
+        )
+    for what in keys:
+        values = {rank(v): v for row in rows if (v := value_of(row, what)) is not None}
+        slot = next((slot for slot, looks in free.items() if len(values) <= len(looks)), None)
+        if slot is None:
+            continue
+        looks = free.pop(slot)
+        ordered = sorted(values)
+        name = "" if what == "sample.sampler" else f"{kinds.get(what) or short(what)} "
+        found[slot] = Encoding(
+            what, dict(zip(ordered, looks, strict=False)), {v: f"{name}{show(values[v])}" for v in ordered}
+        )
     return found
 
 
-def _look(row: Row, encodings: Sequence[tuple[str, Mapping[tuple[Any, ...], Any]]]) -> tuple[str, Any, str]:
-    look: dict[str, Any] = {"colour": COLOURS[0], "dashes": "-", "marker": "o"}
-    for slot, (what, values) in zip(look, encodings, strict=False):
-        look[slot] = values[rank(row.arm if what == "arm" else value_of(row, what))]
-    return look["colour"], look["dashes"], look["marker"]
+def short(key: str) -> str:
+    """A dotted key's last part in words."""
+    return key.rpartition(".")[2].replace("_", " ")
+
+
+def _look(row: Row, encodings: Mapping[str, Encoding]) -> tuple[str, Any, str]:
+    look: dict[str, Any] = {"color": PLAIN, "linestyle": "-", "marker": "."}
+    for slot, encoding in encodings.items():
+        value = row.arm if encoding.what == "arm" else value_of(row, encoding.what)
+        look[slot] = encoding.looks.get(rank(value), look[slot])
+    return look["color"], look["linestyle"], look["marker"]
 
 
 def _lines(
-    rows: Iterable[Row], key: str, encodings: Sequence[tuple[str, Mapping[tuple[Any, ...], Any]]]
+    rows: Iterable[Row], key: str, encodings: Mapping[str, Encoding]
 ) -> dict[tuple[str, Any, str], list[list[Row]]]:
     """Look → lines: the rows of a line differ in `key` alone."""
     grouped: dict[tuple[Any, str], list[Row]] = {}
@@ -203,21 +238,16 @@ def _lines(
     return found
 
 
-def _encoding_legend(
-    encodings: Sequence[tuple[str, Mapping[tuple[Any, ...], Any]]], kinds: Mapping[str, str]
-) -> list[Line2D]:
-    handles = []
-    plain = {"color": "#444444", "linestyle": "-", "marker": ""}
-    for slot, (what, values) in zip(("color", "linestyle", "marker"), encodings, strict=False):
-        for value, look in values.items():
-            text = value[2].strip('"') if value[0] else show(value[1])
-            if what not in ("arm", "sample.sampler"):
-                text = f"{kinds.get(what) or what.rpartition('.')[2].replace('_', ' ')} {text}"
-            line = {**plain, slot: look}
-            if slot == "marker":
-                line["linestyle"] = ""
-            handles.append(Line2D([], [], label=text, **line))
-    return handles
+def _encoding_legend(encodings: Mapping[str, Encoding]) -> list[Line2D]:
+    """One entry per value of each encoding that has more than one."""
+    plain: dict[str, Any] = {"color": PLAIN, "linestyle": "-", "marker": ""}
+    return [
+        Line2D([], [], label=encoding.labels[value], **{
+            **plain, slot: look, **({"linestyle": ""} if slot == "marker" else {})
+        })
+        for slot, encoding in encodings.items() if len(encoding.looks) > 1
+        for value, look in encoding.looks.items()
+    ]
 
 
 def _error_bars(axes: Axes, x: np.ndarray, found: Sequence[Distance], colour: str) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from harness.report.rows import Panel, Row, common, flatten, show
+from harness.report.panel import Panel
+from harness.report.rows import Row, common, flatten, show
 from harness.report.tables import DASH, Table, numeric_columns
 
 
@@ -21,7 +21,6 @@ class Picture:
     name: str
     caption: str
     png: bytes
-    with_pdf: bool = True
 
 
 @dataclass(frozen=True)
@@ -73,17 +72,19 @@ script-src 'unsafe-inline'">
 def _part(part: Part, shared: Mapping[str, Any], several: bool) -> str:
     condition = part.panel.condition
     heading = f"<h2>{escape(condition.text)}</h2>" if several and condition else ""
-    pictures = "".join(_picture(picture) for picture in part.pictures)
+    pictures = [_picture(picture) for picture in part.pictures]
     tables = []
     for index, table in enumerate(part.tables):
         rows = part.panel.rows if index == 0 else None
         tables.append(_section(table, rows, shared))
-    return f"{heading}{tables[0] if tables else ''}<section class=\"figures\">{pictures}</section>{''.join(tables[1:])}"
+    first = sum(picture.name.startswith("frontier") for picture in part.pictures)
+    lead, rest = (f'<section class="figures">{"".join(p)}</section>' for p in (pictures[:first], pictures[first:]))
+    return f"{heading}{lead}{''.join(tables)}{rest}"
 
 
 def _picture(picture: Picture) -> str:
     data = base64.b64encode(picture.png).decode()
-    files = f"{picture.name}.png, {picture.name}.pdf" if picture.with_pdf else f"{picture.name}.png"
+    files = f"{picture.name}.png, {picture.name}.pdf"
     caption = escape(picture.caption)
     return (
         f'<figure><img src="data:image/png;base64,{data}" alt="{caption}">'
@@ -146,10 +147,14 @@ def _cell(record: Mapping[str, Any]) -> str:
         f"seed {record['config'].get('seed', 0)}", f"cell {record['id']}", f"training {record.get('training', '?')}"
     ]
     if made.get("commit"):
-        parts.append(f"commit {str(made['commit'])[:10]}{' (tree was dirty)' if made.get('dirty') else ''}")
+        parts.append(f"commit {_commit(made)}")
     if made.get("finished"):
         parts.append(str(made["finished"]))
     return escape(", ".join(parts))
+
+
+def _commit(made: Mapping[str, Any]) -> str:
+    return f"{str(made['commit'])[:10]}{' (tree was dirty)' if made.get('dirty') else ''}"
 
 
 def _settings(flat: Mapping[str, Any]) -> str:
@@ -166,22 +171,19 @@ def _provenance(parts: Iterable[Part]) -> str:
             versions.setdefault(package, Counter())[str(version)] += 1
     facts = {
         "cells": str(len({record["id"] for record in records})),
-        "commits": _tally(f"{str(e['commit'])[:10]}{' (dirty)' if e.get('dirty') else ''}" for e in made if e.get("commit")),
+        "commits": _tally(_commit(entry) for entry in made if entry.get("commit")),
         "devices": _tally(str(e["device"]) for e in made if e.get("device")),
         **{package: ", ".join(sorted(found)) for package, found in sorted(versions.items())},
     }
-    lines = "".join(f"<tr><th scope=\"row\">{escape(k)}</th><td>{escape(v or DASH)}</td></tr>" for k, v in facts.items())
+    lines = "".join(
+        f'<tr><th scope="row">{escape(key)}</th><td>{escape(text or DASH)}</td></tr>' for key, text in facts.items()
+    )
     return f'<div class="scroll"><table class="facts"><tbody>{lines}</tbody></table></div>'
 
 
 def _tally(values: Iterable[str]) -> str:
     counted = Counter(values)
     return ", ".join(f"{value} ({counted[value]} cells)" for value in sorted(counted))
-
-
-def embedded_json(value: Any) -> str:
-    """JSON that is safe inside a script element."""
-    return json.dumps(value, sort_keys=True).replace("<", "\\u003c")
 
 
 CSS = """
@@ -191,13 +193,14 @@ body{margin:0 auto;max-width:76rem;padding:1.2rem;color:var(--ink);background:#f
 font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
 h1{font-size:1.6rem;line-height:1.2;margin:.2rem 0 .8rem}
 h2{font-size:1.1rem;margin:2rem 0 .6rem}
-.headline{font-size:1.1rem;border-left:.25rem solid var(--accent);padding:.3rem 0 .3rem .9rem;margin:.6rem 0;max-width:60rem}
+.headline{font-size:1.1rem;border-left:.25rem solid var(--accent);padding:.3rem 0 .3rem .9rem;
+margin:.6rem 0;max-width:60rem}
 .scroll{overflow:auto;max-height:80vh;border:1px solid var(--line);border-radius:4px}
 table{border-collapse:collapse;width:100%;font-size:.86rem;font-variant-numeric:tabular-nums}
 th,td{padding:.28rem .6rem;text-align:left;vertical-align:top;white-space:nowrap;border-bottom:1px solid #eee}
 tr:last-child>td{border-bottom:0}
 thead th{position:sticky;top:0;background:#f6f6f6;border-bottom:1px solid var(--line);padding:0;z-index:1}
-th button{all:unset;display:block;width:100%;padding:.35rem .6rem;cursor:pointer;font-weight:600}
+th button{all:unset;box-sizing:border-box;display:block;width:100%;padding:.35rem .6rem;cursor:pointer;font-weight:600}
 th button:focus-visible{outline:2px solid var(--accent);outline-offset:-2px}
 th[aria-sort=ascending] button::after{content:" ↑"}
 th[aria-sort=descending] button::after{content:" ↓"}
@@ -210,7 +213,8 @@ overflow-wrap:anywhere;color:var(--ink)}
 .behind ul{padding-left:1.1rem;margin:.3rem 0;overflow-wrap:anywhere}
 .caption,figcaption{font-size:.82rem;color:var(--soft);max-width:60rem}
 .files{font-family:ui-monospace,monospace;font-size:.92em;overflow-wrap:anywhere}
-.figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,21rem),1fr));gap:1.6rem 2rem;margin-top:2rem}
+.figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,21rem),1fr));gap:1.6rem 2rem;
+margin-top:2rem}
 figure{margin:0;min-width:0}
 figure img{width:100%;max-width:33rem;height:auto;display:block}
 .facts{width:auto}.facts th{font-weight:600}.facts td{white-space:normal;overflow-wrap:anywhere}

@@ -6,12 +6,13 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from harness.errors import StoreError
-from harness.report.rows import Panel
+from harness.report.panel import Panel
 from harness.report.style import COLOURS, MARKERS, column_figure, styled
 
 
@@ -60,7 +61,7 @@ def read_reported(path: Path) -> tuple[Reported, ...]:
             raise StoreError(f"{path}: its columns must be {', '.join(names)}")
         found = []
         for number, line in enumerate(reader, start=2):
-            values = {}
+            values: dict[str, Any] = {}
             for name, text in line.items():
                 try:
                     values[name] = NUMBERS.get(name, str)(text) if text else None
@@ -87,8 +88,11 @@ def agreeing(reported: Sequence[Reported], panel: Panel) -> list[tuple[str, floa
 @styled
 def reported_figure(reported: Sequence[Reported]) -> Figure:
     """Reported distance against reported cost, one colour per source and data set; open markers: nothing measured."""
-    drawn = [line for line in reported if line.distance is not None and line.tflops_per_image is not None]
-    groups = list(dict.fromkeys((line.source, line.data, line.method) for line in drawn))
+    drawn = [
+        (line, line.tflops_per_image, line.distance)
+        for line in reported if line.distance is not None and line.tflops_per_image is not None
+    ]
+    groups = list(dict.fromkeys((line.source, line.data, line.method) for line, _, _ in drawn))
     looks = {group: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, group in enumerate(groups)}
     legend = [
         Line2D([], [], color=colour, marker=marker, linestyle="", markerfacecolor="white",
@@ -96,13 +100,15 @@ def reported_figure(reported: Sequence[Reported]) -> Figure:
         for (source, data, method), (colour, marker) in looks.items()
     ]
     figure, axes = column_figure(1.9, legend)
-    for line in drawn:
+    for line, cost, distance in drawn:
         colour, marker = looks[line.source, line.data, line.method]
-        axes.plot([line.tflops_per_image], [line.distance], marker, color=colour, markerfacecolor="white")
+        axes.plot([cost], [distance], marker, color=colour, markerfacecolor="white")
         if line.steps is not None:
-            axes.annotate(f"{line.steps}", (line.tflops_per_image, line.distance), xytext=(3, 2),
-                          textcoords="offset points", fontsize=5.5, color="#555555")
+            axes.annotate(f"{line.steps}", (cost, distance), xytext=(3, 2), textcoords="offset points", fontsize=5.5,
+                          color="#555555")
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.margins(x=0.1)
     axes.set_xlabel("reported TFLOPs per image (numbers: steps)")
     axes.set_ylabel("reported FID, 50 000 images")
     return figure

@@ -1,24 +1,15 @@
-"""What a report is made from: measured cells, grouped into rows that differ by nothing but the training's seed.
-
-An input row is a mapping with the keys ``arm`` (str), ``varied`` (dotted key → value), ``record`` (a cell's record, or
-None where there is none) and optionally ``label`` (the arm's name in print), ``config`` and ``status`` (why there is no
-record, e.g. ``"blocked: its training failed"``).
-"""
+"""A row of a report: one configuration, measured over training and sampling seeds, under one condition."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-from harness.errors import StoreError
-
 SCHEMA = 1
-MISSING = "missing"
 
 
 @dataclass(frozen=True, order=True)
@@ -58,7 +49,7 @@ class Condition:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Row:
     """One row of a table: a configuration, measured over its training and sampling seeds."""
 
@@ -177,132 +168,15 @@ class Row:
 REFRESH_KEYS = ("sample.refresh_interval", "sample.refreshes", "sample.refresh_steps")
 
 
-@dataclass(frozen=True)
-class Panel:
-    """Rows whose distances may be compared. `condition` is None where nothing has been measured."""
-
-    condition: Condition | None
-    rows: tuple[Row, ...]
-    arms: tuple[str, ...] = field(default=())
-
-    @cached_property
-    def measured(self) -> tuple[Row, ...]:
-        return tuple(row for row in self.rows if row.measured)
-
-    @property
-    def distance(self) -> str:
-        return self.condition.distance if self.condition else "distance"
-
-    @property
-    def kernel(self) -> str:
-        return self.condition.kernel if self.condition else "kernel distance"
-
-
-def panels(rows: Iterable[Mapping[str, Any]], arms: Sequence[str] = ()) -> tuple[Panel, ...]:
-    """Group the cells into rows and the rows into panels of one condition each.
-
-    `arms` gives the order of the arms (those not named follow in the order they appear); everything else is sorted, so
-    that the order of `rows` does not matter. Raises :class:`StoreError` for records that contradict each other.
-    """
-    cells = list(rows)
-    order = {arm: i for i, arm in enumerate(dict.fromkeys([*arms, *(cell["arm"] for cell in cells)]))}
-    grouped: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for cell in cells:
-        grouped.setdefault((cell["arm"], _canonical(_varied(cell))), []).append(cell)
-    by_condition: dict[Condition, list[Row]] = {}
-    empty: list[Row] = []
-    for group in grouped.values():
-        for row in _rows(group):
-            (by_condition.setdefault(row.condition, []) if row.condition else empty).append(row)
-    if not by_condition:
-        return (Panel(None, tuple(sorted(empty, key=lambda r: _sort_key(r, order))), tuple(order)),)
-    for row in empty:
-        by_condition[_likely(row, by_condition)].append(row)
-    return tuple(
-        Panel(condition, tuple(sorted(by_condition[condition], key=lambda r: _sort_key(r, order))), tuple(order))
-        for condition in sorted(by_condition)
-    )
-
-
-def _rows(group: Sequence[Mapping[str, Any]]) -> Iterator[Row]:
-    """The rows of cells that share arm and varied keys: one, or one per condition."""
-    first = group[0]
-    label = first.get("label") or first["arm"]
-    by_condition: dict[Condition, dict[int, dict[str, Any]]] = {}
-    statuses = []
-    for cell in group:
-        record = cell.get("record")
-        if record is None:
-            statuses.append(str(cell.get("status") or MISSING))
-            continue
-        held = by_condition.setdefault(condition_of(record), {})
-        seed = int(record["config"].get("seed", 0))
-        if seed in held and held[seed]["id"] != record["id"]:
-            raise StoreError(
-                f"arm {first['arm']!r}, {dict(first['varied'])}: cells {held[seed]['id']} and {record['id']} "
-                f"both claim training seed {seed}"
-            )
-        held[seed] = record
-    for condition, held in by_condition.items():
-        records = tuple(held[seed] for seed in sorted(held))
-        config = {key: value for key, value in records[0]["config"].items() if key != "seed"}
-        lacking = tuple(statuses) if len(by_condition) == 1 else ()
-        yield Row(first["arm"], label, _varied(first), config, records, lacking, condition)
-    if not by_condition:
-        config = {key: value for key, value in (first.get("config") or {}).items() if key != "seed"}
-        yield Row(first["arm"], label, _varied(first), config, (), tuple(statuses))
-
-
-def condition_of(record: Mapping[str, Any]) -> Condition:
-    """The condition of a cell's record. Raises :class:`StoreError` where the record does not say."""
-    try:
-        quality, data = record["quality"], record["config"]["data"]
-        reference = quality["reference"]
-        return Condition(
-            data=_data_name(data),
-            features=quality["features"],
-            images=int(quality["images"]),
-            reference=reference["name"],
-            reference_images=int(reference["images"]),
-            reference_id=str(reference.get("id", "")),
-        )
-    except (KeyError, TypeError) as error:
-        raise StoreError(f"cell {record.get('id', '?')}: its record lacks {error}") from None
-
-
-def _data_name(data: Mapping[str, Any]) -> str:
-    size = 8 if data.get("name") == "digits" else data.get("size")
-    name = str(data.get("name"))
-    if name == "images" and data.get("path"):
-        name = Path(str(data["path"])).stem
-    return f"{name} {size}×{size}" if size else name
-
-
-def _likely(row: Row, conditions: Iterable[Condition]) -> Condition:
-    """The panel in which a row without a result would stand."""
-    listed = sorted(conditions)
-    features, images = row.setting("measure.features"), row.setting("measure.images")
-    fitting = [c for c in listed if features in (None, c.features) and images in (None, c.images)]
-    return (fitting or listed)[0]
-
-
-def _varied(cell: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in cell["varied"].items() if key != "seed"}
-
-
-def _canonical(value: Any) -> str:
+def canonical(value: Any) -> str:
+    """JSON in which equal values are equal texts."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
-
-
-def _sort_key(row: Row, order: Mapping[str, int]) -> tuple[Any, ...]:
-    others = [(k, rank(v)) for k, v in sorted(row.varied.items()) if k not in ("sample.sampler", "sample.steps")]
-    return (order[row.arm], row.sampler, row.steps or 0, row.refreshes or 0, others, _canonical(row.varied))
 
 
 def rank(value: Any) -> tuple[int, float, str]:
     """A key that sorts values of any kind: numbers by size, then the rest by their text."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return (1, 0.0, _canonical(value))
+        return (1, 0.0, canonical(value))
     return (0, float(value), "")
 
 
@@ -311,7 +185,7 @@ def varied_keys(rows: Iterable[Row]) -> list[str]:
     seen: dict[str, set[str]] = {}
     listed = list(rows)
     for key in sorted({key for row in listed for key in row.varied}):
-        seen[key] = {_canonical(row.setting(key)) for row in listed}
+        seen[key] = {canonical(row.setting(key)) for row in listed}
     return [key for key, values in seen.items() if len(values) > 1]
 
 

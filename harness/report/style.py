@@ -24,10 +24,13 @@ COLUMN = 3.3
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F")
 """Okabe and Ito's palette, its yellow darkened to show on white."""
 
+OTHER_COLOURS = ("#332288", "#88CCEE", "#117733", "#DDCC77", "#CC6677", "#AA4499", "#882255", "#44AA99")
+"""Tol's muted palette, for what is not an arm: a colour never means an arm in one figure and a sampler in the next."""
+
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)), (0, (2, 1, 2, 1, 1, 1)))
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 7.0,
     "axes.labelsize": 7.5,
@@ -49,8 +52,7 @@ STYLE: dict[str, Any] = {
     "ytick.major.width": 0.6,
     "xtick.minor.width": 0.4,
     "ytick.minor.width": 0.4,
-    "figure.dpi": 100.0,
-    "savefig.dpi": 300.0,
+    "figure.dpi": 300.0,
     "pdf.fonttype": 42,
     "path.simplify": True,
     "text.usetex": False,

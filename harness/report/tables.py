@@ -10,9 +10,10 @@ from typing import Any
 
 import pandas as pd
 
-from harness.report.frontier import Comparison, summarise
+from harness.report.frontier import Comparison
 from harness.report.noise import Distance, within_noise
-from harness.report.rows import REFRESH_KEYS, Panel, Row, rank, show, varied_keys
+from harness.report.panel import Panel
+from harness.report.rows import REFRESH_KEYS, Row, rank, show, varied_keys
 
 DASH = "–"
 SAME_AS_BEST, SAME_AS_BASE = "†", "‡"
@@ -43,35 +44,45 @@ class Table:
         return _latex(self)
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What every line of the main table is written against."""
+
+    panel: Panel
+    base: Row | None
+    kinds: Mapping[str, str]
+    extra: tuple[str, ...]
+    """Varied keys that have no column of their own."""
+    several_clocks: bool
+    best: Distance | None
+    of_base: Distance | None
+
+
 def main_table(panel: Panel, base: Row | None, kinds: Mapping[str, str] | None = None) -> Table:
     """One line per row: what it is, its distance, its cost, and its speed-up over the row `base`.
 
     A speed-up says nothing of quality: it is to be read beside the distance. Rows without a result are listed with
     their status.
     """
-    kinds = kinds or {}
-    summaries = summarise(panel)
-    best = min((summaries[id(row)] for row in panel.measured), key=lambda d: d.mean, default=None)
-    of_base = summaries.get(id(base)) if base is not None else None
-    extra = [key for key in varied_keys(panel.rows) if key not in STANDARD_KEYS]
-    clocks = len({row.clock for row in panel.measured if row.seconds > 0}) > 1
-    values, text, strong = [], [], set()
-    for index, row in enumerate(panel.rows):
-        found = summaries.get(id(row))
-        values.append(_values(row, found, panel, base, best, of_base, extra))
-        text.append(_text(row, found, panel, base, best, of_base, extra, kinds, clocks))
-        if found is not None and found is best:
-            strong.add((index, panel.distance))
+    at = Setting(
+        panel, base, kinds or {},
+        extra=tuple(key for key in varied_keys(panel.rows) if key not in STANDARD_KEYS),
+        several_clocks=len({row.clock for row in panel.measured if row.seconds > 0}) > 1,
+        best=min(panel.distances.values(), key=lambda d: d.mean, default=None),
+        of_base=panel.distances.get(base) if base is not None else None,
+    )
+    values = [_values(row, panel.distances.get(row), at) for row in panel.rows]
+    text = [_text(row, panel.distances.get(row), at) for row in panel.rows]
+    strong = {
+        (index, panel.distance) for index, row in enumerate(panel.rows)
+        if row.measured and panel.distances[row] is at.best
+    }
     caption = f"{conditions(panel)}{_legend(panel, base)}"
     return Table("table", caption, pd.DataFrame(values), pd.DataFrame(text), frozenset(strong))
 
 
-def _values(
-    row: Row, found: Distance | None, panel: Panel, base: Row | None, best: Distance | None,
-    of_base: Distance | None, extra: Sequence[str],
-) -> dict[str, Any]:
-    condition = panel.condition
-    nan = math.nan
+def _values(row: Row, found: Distance | None, at: Setting) -> dict[str, Any]:
+    panel, condition, nan = at.panel, at.panel.condition, math.nan
     return {
         "arm": row.arm,
         "method": row.label,
@@ -79,25 +90,22 @@ def _values(
         "steps": row.steps,
         "refreshes": row.refreshes,
         "refresh_interval": row.interval,
-        **{key: _plain(row.setting(key)) for key in extra},
+        **{key: _plain(row.setting(key)) for key in at.extra},
         panel.distance: found.mean if found else nan,
         "spread": found.spread if found else nan,
         "standard_error": found.standard_error if found else nan,
         "training_seeds": len(row.records),
         "sampling_seeds": found.samplings if found else 0,
         panel.kernel: row.mean("kernel"),
-        **{
-            measure: row.mean(measure)
-            for measure in ("inception_score", "precision", "recall") if _taken(panel, measure)
-        },
+        **{measure: row.mean(measure) for measure in panel.measures},
         "gmacs_per_image": row.gmacs,
         "gflops_per_image": 2 * row.gmacs,
         "seconds_per_image": row.seconds,
         "latency_seconds": row.latency,
-        "compute_speed_up": _speed_up(row, base, "gmacs"),
-        "time_speed_up": _speed_up(row, base, "seconds"),
-        "within_noise_of_best": bool(found and best and within_noise(found, best)),
-        "within_noise_of_base": bool(found and of_base and within_noise(found, of_base)),
+        "compute_speed_up": _speed_up(row, at.base, "gmacs"),
+        "time_speed_up": _speed_up(row, at.base, "seconds"),
+        "within_noise_of_best": bool(found and at.best and within_noise(found, at.best)),
+        "within_noise_of_base": bool(found and at.of_base and within_noise(found, at.of_base)),
         "images": condition.images if condition else None,
         "features": condition.features if condition else None,
         "reference": condition.reference if condition else None,
@@ -108,38 +116,36 @@ def _values(
     }
 
 
-def _text(
-    row: Row, found: Distance | None, panel: Panel, base: Row | None, best: Distance | None,
-    of_base: Distance | None, extra: Sequence[str], kinds: Mapping[str, str], clocks: bool,
-) -> dict[str, str]:
-    marks = ""
-    if found is not None and best is not None and found is not best and within_noise(found, best):
-        marks += SAME_AS_BEST
-    if found is not None and of_base is not None and found is not of_base and within_noise(found, of_base):
-        marks += SAME_AS_BASE
-    distance = f"{spread(found)}{marks}" if found else row.status
-    if found and row.status:
-        distance += f" ({row.status})"
+def _text(row: Row, found: Distance | None, at: Setting) -> dict[str, str]:
+    panel = at.panel
     return {
         "method": row.label,
         "sampler": row.sampler,
         "steps": show(row.steps),
         "refreshes": show(row.refreshes),
         "interval": show(row.interval),
-        **{kinds.get(key, _short(key)): show(row.setting(key)) for key in extra},
-        panel.distance: distance,
+        **{at.kinds.get(key, _short(key)): show(row.setting(key)) for key in at.extra},
+        panel.distance: _marked(row, found, at),
         "seeds": f"{found.trainings}×{found.samplings}" if found else DASH,
         panel.kernel: number(row.mean("kernel")),
-        **{
-            measure.replace("_", " "): number(row.mean(measure))
-            for measure in ("inception_score", "precision", "recall") if _taken(panel, measure)
-        },
+        **{measure.replace("_", " "): number(row.mean(measure)) for measure in panel.measures},
         "GMACs/image": number(row.gmacs),
         "s/image": number(row.seconds),
-        **({"timed on": f"{show(row.clock[0])}, {show(row.clock[1])} threads"} if clocks else {}),
-        "compute ×": _times(_speed_up(row, base, "gmacs")),
-        "time ×": _times(_speed_up(row, base, "seconds")),
+        **({"timed on": f"{show(row.clock[0])}, {show(row.clock[1])} threads"} if at.several_clocks else {}),
+        "compute speed-up": _times(_speed_up(row, at.base, "gmacs")),
+        "time speed-up": _times(_speed_up(row, at.base, "seconds")),
     }
+
+
+def _marked(row: Row, found: Distance | None, at: Setting) -> str:
+    """The distance with its spread, its marks, and what is lacking; the status where there is no distance."""
+    if found is None:
+        return row.status
+    marks = "".join(
+        mark for mark, other in ((SAME_AS_BEST, at.best), (SAME_AS_BASE, at.of_base))
+        if other is not None and found is not other and within_noise(found, other)
+    )
+    return f"{spread(found)}{marks}{f' ({row.status})' if row.status else ''}"
 
 
 def _legend(panel: Panel, base: Row | None) -> str:
@@ -152,7 +158,7 @@ def _legend(panel: Panel, base: Row | None) -> str:
         return text + " No base row was measured, so there are no speed-ups."
     return (
         f"{text} {SAME_AS_BASE}: within noise of the base row. "
-        f"Compute × and time ×: speed-up over {base.name}, at whatever distance results."
+        f"Speed-ups are over {base.name}, whatever the distance."
     )
 
 
@@ -198,7 +204,7 @@ def ablation_table(panel: Panel, kinds: Mapping[str, str] | None = None) -> Tabl
     measured.
     """
     kinds = kinds or {}
-    summaries = summarise(panel)
+    summaries = panel.distances
     values, text = [], []
     for arm in panel.arms:
         rows = [row for row in panel.measured if row.arm == arm]
@@ -208,8 +214,8 @@ def ablation_table(panel: Panel, kinds: Mapping[str, str] | None = None) -> Tabl
             for value, settings in by_value.items():
                 shared = [s for s in settings if s in by_value[first]]
                 pairs = [(settings[s], by_value[first][s]) for s in shared]
-                best = min(summaries[id(row)].mean for row in settings.values())
-                ratio = geometric_mean(summaries[id(a)].mean / summaries[id(b)].mean for a, b in pairs)
+                best = min(summaries[row].mean for row in settings.values())
+                ratio = geometric_mean(summaries[a].mean / summaries[b].mean for a, b in pairs)
                 compute = geometric_mean(a.gmacs / b.gmacs for a, b in pairs)
                 shown = next(iter(settings.values())).setting(key)
                 held = {
@@ -246,7 +252,7 @@ def setting_without(row: Row, key: str) -> str:
 
 def sampler_table(panel: Panel) -> Table:
     """Each setting by each sampler, and per method the geometric mean of the ratio to ancestral sampling."""
-    summaries = summarise(panel)
+    summaries = panel.distances
     samplers = sorted({row.sampler for row in panel.measured})
     values, text = [], []
     for arm in panel.arms:
@@ -259,26 +265,26 @@ def sampler_table(panel: Panel) -> Table:
             others = [k for k in row.varied if k not in STANDARD_KEYS]
             named = {"method": row.label, "steps": show(row.steps), "refreshes": show(row.refreshes)}
             named["other"] = ", ".join(f"{_short(k)} {show(row.varied[k])}" for k in others) or DASH
-            values.append({**named, **{s: summaries[id(held[s])].mean if s in held else math.nan for s in samplers}})
-            text.append({**named, **{s: spread(summaries[id(held[s])]) if s in held else DASH for s in samplers}})
+            values.append({**named, **{s: summaries[held[s]].mean if s in held else math.nan for s in samplers}})
+            text.append({**named, **{s: spread(summaries[held[s]]) if s in held else DASH for s in samplers}})
         if rows and "ancestral" in samplers:
             named = {"method": rows[0].label, "steps": "all", "refreshes": "all", "other": "× ancestral"}
             ratios = {s: _ratio_to(settings.values(), s, "ancestral", summaries) for s in samplers}
             values.append({**named, **ratios})
             text.append({**named, **{s: number(r) for s, r in ratios.items()}})
     caption = (
-        f"{conditions(panel)} {panel.distance} by sampler at equal steps and refreshes (heun evaluates the network twice "
-        "per step). Lines “× ancestral”: geometric mean of the ratio to ancestral sampling over the settings that have "
-        "both; below 1 the sampler is better."
+        f"{conditions(panel)} {panel.distance} by sampler at equal steps and refreshes (heun evaluates the network "
+        "twice per step). Lines “× ancestral”: geometric mean of the ratio to ancestral sampling over the settings "
+        "that have both; below 1 the sampler is better."
     )
     return Table("samplers", caption, pd.DataFrame(values), pd.DataFrame(text))
 
 
 def _ratio_to(
-    settings: Iterable[Mapping[str, Row]], sampler: str, other: str, summaries: Mapping[int, Distance]
+    settings: Iterable[Mapping[str, Row]], sampler: str, other: str, summaries: Mapping[Row, Distance]
 ) -> float:
     return geometric_mean(
-        summaries[id(held[sampler])].mean / summaries[id(held[other])].mean
+        summaries[held[sampler]].mean / summaries[held[other]].mean
         for held in settings if sampler in held and other in held
     )
 
@@ -293,37 +299,40 @@ def matched_table(panel: Panel, found: Iterable[tuple[Comparison, Comparison | N
                 "method": compute.name, "base": compute.base, panel.distance: at.target,
                 "base_gmacs": at.base_cost, "gmacs": at.cost, "gmacs_is_upper_bound": at.bound,
                 "compute_ratio": at.ratio, "compute_ratio_low": at.low, "compute_ratio_high": at.high,
-                "share_of_replicates_that_reach": at.sure,
                 "base_seconds": timed.base_cost if timed else math.nan,
                 "seconds": timed.cost if timed else math.nan,
                 "time_ratio": timed.ratio if timed else math.nan,
                 "time_ratio_low": timed.low if timed else math.nan,
                 "time_ratio_high": timed.high if timed else math.nan,
             })
-            bound = "≤ " if at.bound and not math.isnan(at.cost) else ""
+            bound = "≤ " if at.bound and math.isfinite(at.cost) else ""
             text.append({
                 "method": compute.name, "base": compute.base, panel.distance: number(at.target),
                 "base GMACs": _reached(at.base_cost), "GMACs": bound + _reached(at.cost),
-                "compute ×": _interval(at.ratio, at.low, at.high),
+                "compute speed-up": _interval(at.ratio, at.low, at.high),
                 "base s": _reached(timed.base_cost) if timed else DASH,
                 "s": _reached(timed.cost) if timed else DASH,
-                "time ×": _interval(timed.ratio, timed.low, timed.high) if timed else DASH,
+                "time speed-up": _interval(timed.ratio, timed.low, timed.high) if timed else DASH,
             })
     caption = (
-        f"{conditions(panel)} Cost per image at equal {panel.distance}, interpolated on each method's frontier (log–log). "
-        "Distances: the points of the base's frontier and the best that both reach. × is the base's cost over the "
-        "method's (above 1 the method is cheaper), with its 95 % bootstrap interval. ≤: already the method's cheapest row "
-        "is as good."
+        f"{conditions(panel)} Cost per image at equal {panel.distance}, interpolated on each method's frontier "
+        "(log–log). Distances: the points of the base's frontier and the best that both reach. A speed-up is "
+        "the base's cost over the method's, with its 95 % bootstrap interval over the noise of the distances; “up to”: "
+        "within noise the distance may not be reached. ≤: already the method's cheapest row is as good."
     )
     return Table("matched", caption, pd.DataFrame(values), pd.DataFrame(text))
 
 
 def _reached(cost: float) -> str:
-    return "not reached" if math.isnan(cost) else number(cost)
+    return "not reached" if not math.isfinite(cost) else number(cost)
 
 
 def _interval(ratio: float, low: float, high: float) -> str:
-    return DASH if math.isnan(ratio) else f"{ratio:.2f} ({low:.2f} to {high:.2f})"
+    if math.isnan(ratio):
+        return DASH
+    if low == 0 or math.isinf(high):
+        return f"{ratio:.2f} (up to {high:.2f})" if low == 0 and math.isfinite(high) else f"{ratio:.2f} (any)"
+    return f"{ratio:.2f} ({low:.2f} to {high:.2f})"
 
 
 def geometric_mean(ratios: Iterable[float]) -> float:
@@ -362,10 +371,6 @@ def _speed_up(row: Row, base: Row | None, cost: str) -> float:
 
 def _times(ratio: float) -> str:
     return DASH if math.isnan(ratio) else number(ratio)
-
-
-def _taken(panel: Panel, measure: str) -> bool:
-    return any(measure in seed for row in panel.measured for r in row.records for seed in r["quality"]["per_seed"])
 
 
 def _plain(value: Any) -> Any:

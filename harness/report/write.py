@@ -14,10 +14,12 @@ from matplotlib.figure import Figure
 
 from harness.errors import StoreError
 from harness.report import figures
-from harness.report.frontier import Comparison, comparisons, headline, roles, summarise
+from harness.report.frontier import Comparison
+from harness.report.headline import comparisons, headline, roles
 from harness.report.page import Part, Picture, page
+from harness.report.panel import Panel, panels
 from harness.report.reported import agreeing, read_reported, reported_figure
-from harness.report.rows import SCHEMA, Panel, Row, common, flatten, nest, panels, rank
+from harness.report.rows import SCHEMA, Row, common, flatten, nest, rank
 from harness.report.samples import SHOWN, pack, read_samples, unpack
 from harness.report.style import pdf, png
 from harness.report.tables import (
@@ -28,7 +30,6 @@ from harness.report.tables import (
     matched_table,
     number,
     sampler_table,
-    timing,
 )
 from harness.store import write_atomically
 
@@ -73,7 +74,6 @@ class Drawn:
     name: str
     caption: str
     figure: Figure
-    with_pdf: bool = True
 
 
 def write_report(
@@ -107,9 +107,8 @@ def write_report(
         for item in drawn:
             picture = png(item.figure)
             files[f"{item.name}{suffix}.png"] = picture
-            if item.with_pdf:
-                files[f"{item.name}{suffix}.pdf"] = pdf(item.figure)
-            pictures.append(Picture(f"{item.name}{suffix}", item.caption, picture, item.with_pdf))
+            files[f"{item.name}{suffix}.pdf"] = pdf(item.figure)
+            pictures.append(Picture(f"{item.name}{suffix}", item.caption, picture))
         sentence = headline(panel, options.base, options.subject)
         named = tuple(Table(f"{t.name}{suffix}", t.caption, t.values, t.text, t.strong) for t in tables)
         for table in named:
@@ -162,8 +161,8 @@ def base_row(panel: Panel, options: ReportOptions) -> Row | None:
         row for row in panel.measured
         if row.arm == who.base and all(rank(row.setting(k)) == rank(v) for k, v in options.base_row.items())
     ]
-    summaries = summarise(panel)
-    return min(fitting, key=lambda row: summaries[id(row)].mean, default=None)
+    summaries = panel.distances
+    return min(fitting, key=lambda row: summaries[row].mean, default=None)
 
 
 def report_figures(
@@ -206,15 +205,16 @@ def report_figures(
                 "samples",
                 "Each method's row with the least distance; images of one column start from the same noise "
                 f"(sampling seed and index are equal). {given}",
-                figures.sample_figure(lines), with_pdf=True,
+                figures.sample_figure(lines),
             )
         )
     if known:
         drawn.append(
             Drawn(
                 "reported",
-                "Figures of the literature, not measured here and not comparable with this report's: ImageNet, FID of "
-                "50 000 images. Whether their FLOPs count a multiply-add once or twice is stated by no source.",
+                "Figures of the literature, not measured here and not to be compared with this report's: FID of 50 000 "
+                "images on other data. [EDM] counts a multiply-add as one FLOP; what [DR] counts is not known. Sources "
+                "and caveats: results/reported.csv.",
                 reported_figure(known),
             )
         )
@@ -223,22 +223,22 @@ def report_figures(
 
 def sample_rows(panel: Panel) -> list[Row]:
     """The rows whose images are shown: each arm's with the least distance."""
-    summaries = summarise(panel)
+    summaries = panel.distances
     by_arm = [[row for row in panel.measured if row.arm == arm] for arm in panel.arms]
-    return [min(rows, key=lambda row: summaries[id(row)].mean) for rows in by_arm if rows]
+    return [min(rows, key=lambda row: summaries[row].mean) for rows in by_arm if rows]
 
 
 def sample_lines(panel: Panel, samples: Mapping[str, np.ndarray]) -> list[tuple[str, np.ndarray]]:
     """(name with distance, images) of each row that is shown and has images."""
-    summaries = summarise(panel)
+    summaries = panel.distances
     return [
-        (f"{row.name}: {panel.distance} {number(summaries[id(row)].mean)}", samples[_first(row)])
+        (f"{row.name}: {panel.distance} {number(summaries[row].mean)}", samples[_first(row)])
         for row in sample_rows(panel) if _first(row) in samples
     ]
 
 
 def collect_samples(grouped: Iterable[Panel], root: Path | None) -> dict[str, np.ndarray]:
-    """The first images of the shown rows, by cell id, from the runs under `root`; those that are not there are left out."""
+    """The first images of the shown rows, by cell id, from the runs under `root`; those not there are left out."""
     found: dict[str, np.ndarray] = {}
     for panel in grouped if root is not None else ():
         for row in sample_rows(panel):
@@ -311,7 +311,7 @@ def load_options(path: Path) -> ReportOptions:
 
 
 def _replace(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write `files`, each atomically, and remove those of the report that stood here before. ``cells.json`` comes last."""
+    """Write `files` atomically, ``cells.json`` last, and remove those of the report that stood here before."""
     before: list[str] = []
     if (folder / CELLS).exists():
         try:
