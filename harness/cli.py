@@ -25,6 +25,14 @@ ExperimentFile = Annotated[Path, typer.Argument(help="an experiment's YAML file,
 Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="override a key everywhere")]
 Results = Annotated[Path, typer.Option("--results", envvar="HARNESS_RESULTS", help="folder of the results")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON document for a script")]
+Cluster = Annotated[
+    str | None, typer.Option(envvar="HARNESS_CLUSTER", help="slurm, local or inline; slurm where sbatch exists")
+]
+SlurmOptions = Annotated[
+    list[str],
+    typer.Option("--slurm", metavar="KEY=VALUE", help="a cluster setting, as partition=gpu or cells.time=30m"),
+]
+Targets = Annotated[list[str] | None, typer.Argument(metavar="ID", help="trainings and cells, by id or its start")]
 Arm = Annotated[str | None, typer.Option("--arm", help="the arm to take from a sweep file")]
 
 RESULTS = Path("results")
@@ -56,18 +64,79 @@ def sweep(
     file: SweepFile,
     overrides: Overrides = [],  # noqa: B006 - typer copies it
     results: Results = RESULTS,
-    cluster: Annotated[
-        str | None,
-        typer.Option(envvar="HARNESS_CLUSTER", help="slurm, local or inline; slurm where sbatch exists"),
-    ] = None,
+    cluster: Cluster = None,
     workers: Annotated[int, typer.Option(min=1, help="processes of --cluster local")] = 1,
+    slurm: SlurmOptions = [],  # noqa: B006
+    wait: Annotated[bool, typer.Option("--wait", help="on SLURM: wait for all jobs, then report")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print what would run; run nothing")] = False,
     json_output: AsJson = False,
 ) -> None:
-    """Run what is missing of a sweep, then make its report."""
+    """Run what is missing of a sweep, then make its report. On SLURM: submit it and return."""
     from harness.commands import sweeping
 
-    sweeping.run(file, overrides, results, cluster, workers, dry_run, json_output)
+    sweeping.run(file, overrides, results, cluster, workers, slurm, wait, dry_run, json_output)
+
+
+@app.command()
+def status(
+    file: SweepFile,
+    overrides: Overrides = [],  # noqa: B006
+    results: Results = RESULTS,
+    watch: Annotated[bool, typer.Option("--watch", help="a live table until nothing runs any more")] = False,
+    json_output: AsJson = False,
+) -> None:
+    """State, progress and errors of a sweep's trainings and cells, wherever they run."""
+    from harness.commands import status as status_command
+
+    status_command.run(file, overrides, results, watch, json_output)
+
+
+@app.command()
+def logs(
+    file: SweepFile,
+    target: Annotated[str, typer.Argument(metavar="ID", help="a training's or cell's id, or its start")],
+    overrides: Overrides = [],  # noqa: B006
+    results: Results = RESULTS,
+    json_output: AsJson = False,
+) -> None:
+    """What the last job of a training or cell printed, and the traceback of its error."""
+    from harness.commands import status as status_command
+
+    status_command.logs(file, target, overrides, results, json_output)
+
+
+@app.command()
+def retry(
+    file: SweepFile,
+    targets: Targets = None,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="all that did not end well (what happens without ids)")
+    ] = False,
+    overrides: Overrides = [],  # noqa: B006
+    results: Results = RESULTS,
+    cluster: Cluster = None,
+    slurm: SlurmOptions = [],  # noqa: B006
+    json_output: AsJson = False,
+) -> None:
+    """Run again what has failed, was cancelled, is blocked or lost."""
+    from harness.commands import cluster as cluster_commands
+
+    names = [] if failed else targets or []
+    cluster_commands.retry(file, names, overrides, results, cluster, slurm, json_output)
+
+
+@app.command()
+def cancel(
+    file: SweepFile,
+    targets: Targets = None,
+    overrides: Overrides = [],  # noqa: B006
+    results: Results = RESULTS,
+    json_output: AsJson = False,
+) -> None:
+    """Cancel a sweep's jobs on SLURM. What they have done stays; `harness retry` goes on from there."""
+    from harness.commands import cluster as cluster_commands
+
+    cluster_commands.cancel(file, targets or [], overrides, results, json_output)
 
 
 @app.command()

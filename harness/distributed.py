@@ -6,9 +6,14 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+
+
+WAIT = timedelta(days=1)
+"""Longest wait of one rank for another: the first measures alone at the end of a cell, and may wait for a lease."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ def process_group() -> Iterator[Ranks]:
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group(backend)
+    dist.init_process_group(backend, timeout=WAIT)
     try:
         yield current_ranks()
     finally:

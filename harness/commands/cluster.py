@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,9 @@ from rich.live import Live
 from harness.cli import console, print_json
 from harness.commands.status import find_targets, summary_line, table_of
 from harness.dispatch import default_cluster
-from harness.errors import ConfigError
 from harness.plan import Plan, plan
 from harness.slurm.settings import ClusterSettings, load_settings
-from harness.slurm.status import TO_RETRY, SweepStatus, read_status
+from harness.slurm.status import LIVE, TO_RETRY, SweepStatus, read_status
 from harness.slurm.submit import Submitted, cancel_jobs, propose, submit
 from harness.store import Store, Target
 from harness.sweep import Sweep, load_sweep
@@ -46,10 +45,9 @@ def describe_submission(submitted: Submitted) -> str:
     if submitted.submission is not None:
         arrays = submitted.submission.arrays
         trainings = sum(target.kind == "training" for target in submitted.targets)
-        parts.append(
-            f"submitted {trainings} trainings and {len(submitted.targets) - trainings} cells in {len(arrays)} job arrays: "
-            + ", ".join(array.job or "" for array in arrays)
-        )
+        numbers = ", ".join(array.job or "" for array in arrays)
+        cells = len(submitted.targets) - trainings
+        parts.append(f"submitted {trainings} trainings and {cells} cells as {len(arrays)} job arrays: {numbers}")
     if submitted.live:
         parts.append(f"{len(submitted.live)} trainings and cells have a job already")
     return "; ".join(parts) or "nothing to submit"
@@ -89,12 +87,8 @@ def retry(
     sweep, store, out = load_sweep(file, overrides), Store(results), console(json_output)
     planned = plan(sweep, store)
     status = read_status(planned, store)
-    if names:
-        chosen = set(find_targets(sweep, names))
-    else:
-        chosen = {row.target for row in status.in_states(TO_RETRY)}
-    at_work = [target for target in chosen if status.rows[target].state in ("done", "running", "queued", "waiting")]
-    if not chosen or len(at_work) == len(chosen):
+    chosen = set(find_targets(sweep, names)) if names else {row.target for row in status.in_states(TO_RETRY)}
+    if all(status.rows[target].state in LIVE | {"done"} for target in chosen):
         out.print(f"nothing to retry: {summary_line(status)}", highlight=False, markup=False)
         if json_output:
             print_json({"retried": []})
@@ -154,23 +148,13 @@ def proposal(planned: Plan, store: Store, options: Sequence[str]) -> dict[str, A
     }
 
 
-def show_proposal(planned: Plan, store: Store, options: Sequence[str], out: Console) -> None:
+def show_proposal(asked: Mapping[str, Any], out: Console) -> None:
     """The sbatch lines and the GPU-hours, for people."""
-    asked = proposal(planned, store, options)
     if asked["note"]:
         out.print(asked["note"], style="yellow", highlight=False, markup=False)
     for place, array in enumerate(asked["arrays"]):
         line = f"ARRAY{place}: {array['jobs']} {array['kind']} jobs: sbatch {' '.join(array['sbatch'])}"
         out.print(line, highlight=False, markup=False)
     jobs = sum(array["jobs"] for array in asked["arrays"])
-    hours = asked["gpu_hours_at_most"]
-    out.print(
-        f"{jobs} jobs in {len(asked['arrays'])} calls of sbatch; GPU-hours, if every job ran once to its time limit: {hours:,.1f}",
-        highlight=False,
-    )
-
-
-def check_cluster_options(options: Sequence[str], cluster: str) -> None:
-    """``--slurm`` means something on SLURM alone. Raises :class:`ConfigError`."""
-    if options and cluster != "slurm":
-        raise ConfigError("--slurm", [f"{options[0]}: has no meaning with --cluster {cluster}"])
+    calls, hours = len(asked["arrays"]), asked["gpu_hours_at_most"]
+    out.print(f"{jobs} jobs in {calls} calls of sbatch; at most {hours:,.1f} GPU-hours per run of all", highlight=False)

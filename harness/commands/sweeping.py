@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from rich.console import Console
 from rich.table import Table
@@ -17,6 +17,9 @@ from harness.plan import Plan, plan
 from harness.store import Store
 from harness.sweep import load_sweep
 
+if TYPE_CHECKING:
+    from harness.slurm.submit import Submitted
+
 
 def run(
     file: Path,
@@ -24,6 +27,8 @@ def run(
     results: Path,
     cluster: str | None,
     workers: int,
+    slurm: Sequence[str],
+    wait: bool,
     dry_run: bool,
     json_output: bool,
 ) -> None:
@@ -31,13 +36,22 @@ def run(
     store = Store(results)
     planned = plan(sweep, store)
     out = console(json_output)
+    chosen = _chosen_cluster(cluster, slurm)
     if dry_run:
-        show_plan(planned, out, json_output)
+        show_plan(planned, store, out, chosen, slurm, json_output)
         return
     failures: dict[str, str] = {}
     if planned.missing_cells:
         check_first(planned, store)
-        failures = _dispatch(planned, store, out, cluster, workers)
+        out.print(_announcement(planned), highlight=False)
+        if chosen == "slurm":
+            submitted = _submit(planned, store, out, slurm)
+            if not wait:
+                _print_submitted(submitted, file, out, json_output)
+                return
+            failures = _wait(planned, store, out)
+        else:
+            failures = _run_here(planned, store, out, chosen, workers)
     else:
         out.print(f"all {len(sweep.cells)} cells are done; nothing runs", highlight=False)
     from harness.commands import reporting
@@ -51,23 +65,63 @@ def run(
         sys.exit(1)
 
 
-def _dispatch(planned: Plan, store: Store, out: Console, cluster: str | None, workers: int) -> dict[str, str]:
+def _chosen_cluster(named: str | None, slurm: Sequence[str]) -> str:
     from harness import dispatch
 
-    chosen = cluster or dispatch.default_cluster()
+    chosen = named or dispatch.default_cluster()
     choices = list(get_args(dispatch.ClusterKind))
     if chosen not in choices:
         raise ConfigError("--cluster", [f"{chosen!r} is not one of {', '.join(choices)}{nearest(chosen, choices)}"])
-    out.print(
+    if slurm and chosen != "slurm":
+        raise ConfigError("--slurm", [f"{slurm[0]}: has no meaning with --cluster {chosen}"])
+    return chosen
+
+
+def _announcement(planned: Plan) -> str:
+    return (
         f"{planned.sweep.config.title or planned.sweep.config.name}: {len(planned.missing_trainings)} trainings and "
-        f"{len(planned.missing_cells)} cells to run, {len(planned.done_cells)} cells done already",
-        highlight=False,
+        f"{len(planned.missing_cells)} cells to run, {len(planned.done_cells)} cells done already"
     )
+
+
+def _run_here(planned: Plan, store: Store, out: Console, chosen: str, workers: int) -> dict[str, str]:
+    from harness import dispatch
+
     if chosen == "local":
         outcome = dispatch.run_local(planned, store, out, workers)
     else:
         outcome = dispatch.run_inline(planned, store, out)
     return {str(target): reason for group in (outcome.failed, outcome.blocked) for target, reason in group.items()}
+
+
+def _submit(planned: Plan, store: Store, out: Console, slurm: Sequence[str]) -> Submitted:
+    from harness.commands import cluster
+
+    return cluster.submit_sweep(planned, store, out, slurm)
+
+
+def _wait(planned: Plan, store: Store, out: Console) -> dict[str, str]:
+    from harness.commands import cluster
+
+    return cluster.wait_for(planned.sweep, store, out)
+
+
+def _print_submitted(submitted: Submitted, file: Path, out: Console, json_output: bool) -> None:
+    if json_output:
+        arrays = submitted.submission.arrays if submitted.submission else []
+        print_json(
+            {
+                "submitted": [str(target) for target in submitted.targets],
+                "jobs": [array.job for array in arrays],
+                "live": [str(target) for target in submitted.live],
+            }
+        )
+        return
+    out.print(
+        f"look at it with: harness status {file} --watch; once all is done, harness sweep {file} makes the report",
+        highlight=False,
+        markup=False,
+    )
 
 
 def check_first(planned: Plan, store: Store) -> None:
@@ -77,12 +131,22 @@ def check_first(planned: Plan, store: Store) -> None:
     check_sweep(planned, store)
 
 
-def show_plan(planned: Plan, out: Console, json_output: bool) -> None:
-    """What would run: trainings, cells, what is done already, GMACs per cell."""
+def show_plan(planned: Plan, store: Store, out: Console, chosen: str, slurm: Sequence[str], json_output: bool) -> None:
+    """What would run: trainings, cells, what is done already, GMACs per cell; on SLURM also the jobs."""
+    from harness.commands import cluster
+
     rows = _plan_rows(planned)
+    if chosen == "slurm":
+        rows["slurm"] = cluster.proposal(planned, store, slurm)
     if json_output:
         print_json(rows)
         return
+    _show_rows(planned, rows, out)
+    if chosen == "slurm":
+        cluster.show_proposal(rows["slurm"], out)
+
+
+def _show_rows(planned: Plan, rows: Mapping[str, Any], out: Console) -> None:
     trainings = Table(title="trainings", title_justify="left")
     for column in ("id", "for", "steps", "GMACs", "state"):
         trainings.add_column(column, justify="right" if column in ("steps", "GMACs") else "left")

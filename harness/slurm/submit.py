@@ -49,7 +49,8 @@ class Submitted:
 
 
 def submit(sweep: Sweep, store: Store, settings: ClusterSettings, only: Collection[Target] | None = None) -> Submitted:
-    """Submit what `sweep` lacks and no live job makes; if `only` is given, of that only these and their trainings.
+    """Submit what `sweep` lacks and no live job makes; if `only` is given, of that only these,
+    with a cell's training and a training's cells.
 
     Raises :class:`DispatchError` with SLURM's own words when it refuses; nothing is left submitted then.
     """
@@ -67,6 +68,34 @@ def submit(sweep: Sweep, store: Store, settings: ClusterSettings, only: Collecti
         for target in wanted:
             store.forget_failure(target)
         return Submitted(submission, list(live))
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    """What :func:`cancel_jobs` did. `left` says in sentences what it let be."""
+
+    jobs: set[str]
+    left: list[str]
+
+
+def cancel_jobs(sweep: Sweep, store: Store, only: Collection[Target] | None = None) -> Cancelled:
+    """End the live jobs that were submitted for `sweep` (its name), of `only` these targets if given, and note it.
+
+    Raises :class:`SlurmError` where SLURM cannot be reached.
+    """
+    with _lock(store):
+        submissions = load_submissions(store)
+        jobs = queue.read_live([submission.user for submission in submissions]) if submissions else {}
+        live, hopeless = _sort_out(plan(sweep, store), assignments(submissions), jobs)
+        own = {t: a for t, a in live.items() if (only is None or t in only) and a.submission.sweep == sweep.config.name}
+        other = {t: a for t, a in live.items() if (only is None or t in only) and t not in own}
+        ended = {assignment.job for assignment in own.values()} | hopeless
+        for submission in {a.submission.id: a.submission for a in own.values()}.values():
+            submission.cancelled += sorted(ended & {a.job for a in own.values() if a.submission is submission})
+            submission.save()
+        queue.cancel(ended)
+    names = sorted({assignment.submission.sweep for assignment in other.values()})
+    return Cancelled(ended, [f"{len(other)} jobs of {', '.join(names)} go on"] if other else [])
 
 
 @dataclass(frozen=True)
@@ -151,8 +180,10 @@ def _sort_out(
 
 def _wanted(planned: Plan, live: Collection[Target], only: Collection[Target] | None) -> list[Target]:
     if only is not None:
-        needed = {planned.sweep.cells[t.id].training for t in only if t.kind == "cell"}
-        only = {*only, *(Target("training", id) for id in needed)}
+        cells = planned.sweep.cells
+        needed = {Target("training", cells[target.id].training) for target in only if target.kind == "cell"}
+        needing = {Target("cell", id) for id, cell in cells.items() if Target("training", cell.training) in only}
+        only = {*only, *needed, *needing}
     return [target for target in planned.targets() if target not in live and (only is None or target in only)]
 
 
