@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from harness.report.frontier import COSTS, Cost, pareto
 from harness.report.noise import Distance, Z
 from harness.report.panel import Panel
-from harness.report.rows import REFRESH_KEYS, Row, rank, show, varied_keys
+from harness.report.rows import REFRESH_KEYS, Rank, Row, rank, show, varied_keys
 from harness.report.style import COLUMN, LINES, MARKERS, OTHER_COLOURS, Palette, column_figure, styled
 from harness.report.tables import setting_without
 
@@ -131,9 +131,9 @@ def figure_keys(panel: Panel) -> dict[str, list[Row]]:
     keys = [key for key in varied_keys(panel.measured) if key != "sample.sampler"]
     for key in keys:
         rows = [row for row in panel.measured if key in row.varied]
-        by_setting: dict[str, list[Row]] = {}
+        by_setting: dict[Any, list[Row]] = {}
         for row in rows:
-            by_setting.setdefault(f"{row.arm} {setting_without(row, key)}", []).append(row)
+            by_setting.setdefault((row.arm, setting_without(row, key)), []).append(row)
         groups = [group for group in by_setting.values() if len({rank(row.varied[key]) for row in group}) > 1]
         paired = [row for group in groups for row in group]
         if paired:
@@ -174,8 +174,8 @@ class Encoding:
     """What a colour, a dash or a marker stands for: looks and labels by the rank of the value."""
 
     what: str
-    looks: dict[tuple[Any, ...], Any]
-    labels: dict[tuple[Any, ...], str]
+    looks: dict[Rank, Any]
+    labels: dict[Rank, str]
 
 
 def _encodings(
@@ -228,10 +228,10 @@ def _lines(
     rows: Iterable[Row], key: str, encodings: Mapping[str, Encoding]
 ) -> dict[tuple[str, Any, str], list[list[Row]]]:
     """Look → lines: the rows of a line differ in `key` alone."""
-    grouped: dict[tuple[Any, str], list[Row]] = {}
+    grouped: dict[tuple[Any, Any], list[Row]] = {}
     for row in rows:
         without = setting_without(row, "sample.refresh_interval" if key == "interval" else key)
-        grouped.setdefault((_look(row, encodings), f"{row.arm} {without}"), []).append(row)
+        grouped.setdefault((_look(row, encodings), (row.arm, without)), []).append(row)
     found: dict[tuple[str, Any, str], list[list[Row]]] = {}
     for (look, _), line in grouped.items():
         found.setdefault(look, []).append(line)
@@ -258,7 +258,7 @@ def _error_bars(axes: Axes, x: np.ndarray, found: Sequence[Distance], colour: st
                       zorder=1)
 
 
-def _places(values: Iterable[Any]) -> dict[tuple[Any, ...], float]:
+def _places(values: Iterable[Any]) -> dict[Rank, float]:
     """Where each value stands on the axis: numbers at themselves, anything else in order."""
     ranked = sorted({rank(value) for value in values})
     if all(kind == 0 for kind, _, _ in ranked):
@@ -266,7 +266,7 @@ def _places(values: Iterable[Any]) -> dict[tuple[Any, ...], float]:
     return {value: float(i) for i, value in enumerate(ranked)}
 
 
-def _value_axis(axes: Axes, values: Sequence[Any], places: Mapping[tuple[Any, ...], float]) -> None:
+def _value_axis(axes: Axes, values: Sequence[Any], places: Mapping[Rank, float]) -> None:
     texts = {places[rank(value)]: show(value) for value in values}
     ticks = sorted(texts)
     numeric = all(rank(value)[0] == 0 for value in values)

@@ -10,7 +10,7 @@ from html import escape
 from typing import Any
 
 from harness.report.panel import Panel
-from harness.report.rows import Row, common, flatten, show
+from harness.report.rows import Row, common, show
 from harness.report.tables import DASH, Table, numeric_columns
 
 
@@ -40,7 +40,7 @@ TITLES = {
 
 def page(name: str, title: str, parts: Sequence[Part], command: str) -> str:
     """The page as HTML. All text is escaped."""
-    flat = [flatten(row.config) for part in parts for row in part.panel.rows if row.config]
+    flat = [row.flat for part in parts for row in part.panel.rows if row.config]
     shared = common(flat)
     body = "\n".join(_part(part, shared, several=len(parts) > 1) for part in parts)
     lead = "".join(f'<p class="headline">{escape(part.headline)}</p>' for part in parts)
@@ -133,7 +133,7 @@ def _class(kind: str) -> str:
 
 def _behind(row: Row, shared: Mapping[str, Any]) -> str:
     """The configuration behind a row: what sets it apart, then a link to what all rows share; and its cells."""
-    own = {key: value for key, value in flatten(row.config).items() if key not in shared}
+    own = {key: value for key, value in row.flat.items() if key not in shared}
     cells = "".join(f"<li>{_cell(record)}</li>" for record in row.records)
     return (
         f'<div class="behind">{_settings(own)}<p><a href="#common">and what all rows share</a></p>'

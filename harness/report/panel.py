@@ -15,7 +15,7 @@ from typing import Any
 
 from harness.errors import StoreError
 from harness.report.noise import Distance, distances
-from harness.report.rows import Condition, Row, canonical, rank
+from harness.report.rows import Condition, Row, canonical
 
 MISSING = "missing"
 
@@ -146,5 +146,5 @@ def _varied(cell: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sort_key(row: Row, order: Mapping[str, int]) -> tuple[Any, ...]:
-    others = [(k, rank(v)) for k, v in sorted(row.varied.items()) if k not in ("sample.sampler", "sample.steps")]
-    return (order[row.arm], row.sampler, row.steps or 0, row.refreshes or 0, others, canonical(row.varied))
+    others = [(k, r) for k, r in row.point if k not in ("sample.sampler", "sample.steps")]
+    return (order[row.arm], row.sampler, row.steps or 0, row.refreshes or 0, others, row.point)

@@ -11,6 +11,9 @@ from typing import Any
 
 SCHEMA = 1
 
+Rank = tuple[int, float, str]
+"""What values of any kind are sorted and compared by: see :func:`rank`."""
+
 
 @dataclass(frozen=True, order=True)
 class Condition:
@@ -80,14 +83,20 @@ class Row:
     def cells(self) -> int:
         return len(self.records) + len(self.statuses)
 
+    @cached_property
+    def flat(self) -> dict[str, Any]:
+        """The configuration by dotted keys."""
+        return flatten(self.config)
+
+    @cached_property
+    def point(self) -> tuple[tuple[str, Rank], ...]:
+        """The varied keys with their values' ranks, sorted: where the row stands in its arm's grid."""
+        return tuple((key, rank(value)) for key, value in sorted(self.varied.items()))
+
     def setting(self, key: str) -> Any:
         """Value of a dotted key in the configuration, or None."""
-        value: Any = self.config
-        for part in key.split("."):
-            if not isinstance(value, Mapping) or part not in value:
-                return self.varied.get(key)
-            value = value[part]
-        return value
+        value = self.flat.get(key)
+        return self.varied.get(key) if value is None else value
 
     def frechet(self) -> list[list[float]]:
         """Distances: one list per training seed, with one value per sampling seed."""
@@ -173,27 +182,25 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
-def rank(value: Any) -> tuple[int, float, str]:
+def rank(value: Any) -> Rank:
     """A key that sorts values of any kind: numbers by size, then the rest by their text."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return (1, 0.0, canonical(value))
-    return (0, float(value), "")
+    if type(value) is int or type(value) is float:
+        return (0, float(value), "")
+    return (1, 0.0, value if isinstance(value, str) else canonical(value))
 
 
 def varied_keys(rows: Iterable[Row]) -> list[str]:
     """Dotted keys that take more than one value among `rows`, of those that some arm varies; sorted."""
-    seen: dict[str, set[str]] = {}
     listed = list(rows)
-    for key in sorted({key for row in listed for key in row.varied}):
-        seen[key] = {canonical(row.setting(key)) for row in listed}
-    return [key for key, values in seen.items() if len(values) > 1]
+    keys = sorted({key for row in listed for key in row.varied})
+    return [key for key in keys if len({rank(row.setting(key)) for row in listed}) > 1]
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings to dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, Mapping) and value:
+        if value and isinstance(value, dict):
             flat.update(flatten(value, f"{prefix}{key}."))
         else:
             flat[prefix + key] = value

@@ -13,7 +13,7 @@ import pandas as pd
 from harness.report.frontier import Comparison
 from harness.report.noise import Distance, within_noise
 from harness.report.panel import Panel
-from harness.report.rows import REFRESH_KEYS, Row, rank, show, varied_keys
+from harness.report.rows import REFRESH_KEYS, Rank, Row, rank, show, varied_keys
 
 DASH = "–"
 SAME_AS_BEST, SAME_AS_BASE = "†", "‡"
@@ -236,18 +236,18 @@ def ablation_table(panel: Panel, kinds: Mapping[str, str] | None = None) -> Tabl
     return Table("ablations", caption, pd.DataFrame(values), pd.DataFrame(text))
 
 
-def _by_value(rows: Iterable[Row], key: str) -> dict[str, dict[str, Row]]:
+def _by_value(rows: Iterable[Row], key: str) -> dict[Rank, dict[Any, Row]]:
     """Value of `key` → the other varied keys' values → row; values in order."""
-    found: dict[tuple[Any, ...], dict[str, Row]] = {}
+    found: dict[Rank, dict[Any, Row]] = {}
     for row in rows:
         if (value := row.setting(key)) is not None:
             found.setdefault(rank(value), {})[setting_without(row, key)] = row
-    return {repr(value): found[value] for value in sorted(found)}
+    return {value: found[value] for value in sorted(found)}
 
 
-def setting_without(row: Row, key: str) -> str:
-    """A text that two rows share exactly if they differ in nothing that their arm varies but `key`."""
-    return repr(sorted((k, rank(v)) for k, v in row.varied.items() if k != key))
+def setting_without(row: Row, key: str) -> tuple[tuple[str, Rank], ...]:
+    """What two rows of an arm share exactly if they differ in nothing that is varied but `key`."""
+    return tuple(item for item in row.point if item[0] != key)
 
 
 def sampler_table(panel: Panel) -> Table:
@@ -257,7 +257,7 @@ def sampler_table(panel: Panel) -> Table:
     values, text = [], []
     for arm in panel.arms:
         rows = [row for row in panel.measured if row.arm == arm]
-        settings: dict[str, dict[str, Row]] = {}
+        settings: dict[Any, dict[str, Row]] = {}
         for row in rows:
             settings.setdefault(setting_without(row, "sample.sampler"), {})[row.sampler] = row
         for held in settings.values():

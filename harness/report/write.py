@@ -34,6 +34,8 @@ from harness.report.tables import (
 from harness.store import write_atomically
 
 CELLS, SAMPLES = "cells.json", "samples.npz"
+ROWS = ', "rows": ['
+"""What ends the first line of cells.json: all before it is small and can be read by itself."""
 
 
 @dataclass(frozen=True)
@@ -276,7 +278,7 @@ def _cells_json(
         sort_keys=True, ensure_ascii=False,
     )
     body = ",\n".join(line for _, line in ordered)
-    return f'{head[:-1]}, "rows": [\n{body}\n]}}\n'
+    return f'{head[:-1]}{ROWS}\n{body}\n]}}\n'
 
 
 def load_cells(path: Path) -> dict[str, Any]:
@@ -312,14 +314,23 @@ def load_options(path: Path) -> ReportOptions:
 
 def _replace(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write `files` atomically, ``cells.json`` last, and remove those of the report that stood here before."""
-    before: list[str] = []
-    if (folder / CELLS).exists():
-        try:
-            before = load_cells(folder / CELLS).get("files", [])
-        except StoreError:
-            before = []
+    before = _files_before(folder / CELLS)
     for name in sorted(files, key=lambda name: (name == CELLS, name)):
-        write_atomically(folder / name, files[name])
+        path = folder / name
+        if not path.exists() or path.read_bytes() != files[name]:
+            write_atomically(path, files[name])
     for name in before:
         if name not in files and Path(name).name == name:
             (folder / name).unlink(missing_ok=True)
+
+
+def _files_before(path: Path) -> list[str]:
+    """The files of the report that stands beside the ``cells.json`` at `path`; none where there is no such report."""
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", errors="replace") as file:
+        first = file.readline().rstrip("\n")
+    try:
+        return list(json.loads(f"{first.removesuffix(ROWS)}}}")["files"])
+    except (ValueError, KeyError, TypeError):
+        return []
