@@ -9,9 +9,8 @@ import os
 import struct
 import zipfile
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -21,11 +20,10 @@ from harness.errors import DataError
 LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 LOCAL_SIGNATURE = b"PK\x03\x04"
 ENCRYPTED = 0x1
-IGNORED_NAMES = ("__MACOSX",)
+MAC_FOLDER = "__MACOSX"
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """A file in a container: its path there, bytes, and checksum (0 where none is known without reading)."""
 
     name: str
@@ -157,4 +155,4 @@ def _size(entry: os.DirEntry[str]) -> int:
 
 
 def _hidden(name: str) -> bool:
-    return any(part.startswith(".") or part in IGNORED_NAMES for part in name.split("/"))
+    return name.startswith((".", MAC_FOLDER)) or "/." in name or f"/{MAC_FOLDER}/" in name

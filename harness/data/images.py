@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.config import DataConfig
+from harness.data import png
 from harness.data.dataset import DamagedImageError, DataInfo, Dataset
 from harness.data.listing import Listing, list_images
 from harness.data.pixels import GREY_MODES, Header, area_average, open_image, plain, read_header, to_array
@@ -27,6 +28,9 @@ class ImagePixels:
     def read(self, index: int) -> np.ndarray:
         """Image `index` as uint8 (channels, size, size). Raises :class:`DamagedImageError`."""
         content = self.listing.read(index)
+        stored = png.decode(content)
+        if stored is not None and stored.shape == (self.channels, self.size, self.size):
+            return stored
         try:
             with open_image(content) as image:
                 if self.grey_only and image.mode not in GREY_MODES:

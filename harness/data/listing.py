@@ -14,11 +14,13 @@ labels. What holds one split only is the train split. Classes are those of the t
 
 from __future__ import annotations
 
+import gc
 import glob
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
@@ -150,11 +152,29 @@ def _list_images(path: str, files: tuple[Path, ...], state: object, split: str) 
             f"{path}: has no test split; name one by a folder val/ or test/ beside train/, or by zips with "
             "such a word in their names that the path matches too"
         )
-    return _labelled(path, scan, scan.train if split == "train" else scan.test)
+    with _no_collection():
+        return _labelled(path, scan, scan.train if split == "train" else scan.test)
 
 
 @lru_cache(maxsize=2)
 def _scan(path: str, files: tuple[Path, ...], state: object) -> _Scan:
+    with _no_collection():
+        return _scan_now(path, files)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Millions of small objects are made here and none is garbage: looking for some would double the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _scan_now(path: str, files: tuple[Path, ...]) -> _Scan:
     containers = tuple(_open_container(file) for file in files)
     descriptions = _descriptions(path, containers)
     by_split: dict[str, list[Item]] = {}
@@ -184,7 +204,7 @@ def _train_and_test(by_split: dict[str, list[Item]]) -> tuple[list[Item], list[I
 
 def _items(index: int, container: Container, description: Description | None) -> list[tuple[str, Item]]:
     images = [(i, member) for i, member in enumerate(container.members) if _is_image(member.name)]
-    parts = [tuple(member.name.split("/")) for _, member in images]
+    parts = [member.name.split("/") for _, member in images]
     root = _common_root(parts)
     tops = {part[root] for part in parts if len(part) > root + 1}
     split_folders = bool(tops) and tops <= {top for top in tops if top.lower() in SPLIT_WORDS}
@@ -199,12 +219,13 @@ def _items(index: int, container: Container, description: Description | None) ->
         if description is not None and description.labels is not None:
             label = description.labels.get(member.name)
         group = below[0] if len(below) > 1 else None
-        item = Item(index, member_index, "/".join(below), member.size, member.crc, group, label)
+        path = member.name if len(below) == len(part) else "/".join(below)
+        item = Item(index, member_index, path, member.size, member.crc, group, label)
         found.append((tag, item))
     return found
 
 
-def _common_root(parts: Sequence[tuple[str, ...]]) -> int:
+def _common_root(parts: Sequence[list[str]]) -> int:
     """How many folders at the top hold everything and are neither a split nor a class."""
     root = 0
     while parts and all(len(part) > root + 2 for part in parts):
@@ -349,11 +370,12 @@ def _check_labels(containers: Sequence[Container], chosen: Sequence[Item], class
     if classes is None:
         return
     for item in chosen:
+        if item.label is not None and 0 <= item.label < classes:
+            continue
         where = containers[item.container].label(item.member)
         if item.label is None:
             raise DataError(f"{where}: has no label")
-        if not 0 <= item.label < classes:
-            raise DataError(f"{where}: label {item.label} is out of range, the {classes} classes are 0..{classes - 1}")
+        raise DataError(f"{where}: label {item.label} is out of range, the {classes} classes are 0..{classes - 1}")
 
 
 def _check_distinct(containers: Sequence[Container], items: Sequence[Item]) -> None:

@@ -187,3 +187,23 @@ def test_png_bytes_are_fixed():
     content = png.encode(np.full((1, 1, 1), 7, dtype=np.uint8))
     assert content[8:29].hex() == "0000000d4948445200000001000000010800000000"
     assert bytes.fromhex("7801010200fdff000700090008") in content
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (1, 5, 7), (3, 160, 160), (1, 1, 1), (3, 1, 21845)])
+def test_png_comes_back_without_a_general_decoder(shape: tuple[int, int, int]):
+    image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    back = png.decode(png.encode(image))
+    assert back is not None and np.array_equal(back, image)
+
+
+def test_other_files_are_left_to_the_general_decoder():
+    ours = png.encode(noise(0, 8, 8).transpose(2, 0, 1))
+    for position in range(len(ours)):
+        flipped = bytearray(ours)
+        flipped[position] ^= 1
+        assert png.decode(bytes(flipped)) is None, position
+    assert png.decode(ours[:-1]) is None and png.decode(b"") is None
+    for level in (0, 6):
+        content = encoded(noise(0, 8, 8), compress_level=level)
+        back = png.decode(content)
+        assert back is None or np.array_equal(back, noise(0, 8, 8).transpose(2, 0, 1))
