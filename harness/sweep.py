@@ -200,7 +200,7 @@ def _training_id(data: DataConfig, model: Section, diffusion: Section, train: Se
 
     identity = {
         "schema": SCHEMA,
-        "data": {**_dump(data, {"path"}), "fingerprint": fingerprint(data)},
+        "data": {**_dump(data, {"path", "label"}), "fingerprint": fingerprint(data)},
         "model": _dump(model),
         "diffusion": _dump(diffusion),
         "train": _dump(train, NOT_IN_TRAINING_ID),
