@@ -4,6 +4,7 @@ beside it."""
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, p
 from harness.config import MeasureConfig
 from harness.errors import DataError
 from harness.measure.features import Extractor, load_extractor
-from harness.measure.frechet import distance_and_standard_error
+from harness.measure.frechet import Bias, distance_and_standard_error, small_sample_bias
 from harness.measure.reference import Reference, ReferenceFeatures, reference_features
 
 __all__ = ["KernelSubsets", "QualityMeter", "Reference", "measure_quality", "quality_meter", "to_uint8"]
@@ -100,6 +101,13 @@ class QualityMeter:
         if self._precision_recall:
             values |= self._precision_and_recall(generated)
         return values
+
+    def bias(self, sizes: Sequence[int], repeats: int = 20, seed: int = 0) -> list[Bias]:
+        """The Fréchet distance that a perfect generator would score at each number of images.
+
+        See :func:`~harness.measure.frechet.small_sample_bias`.
+        """
+        return small_sample_bias(self._real.features.numpy(), sizes, repeats, seed)
 
     def conditions(self, images: int) -> dict[str, Any]:
         """What the measures of `images` images hold for: features, labels, N, reference, subsets,

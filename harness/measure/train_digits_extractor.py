@@ -61,9 +61,9 @@ def train(epochs: int = EPOCHS, seed: int = SEED) -> tuple[DigitsNetwork, float]
             schedule.step()
     with torch.no_grad():
         deviation = network(images)[0].var(0).mean().sqrt()
-        network.features.weight /= deviation  # the mean variance of a feature is 1, and the logits as they were
-        network.features.bias /= deviation
-        network.logits.weight *= deviation
+        for parameter in network.features.parameters():  # the mean variance of a feature is 1,
+            parameter.div_(deviation)
+        network.logits.weight.mul_(deviation)  # and the logits are as they were
         _, logits = network(images[held_out])
     return network.eval(), float((logits.argmax(1) == labels[held_out]).double().mean())
 

@@ -1,0 +1,153 @@
+"""What the measures mean: which input is real, what they are for equal sets, and the conditions told with them."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from harness.config import MeasureConfig
+from harness.errors import ConfigError, DataError
+from harness.measure import fidelity
+from harness.measure.features import EXTRACTORS, Extractor
+from harness.measure.fidelity import KernelSubsets, measure_quality, quality_meter, to_uint8
+from harness.measure.reference import Reference
+from harness.measure.train_digits_extractor import digits
+
+from .test_features import inception_weights  # noqa: F401  (a fixture)
+
+IMAGES, CLASSES = digits()
+REAL = Reference("digits train", "digits", lambda: IMAGES)
+
+
+def measured(generated: Tensor, reference: Reference = REAL, **settings: Any) -> dict[str, Any]:
+    return measure_quality(generated, reference, MeasureConfig(**settings))
+
+
+def test_rounding_to_bytes() -> None:
+    values = torch.tensor([-1.0, 1.0, 0.0, -1.5, 1.5, 0.5 / 127.5, 0.4 / 127.5 - 1, 0.6 / 127.5 - 1])
+    assert to_uint8(values).tolist() == [0, 255, 128, 0, 255, 128, 0, 1]
+    steps = torch.arange(256)
+    assert torch.equal(to_uint8(steps / 127.5 - 1), steps.to(torch.uint8))
+    assert to_uint8(values.double()).dtype == torch.uint8
+    for bad in (float("nan"), float("inf")):
+        with pytest.raises(DataError, match="finite"):
+            to_uint8(torch.tensor([0.0, bad]))
+
+
+def test_a_set_is_at_no_distance_from_itself() -> None:
+    quality = measured(IMAGES, precision_recall=True)["values"]
+    assert quality["frechet"] == pytest.approx(0, abs=1e-4)
+    assert quality["frechet_float64"] == pytest.approx(0, abs=1e-4)
+    assert abs(quality["kernel"]) < 3 * quality["kernel_std"]
+    assert quality["precision"] == quality["recall"] == 1
+
+
+def test_both_computations_of_the_distance_agree() -> None:
+    quality = measured(IMAGES[CLASSES < 8])["values"]
+    assert quality["frechet"] == pytest.approx(quality["frechet_float64"], rel=1e-3)
+    assert quality["frechet"] > 20 * quality["frechet_standard_error"] / 2 > 0
+
+
+def test_worse_images_are_further_away() -> None:
+    noise = torch.randn(IMAGES.shape, generator=torch.Generator().manual_seed(0))
+    noisy = [(IMAGES + noise * deviation).round().clamp(0, 255).to(torch.uint8) for deviation in (20, 60, 120)]
+    values = [measured(images)["values"] for images in noisy]
+    for measure in ("frechet", "kernel"):
+        assert values[0][measure] < values[1][measure] < values[2][measure]
+
+
+def test_the_generated_images_are_the_first_input() -> None:
+    """A generator of zeros alone: what it makes is real (precision), most of what is real it never makes (recall)."""
+    zeros = IMAGES[CLASSES == 0]
+    narrow = measured(zeros, precision_recall=True)["values"]
+    assert narrow["precision"] == 1
+    assert narrow["recall"] < 0.2
+    wide = measured(IMAGES, Reference("zeros", "zeros", lambda: zeros), precision_recall=True)["values"]
+    assert wide["precision"] < 0.2
+    assert wide["recall"] == 1
+
+
+def test_the_conditions_are_told() -> None:
+    quality = measured(IMAGES[:100])
+    assert quality["features"] == "digits"
+    assert (quality["frechet_label"], quality["kernel_label"]) == ("FD-digits", "KD-digits")
+    assert quality["images"] == 100
+    reference = quality["reference"]
+    assert (reference["name"], reference["images"], reference["fingerprint"]) == ("digits train", 1797, "digits")
+    assert quality["kernel_subsets"] == {"count": 20, "size": 50}
+    assert set(quality["values"]) == {"frechet", "frechet_float64", "frechet_standard_error", "kernel", "kernel_std"}
+
+
+def test_too_few_images_are_flagged_and_one_is_refused() -> None:
+    assert measured(IMAGES[:64])["covariance_singular"]
+    assert not measured(IMAGES[:65])["covariance_singular"]
+    few = Reference("few", "few", lambda: IMAGES[:64])
+    assert measured(IMAGES, few)["covariance_singular"]
+    assert np.isfinite(list(measured(IMAGES[:2])["values"].values())).all()
+    with pytest.raises(DataError, match="1 generated images"):
+        measured(IMAGES[:1])
+
+
+def test_features_of_the_generated_are_extracted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    sets: list[int] = []
+    extract = Extractor.extract
+
+    def counting(self: Extractor, images: Tensor, batch: int) -> dict[str, Tensor]:
+        sets.append(len(images))
+        return extract(self, images, batch)
+
+    monkeypatch.setattr(Extractor, "extract", counting)
+    measured(IMAGES[:300], precision_recall=True)
+    assert sorted(sets) == [300, 1797]
+
+
+def test_a_perfect_generators_score_is_the_bias_of_n() -> None:
+    meter = quality_meter(REAL, MeasureConfig())
+    few, many = meter.bias((200, 800), repeats=4)
+    assert few.mean > 3 * many.mean > 0
+    draws = torch.randint(len(IMAGES), (800,), generator=torch.Generator().manual_seed(0))
+    assert meter.measure(IMAGES[draws])["frechet"] == pytest.approx(many.mean, rel=0.5)
+
+
+def test_a_rerun_gives_the_same_figures_to_the_bit(tmp_path: Path) -> None:
+    generated = IMAGES[:400].flip(-1)
+    runs = [measure_quality(generated, REAL, MeasureConfig(), tmp_path) for _ in range(3)]  # extracted, then cached
+    assert runs[0] == runs[1] == runs[2]
+
+
+def test_the_inception_score_is_inceptions(
+    inception_weights: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    small = dataclasses.replace(EXTRACTORS["inception"], layer="64", width=64)  # for speed: 2 048 features take 10 s
+    monkeypatch.setitem(EXTRACTORS, "inception", small)
+    few = Reference("few", "few", lambda: IMAGES[:5])
+    quality = measured(
+        IMAGES[:4], few, features="inception", weights=str(inception_weights), inception_score=True, batch=4
+    )
+    assert quality["frechet_label"] == "FD-Inception"
+    assert quality["values"]["inception_score"] >= 1
+    assert quality["covariance_singular"]
+    fidelity._extractor.cache_clear()
+    with pytest.raises(ConfigError, match="inception_score"):
+        measured(IMAGES[:10], inception_score=True)
+
+
+def test_a_misspelt_option_of_torch_fidelity_raises() -> None:
+    assert fidelity._checked(kid_subsets=3) == {"verbose": False, "kid_subsets": 3}
+    with pytest.raises(TypeError, match="kid_subset_count"):
+        fidelity._checked(kid_subset_count=3)
+
+
+def test_kernel_subsets_never_hold_all_images() -> None:
+    """A subset that is the whole set would give a deviation of zero: an uncertainty that is not there."""
+    assert KernelSubsets.usual("inception", 50_000, 50_000) == KernelSubsets(100, 1000)
+    assert KernelSubsets.usual("digits", 2000, 1797) == KernelSubsets(20, 500)
+    assert KernelSubsets.usual("digits", 300, 1797).size == 150
+    assert KernelSubsets.usual("digits", 3, 1797).size == 2

@@ -1,0 +1,230 @@
+"""The protocol of timing, with a clock of our own: what is warmed up, what is inside, how the time is shared out."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from harness.config import LatencyConfig, parse_experiment
+from harness.measure import latency
+from harness.measure.latency import CpuClock, Timing, largest_batch, marked_evaluations, measure_time, time_sampling
+from tests.measure import networks
+
+CPU = torch.device("cpu")
+
+
+class ManualClock(CpuClock):
+    """Moves only when told."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.synchronized = 0
+
+    def mark(self) -> float:
+        return self.now
+
+    def synchronize(self) -> None:
+        self.synchronized += 1
+
+
+class DualRate:
+    """Encodes in 5 seconds, denoises in 1, by the manual clock."""
+
+    evaluations = ("encoder", "denoiser")
+
+    def __init__(self, clock: ManualClock) -> None:
+        self.clock = clock
+
+    def encode(self, z: Any) -> None:
+        self.clock.now += 5
+
+    def denoise(self, z: Any) -> None:
+        self.clock.now += 1
+
+    def step(self, z: Any, state: Any) -> None:
+        if state is None:
+            self.encode(z)
+        self.denoise(z)
+
+
+def test_time_is_shared_between_encoder_denoiser_and_loop() -> None:
+    clock = ManualClock()
+    model = DualRate(clock)
+    batches: list[int] = []
+
+    def sample(batch: int) -> None:
+        batches.append(batch)
+        clock.now += 2  # the sampler's own work
+        for step in range(4):
+            model.step(None, None if step % 2 == 0 else ())
+
+    timing = time_sampling(sample, model, 7, CPU, warmup=2, repeats=3, clock=clock)
+    assert batches == [7] * 5
+    assert timing.seconds == [16, 16, 16]
+    assert timing.evaluations == {"encoder": 30, "denoiser": 12}
+    assert timing.share == {"encoder": 10 / 16, "denoiser": 4 / 16, "loop": pytest.approx(2 / 16)}
+    assert clock.synchronized == 2 * 3  # before and after each run, never inside
+
+
+def test_the_warm_up_is_not_in_the_times() -> None:
+    clock = ManualClock()
+    durations = iter([100.0, 100.0, 1.0, 2.0, 4.0])
+
+    def sample(batch: int) -> None:
+        clock.now += next(durations)
+
+    timing = time_sampling(sample, DualRate(clock), 1, CPU, warmup=2, repeats=3, clock=clock)
+    assert timing.seconds == [1, 2, 4]
+    assert timing.share == {"loop": 1.0}
+
+
+def test_median_and_quartiles() -> None:
+    timing = Timing(2, [5.0, 1.0, 2.0, 3.0, 40.0])
+    assert (timing.median, timing.quartiles) == (3.0, [2.0, 5.0])
+
+
+def run(model: Any, steps: int, every: int) -> None:
+    state = None
+    for step in range(steps):
+        refresh = None if step % every == 0 else state
+        _, state = model.step(torch.zeros(2, 1, 8, 8), torch.zeros(()), None, refresh)
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (networks.single_rate(), {"network": 6}),
+        (networks.dual_rate(), {"encoder": 2, "denoiser": 6}),
+        (networks.cached(), {"network": 2, "shallow": 4}),
+    ],
+)
+@torch.no_grad()
+def test_every_method_is_marked_where_its_networks_run(model: Any, expected: dict[str, int]) -> None:
+    before = dict(vars(model))
+    with marked_evaluations(model, CpuClock()) as marks:
+        run(model, steps=6, every=3)
+    assert {name: sum(mark[0] == name for mark in marks) for name in expected} == expected
+    assert len(marks) == sum(expected.values())
+    assert all(end >= start for _, start, end in marks)
+    assert dict(vars(model)) == before
+    run(model, steps=1, every=1)
+    assert len(marks) == sum(expected.values())
+
+
+@torch.no_grad()
+def test_marks_change_no_value_and_go_after_an_error() -> None:
+    model = networks.dual_rate()
+    arguments = (torch.randn(2, 1, 8, 8), torch.zeros(()), None, None)
+    expected, _ = model.step(*arguments)
+    with pytest.raises(ZeroDivisionError), marked_evaluations(model, CpuClock()):
+        assert torch.equal(model.step(*arguments)[0], expected)
+        raise ZeroDivisionError
+    assert not {"encode", "denoise"} & set(vars(model))
+
+
+def test_a_method_that_the_caller_has_replaced_comes_back() -> None:
+    model = networks.single_rate()
+    replaced = model.step
+    object.__setattr__(model, "step", replaced)
+    with marked_evaluations(model, CpuClock()):
+        assert vars(model)["step"] is not replaced
+    assert vars(model)["step"] is replaced
+
+
+@pytest.mark.parametrize(("fits", "limit", "largest"), [(300, 4096, 256), (256, 4096, 256), (10**6, 64, 64), (1, 8, 1)])
+def test_the_largest_batch_that_fits(fits: int, limit: int, largest: int) -> None:
+    tried: list[int] = []
+
+    def sample(batch: int) -> None:
+        tried.append(batch)
+        if batch > fits:
+            raise torch.OutOfMemoryError("out of memory")
+
+    assert largest_batch(sample, limit) == largest
+    assert max(tried) <= min(limit, 2 * largest)
+
+
+def test_not_even_one_image_fits() -> None:
+    def sample(batch: int) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        largest_batch(sample)
+
+
+def test_an_error_that_is_not_of_memory_is_not_swallowed() -> None:
+    def sample(batch: int) -> None:
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        largest_batch(sample)
+
+
+def test_the_time_of_a_record() -> None:
+    batches: list[int] = []
+    record = measure_time(
+        batches.append, networks.single_rate(), 4, CPU, warmup=1, repeats=3, dtype="bfloat16", compiled=True
+    )
+    assert batches == [1] * 4 + [4] * 4
+    assert (record["batch"], record["repeats"], record["warmup"]) == (4, 3, 1)
+    assert (record["dtype"], record["compiled"], record["cuda_graphs"]) == ("bfloat16", True, False)
+    assert record["threads"] == torch.get_num_threads()
+    assert record["device"]
+    assert record["peak_memory_bytes"] is None
+    low, high = record["seconds_per_image_quartiles"]
+    assert low <= record["seconds_per_image"] <= high
+    assert record["images_per_second"] == pytest.approx(1 / record["seconds_per_image"])
+
+
+def test_a_throughput_batch_of_one_is_timed_once() -> None:
+    batches: list[int] = []
+    record = measure_time(batches.append, networks.single_rate(), 1, CPU, warmup=0, repeats=2)
+    assert batches == [1, 1]
+    assert record["seconds_per_image"] == record["latency_seconds"]
+
+
+@pytest.mark.parametrize(("batch", "expected"), [(None, 5), (3, 3)])
+def test_a_drawing_is_timed_at_the_batch_of_its_configuration(batch: int | None, expected: int) -> None:
+    model = networks.dual_rate()
+
+    @torch.no_grad()
+    def draw(seed: int, indices: Tensor) -> Tensor:
+        drawn.append(len(indices))
+        return model.step(torch.zeros(len(indices), 1, 8, 8), torch.zeros(()), None, None)[0]
+
+    drawn: list[int] = []
+    experiment = parse_experiment({"sample": {"batch": 5}}, "test")
+    drawing: Any = SimpleNamespace(draw=draw, stepper=model, device=CPU, experiment=experiment)
+    record = latency.measure_sampling(drawing, LatencyConfig(batch=batch, warmup=0, repeats=1))
+    assert record["batch"] == expected
+    assert drawn == [1, expected]
+    assert set(record["share"]) == {"encoder", "denoiser", "loop"}
+    assert sum(record["share"].values()) == pytest.approx(1)
+    assert all(0 < share < 1 for share in record["share"].values())
+
+
+def test_the_device_has_a_name() -> None:
+    assert latency.device_name(CPU).strip()
+    if sys.platform == "linux":
+        assert latency.device_name(CPU) != "cpu"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_events_time_the_work_not_its_launch() -> None:
+    device = torch.device("cuda")
+    model = networks.dual_rate().to(device)
+    matrix = torch.randn(4096, 4096, device=device)
+
+    def sample(batch: int) -> None:
+        for _ in range(50):
+            matrix @ matrix
+
+    timing = time_sampling(sample, model, 1, device, warmup=2, repeats=3)
+    assert timing.median > 50 * 2 * 4096**3 / 2e15  # no GPU multiplies float32 faster than that
+    record = measure_time(sample, model, 2, device, warmup=1, repeats=2)
+    assert record["peak_memory_bytes"] > matrix.nbytes
