@@ -192,4 +192,8 @@ def _training_provenance(store: Store, training: str) -> dict[str, Any]:
     done: dict[str, Any] = {}
     with contextlib.suppress(Exception):
         done = read_json(store.done_path(training))
-    return {"weights_sha256": done.get("weights_sha256"), "training_device": done.get("device")}
+    return {
+        "weights_sha256": done.get("weights_sha256"),
+        "training_device": done.get("device"),
+        "training_images_per_second": done.get("images_per_second"),
+    }

@@ -94,7 +94,10 @@ def against_figure(
                   markeredgecolor="white", alpha=0.9 if len(chosen) <= MOST_ERROR_BARS else 0.3)
         if len(chosen) <= MOST_ERROR_BARS:
             _error_bars(axes, np.array([x for x, _ in errors]), [d for _, d in errors], colour)
-    _value_axis(axes, [value_of(row, key) for row in chosen], places)
+    if key in DERIVED:
+        _log_axis(axes, "x")
+    else:
+        _value_axis(axes, [value_of(row, key) for row in chosen], places)
     _distance_axis(axes, panel)
     axes.set_xlabel(label or kinds.get(key) or words(key))
     return figure
@@ -108,9 +111,12 @@ def words(key: str) -> str:
 PLAIN = "#444444"
 """Colour of what no colour stands for."""
 
+DERIVED = {"training_seconds": "train.steps", "training_gmacs": "train.steps"}
+"""What a figure can show on its axis beside the keys, and the key that it follows from."""
+
 NAMES = {
-    "interval": "refresh interval, steps",
-    "training_gmacs": "training compute, 10⁶ GMACs",
+    "training_seconds": "time of training, seconds",
+    "training_gmacs": "compute of training, GMACs",
     "sample.refresh_interval": "refresh interval, steps",
     "sample.refreshes": "refreshes",
     "sample.steps": "steps",
@@ -120,9 +126,18 @@ NAMES = {
 }
 
 
+def file_word(key: str) -> str:
+    """A dotted key as part of a file's name; a training's keys say so, as others have the same last part."""
+    section, _, last = key.rpartition(".")
+    return f"{'training-' if section == 'train' else ''}{last.replace('_', '-')}"
+
+
 def value_of(row: Row, key: str) -> Any:
-    """Value of a dotted key, or of ``interval`` (refresh interval however it was set)."""
-    return row.interval if key == "interval" else row.setting(key)
+    """Value of a dotted key, or of one of :data:`DERIVED`; None where the row has none."""
+    if key not in DERIVED:
+        return row.setting(key)
+    value = getattr(row, key)
+    return None if value is None or math.isnan(value) else value
 
 
 def figure_keys(panel: Panel) -> dict[str, list[Row]]:
@@ -187,7 +202,7 @@ def _encodings(
     """
     arms = [arm for arm in palette.arms if any(row.arm == arm for row in rows)]
     labels = {row.arm: row.label for row in rows}
-    hidden = {key} | (set(REFRESH_KEYS) | {"interval"} if key in (*REFRESH_KEYS, "interval") else set())
+    hidden = {DERIVED.get(key, key), *(REFRESH_KEYS if key in REFRESH_KEYS else ())}
     order = {"sample.sampler": 0, "sample.steps": 1, "model.light_width": 2}
     keys = sorted((k for k in varied_keys(rows) if k not in hidden), key=lambda k: (order.get(k, 3), k))
     free: dict[str, Sequence[Any]] = {"color": OTHER_COLOURS, "linestyle": LINES, "marker": MARKERS}
@@ -230,7 +245,7 @@ def _lines(
     """Look → lines: the rows of a line differ in `key` alone."""
     grouped: dict[tuple[Any, Any], list[Row]] = {}
     for row in rows:
-        without = setting_without(row, "sample.refresh_interval" if key == "interval" else key)
+        without = setting_without(row, DERIVED.get(key, key))
         grouped.setdefault((_look(row, encodings), (row.arm, without)), []).append(row)
     found: dict[tuple[str, Any, str], list[list[Row]]] = {}
     for (look, _), line in grouped.items():

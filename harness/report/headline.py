@@ -96,7 +96,8 @@ def headline(panel: Panel, base: str | None = None, subject: str | None = None) 
     against = f"{compute.base} with the best of its {len(samplers)} samplers" if len(samplers) > 1 else compute.base
     costs = _said(compute, "compute") + (f" and {_said(time, 'time')}" if time is not None else "")
     at = f"{panel.distance} (N = {panel.condition.images})"
-    return f"At equal {at}, {compute.name} needs {costs} of {against}, {_where(compute)}{_reach(compute)}."
+    told = f"{_where(compute)}{_reach(compute)}{_seeds(panel)}"
+    return f"At equal {at}, {compute.name} needs {costs} of {against}, {told}."
 
 
 def comparison(panel: Panel, who: Roles, cost: Cost) -> Comparison | None:
@@ -128,3 +129,9 @@ def _reach(found: Comparison) -> str:
     if found.best < found.base_best:
         return f"; its best, {found.best:.3g}, {found.base} does not reach (best {found.base_best:.3g}{noise})"
     return ""
+
+
+def _seeds(panel: Panel) -> str:
+    if any(len(row.records) > 1 for row in panel.measured):
+        return ""
+    return "; one training seed, whose noise the intervals leave out"

@@ -6,6 +6,7 @@ import base64
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from html import escape
 from typing import Any
 
@@ -149,8 +150,15 @@ def _cell(record: Mapping[str, Any]) -> str:
     if made.get("commit"):
         parts.append(f"commit {_commit(made)}")
     if made.get("finished"):
-        parts.append(str(made["finished"]))
+        parts.append(_moment(made["finished"]))
     return escape(", ".join(parts))
+
+
+def _moment(time: Any) -> str:
+    """Seconds since 1970 as a date; a text as it is."""
+    if isinstance(time, int | float):
+        return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return str(time)
 
 
 def _commit(made: Mapping[str, Any]) -> str:
@@ -172,7 +180,7 @@ def _provenance(parts: Iterable[Part]) -> str:
     facts = {
         "cells": str(len({record["id"] for record in records})),
         "commits": _tally(_commit(entry) for entry in made if entry.get("commit")),
-        "devices": _tally(str(e["device"]) for e in made if e.get("device")),
+        "timed on": _tally(str(time["device"]) for record in records if (time := record.get("time"))),
         **{package: ", ".join(sorted(found)) for package, found in sorted(versions.items())},
     }
     lines = "".join(

@@ -120,6 +120,7 @@ def condition_of(record: Mapping[str, Any]) -> Condition:
             reference=reference["name"],
             reference_images=int(reference["images"]),
             reference_id=str(reference.get("id", "")),
+            extractor=str(quality.get("extractor", "")),
         )
     except (KeyError, TypeError) as error:
         raise StoreError(f"cell {record.get('id', '?')}: its record lacks {error}") from None

@@ -26,6 +26,8 @@ class Condition:
     reference: str
     reference_images: int
     reference_id: str
+    extractor: str = ""
+    """Identity of the extractor's weights, where the records state it."""
 
     @property
     def distance(self) -> str:
@@ -131,6 +133,22 @@ class Row:
             return math.nan
         middle = len(values) // 2
         return values[middle] if len(values) % 2 else (values[middle - 1] + values[middle]) / 2
+
+    @property
+    def training_seconds(self) -> float:
+        """Seconds that its training takes at the measured speed: mean over the seeds, nan where it is not recorded."""
+        speeds = [(record.get("provenance") or {}).get("training_images_per_second") for record in self.records]
+        images = (self.setting("train.steps") or 0) * (self.setting("train.batch") or 0)
+        if not images or not speeds or not all(speeds):
+            return math.nan
+        return sum(images / speed for speed in speeds if speed) / len(speeds)
+
+    @property
+    def training_gmacs(self) -> float:
+        """Multiply-adds of its training, in 10⁹; nan where they were not counted."""
+        compute = (self.records[0].get("compute") or {}) if self.records else {}
+        per_step, steps = compute.get("training_gmacs_per_step"), compute.get("training_steps")
+        return per_step * steps if per_step and steps else math.nan
 
     @cached_property
     def clock(self) -> tuple[Any, ...]:

@@ -24,7 +24,7 @@ COLUMN = 3.3
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F")
 """Okabe and Ito's palette, its yellow darkened to show on white."""
 
-OTHER_COLOURS = ("#332288", "#88CCEE", "#117733", "#DDCC77", "#CC6677", "#AA4499", "#882255", "#44AA99")
+OTHER_COLOURS = ("#332288", "#CC6677", "#117733", "#AA4499", "#7A7A1F", "#44AA99", "#882255", "#6699CC")
 """Tol's muted palette, for what is not an arm: a colour never means an arm in one figure and a sampler in the next."""
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")

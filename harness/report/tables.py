@@ -166,13 +166,16 @@ def conditions(panel: Panel) -> str:
     """What holds for every figure of a panel: data, N, features, reference, seeds, device, dtype, batch, threads."""
     if panel.condition is None:
         return "Nothing has been measured yet."
-    return f"{panel.condition.text}; {_seeds(panel.measured)}; {timing(panel.measured)}."
+    singular = any(record["quality"].get("covariance_singular") for row in panel.measured for record in row.records)
+    warning = " Fewer images than features: the distances are a rough guide." if singular else ""
+    return f"{panel.condition.text}; {_seeds(panel.measured)}; {timing(panel.measured)}.{warning}"
 
 
 def _seeds(rows: Sequence[Row]) -> str:
     trainings = sorted({len(row.records) for row in rows})
     samplings = sorted({len(record["quality"]["per_seed"]) for row in rows for record in row.records})
-    return f"{_range(trainings)} training × {_range(samplings)} sampling seeds"
+    unknown = " (what another training would change is not known)" if trainings == [1] else ""
+    return f"{_range(trainings)} training × {_range(samplings)} sampling seeds{unknown}"
 
 
 def timing(rows: Iterable[Row]) -> str:

@@ -192,10 +192,10 @@ def report_figures(
                 figures.frontier_figure(panel, "seconds"),
             )
         )
-    for key, rows in figures.figure_keys(panel).items():
+    for key, rows in _axes(panel).items():
         drawn.append(
             Drawn(
-                f"by-{key.rpartition('.')[2].replace('_', '-')}" if key != "train.steps" else "by-training-steps",
+                f"by-{figures.file_word(key)}",
                 f"{panel.distance} against {figures.words(key)}; a line joins rows that differ in nothing else; "
                 f"{bars}. {given}",
                 figures.against_figure(panel, key, rows, kinds=options.kinds),
@@ -221,6 +221,16 @@ def report_figures(
             )
         )
     return drawn
+
+
+def _axes(panel: Panel) -> dict[str, list[Row]]:
+    """What distance is drawn against, each with its rows: the varied keys, and what length of training costs."""
+    found = figures.figure_keys(panel)
+    for derived, key in figures.DERIVED.items():
+        rows = [row for row in found.get(key, []) if figures.value_of(row, derived) is not None]
+        if rows:
+            found[derived] = rows
+    return found
 
 
 def sample_rows(panel: Panel) -> list[Row]:

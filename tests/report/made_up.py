@@ -78,7 +78,7 @@ def cell(
         "samples": f"samples/{digest(config)}.npz",
         "provenance": {
             "commit": "0123456789abcdef", "dirty": False, "versions": {"torch": "2.0", "numpy": "2.0"},
-            "device": "cpu made-up", "started": "2026-01-01T00:00:00Z", "finished": "2026-01-01T00:01:00Z",
+            "started": 1767225600.0, "finished": 1767225660.5, "training_images_per_second": 2000.0,
         },
     }
     return {"arm": arm, "label": label or arm, "varied": varied, "record": record}
