@@ -77,20 +77,21 @@ class Denoise:
             self._refreshed_at = step
         doubled = self._guided[step] or (refresh and self._doubled[step])
         self._count(refresh, 2 if doubled else 1)
-        x = self._run(z, log_snr, refresh, doubled)
+        x = self._run(z, log_snr, step, refresh, doubled)
         if self._guided[step]:
             x = self._guidance.combine(*x.chunk(2))
         elif doubled:
             x = x.chunk(2)[0]
         return x.clamp(-1, 1) if self.clip else x
 
-    def _run(self, z: Tensor, log_snr: Tensor, refresh: bool, doubled: bool) -> Tensor:
+    def _run(self, z: Tensor, log_snr: Tensor, step: int, refresh: bool, doubled: bool) -> Tensor:
         batch = torch.cat([z, z]) if doubled else z
         labels = self._both if doubled else self._labels
         if refresh:
             x, self._state = self.model.step(batch, log_snr, labels, None)
             return x
-        return self.model.step(batch, log_snr, labels, first(self._state, len(batch)))[0]
+        state = first(self._state, len(batch)) if self._doubled[step] and not doubled else self._state
+        return self.model.step(batch, log_snr, labels, state)[0]
 
     def _count(self, refresh: bool, times: int) -> None:
         for name in self.model.evaluated(refresh):

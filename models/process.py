@@ -92,7 +92,7 @@ def markov_step(z_t: Tensor, log_snr_t: Tensor, log_snr_tau: Tensor, noise: Tens
     """A draw of q(z_τ | z_t), τ ≥ t: α_{τ|t} z_t + σ_{τ|t} ε', σ²_{τ|t} = σ_τ² (1 − e^{λ_τ−λ_t}) [DR]."""
     alpha_t, _ = alpha_sigma(log_snr_t)
     alpha_tau, sigma_tau = alpha_sigma(log_snr_tau)
-    spread = sigma_tau * torch.sqrt(-torch.expm1(log_snr_tau - log_snr_t))
+    spread = sigma_tau * torch.sqrt(-torch.expm1((log_snr_tau - log_snr_t).clamp(max=0)))
     return per_image(alpha_tau / alpha_t, z_t) * z_t + per_image(spread, z_t) * noise
 
 
@@ -102,8 +102,8 @@ def posterior(z_t: Tensor, x: Tensor, log_snr_t: Tensor, log_snr_s: Tensor) -> t
     """
     alpha_t, _ = alpha_sigma(log_snr_t)
     alpha_s, sigma_s = alpha_sigma(log_snr_s)
-    ratio = torch.exp(log_snr_t - log_snr_s)
-    fresh = -torch.expm1(log_snr_t - log_snr_s)
+    lost = (log_snr_t - log_snr_s).clamp(max=0)
+    ratio, fresh = torch.exp(lost), -torch.expm1(lost)
     mean = per_image(ratio * alpha_s / alpha_t, z_t) * z_t + per_image(fresh * alpha_s, x) * x
     return mean, sigma_s.square() * fresh
 
