@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from harness.data.commands import data_app
 from harness.errors import HarnessError
 
 app = typer.Typer(
@@ -19,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Benchmarks and ablations of Dual-Rate Diffusion: from a sweep file to its tables and figures.",
 )
+app.add_typer(data_app, name="data")
 
 SweepFile = Annotated[Path, typer.Argument(help="a sweep file (YAML)")]
 ExperimentFile = Annotated[Path, typer.Argument(help="an experiment's YAML file, or a sweep with --arm")]

@@ -1,4 +1,7 @@
-"""`harness data prepare`, `info` and `throughput`: parse and print, nothing else."""
+"""`harness data prepare`, `info` and `throughput`: parse and print, nothing else.
+
+Heavy imports wait until a command needs them.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -21,12 +24,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from harness.config import DataConfig, parse_section
-from harness.data.describe import info as describe
-from harness.data.loader import loader_throughput
-from harness.data.opening import open_data
-from harness.data.prepare import PrepareProgress
-from harness.data.prepare import prepare as prepare_images
+if TYPE_CHECKING:
+    from harness.data.prepare import PrepareProgress
 
 data_app = typer.Typer(help="Prepare and look at data.", no_args_is_help=True)
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, and no progress.")]
@@ -46,6 +45,8 @@ def prepare(
     as_json: Json = False,
 ) -> None:
     """Crop to the centre, reduce by area averaging as ADM and EDM do, and write one zip. A rerun goes on."""
+    from harness.data.prepare import prepare as prepare_images
+
     with _progress(shown=not as_json) as progress:
         made = prepare_images(
             src,
@@ -76,6 +77,8 @@ def info(
     as_json: Json = False,
 ) -> None:
     """What lies at PATH: splits, images, classes, sizes, fingerprints."""
+    from harness.data.describe import info as describe
+
     with _progress(shown=check and not as_json) as progress:
         described = describe(path, check=check, progress=progress)
     if as_json:
@@ -97,6 +100,9 @@ def throughput(
     as_json: Json = False,
 ) -> None:
     """Images per second of the loader alone."""
+    from harness.config import DataConfig, parse_section
+    from harness.data import loader_throughput, open_data
+
     kind = "digits" if path is None else "cifar10" if path.endswith((".tar.gz", ".tgz")) else "images"
     config: DataConfig = parse_section(DataConfig, {"name": kind, "path": path, "size": size}, "data")
     dataset = open_data(config)

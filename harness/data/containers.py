@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from harness.data.dataset import DamagedImageError
+from harness.data.damage import DamagedImageError
 from harness.errors import DataError
 
 LOCAL_HEADER = struct.Struct("<4s5H3L2H")

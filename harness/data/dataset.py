@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from harness.data.damage import Damaged, DamagedImageError, damage_report
 from harness.errors import DataError
 
 MEMORY_LIMIT_BYTES = 2**30
-NAMED_AT_MOST = 20
 Progress = Callable[[int, int], None]
 
 
@@ -30,31 +30,6 @@ class DataInfo:
     channels: int
     classes: int | None
     fingerprint: str
-
-
-@dataclass(frozen=True)
-class Damaged:
-    """An image that cannot be used: its file and why."""
-
-    file: str
-    reason: str
-
-
-class DamagedImageError(DataError):
-    """One image that cannot be used; its message is ``file: reason``."""
-
-    def __init__(self, file: str, reason: str) -> None:
-        super().__init__(f"{file}: {reason}")
-        self.damaged = Damaged(file, reason)
-
-
-def damage_report(name: str, damaged: Sequence[Damaged], images: int) -> str:
-    """The one message about all damaged images of a data set: their count, then file and reason of each."""
-    lines = [f"{name}: {len(damaged)} of {images} images cannot be used:"]
-    lines += [f"  {item.file}: {item.reason}" for item in damaged[:NAMED_AT_MOST]]
-    if len(damaged) > NAMED_AT_MOST:
-        lines.append(f"  … and {len(damaged) - NAMED_AT_MOST} more")
-    return "\n".join(lines)
 
 
 class Pixels(Protocol):

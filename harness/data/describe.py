@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from harness.data import cifar10
-from harness.data.dataset import Damaged
+from harness.data.damage import Damaged
 from harness.data.images import probe_headers, source_name
 from harness.data.listing import Listing, list_images
 from harness.data.pixels import decode

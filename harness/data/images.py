@@ -9,7 +9,8 @@ import numpy as np
 
 from harness.config import DataConfig
 from harness.data import png
-from harness.data.dataset import DamagedImageError, DataInfo, Dataset
+from harness.data.damage import DamagedImageError
+from harness.data.dataset import DataInfo, Dataset
 from harness.data.listing import Listing, list_images
 from harness.data.pixels import GREY_MODES, Header, area_average, open_image, plain, read_header, to_array
 from harness.errors import DataError
@@ -68,12 +69,6 @@ def open_images(config: DataConfig, split: str) -> Dataset:
     )
     pixels = ImagePixels(listing, size, channels, side, grey_only=grey and config.channels is None)
     return Dataset(info, listing.labels, pixels, checked="size" in listing.extra)
-
-
-def images_fingerprint(config: DataConfig, split: str) -> str:
-    """Hash of the names, sizes, checksums (in zips) and labels of the split's images."""
-    assert config.path is not None
-    return list_images(config.path, split).fingerprint
 
 
 def probe_headers(listing: Listing, count: int = PROBED) -> dict[int, Header]:

@@ -28,7 +28,7 @@ import numpy as np
 from PIL import Image
 
 from harness.data import cifar10, png
-from harness.data.dataset import Damaged, DamagedImageError, damage_report
+from harness.data.damage import Damaged, DamagedImageError, damage_report
 from harness.data.images import known_or_probed, source_name
 from harness.data.listing import Listing, list_images
 from harness.data.pixels import GREY_MODES, centre_crop, open_image, plain, to_array

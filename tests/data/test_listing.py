@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -125,6 +127,15 @@ def test_fingerprint_follows_the_content_and_not_the_place(tmp_path: Path):
     one_less = write_zip(tmp_path / "e.zip", dict(list(classes().items())[:-1]))
     prints = {fingerprint(config(path)) for path in (first, other_pixels, other_labels, one_less)}
     assert len(prints) == 4
+
+
+def test_fingerprint_does_not_wait_for_torch(tmp_path: Path):
+    write_zip(tmp_path / "a.zip", classes())
+    code = (
+        "import sys; from harness.config import DataConfig; from harness.data import fingerprint;"
+        f"fingerprint(DataConfig(name='images', path={str(tmp_path)!r})); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
 
 
 def test_fingerprint_sees_a_file_that_was_replaced(tmp_path: Path):
