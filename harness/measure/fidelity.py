@@ -26,6 +26,10 @@ from harness.measure.reference import Reference, ReferenceFeatures, reference_fe
 __all__ = ["KernelSubsets", "QualityMeter", "Reference", "measure_quality", "quality_meter", "to_uint8"]
 
 
+SCORE_SPLITS = 10
+"""The Inception score is the mean over this many parts of the images, as in the literature."""
+
+
 def to_uint8(images: Tensor) -> Tensor:
     """Images in [-1, 1] to uint8 0..255, rounded to the nearest; what lies outside is clipped.
 
@@ -90,12 +94,14 @@ class QualityMeter:
         """
         if len(images) < 2:
             raise DataError(f"{len(images)} generated images have no covariance; at least 2 are needed")
+        if self._inception_score and len(images) < SCORE_SPLITS:
+            raise DataError(f"the Inception score of {SCORE_SPLITS} splits needs as many images, not {len(images)}")
         extracted = self.extractor.extract(images, self._batch)  # once, for all the measures
         generated = extracted[self.extractor.kind.layer]
         values = self._frechet(generated) | self._kernel(generated)
         if self._inception_score:
             assert self.extractor.kind.logits is not None
-            score = isc_features_to_metric(extracted[self.extractor.kind.logits])
+            score = isc_features_to_metric(extracted[self.extractor.kind.logits], splits=SCORE_SPLITS)
             values["inception_score"] = score[KEY_METRIC_ISC_MEAN]
             values["inception_score_std"] = score[KEY_METRIC_ISC_STD]
         if self._precision_recall:
