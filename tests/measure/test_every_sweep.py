@@ -1,0 +1,44 @@
+"""Every architecture that a sweep of the project trains or samples: the count of fvcore is the count of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.config import Experiment
+from harness.measure.flops import count_macs, flop_counter_macs, network_evaluations
+from harness.sampling import Drawing, fresh_drawing
+from harness.sweep import load_sweep
+
+SWEEPS = sorted((Path(__file__).parents[2] / "sweeps").glob("**/*.yaml"))
+
+
+def architectures(sweep: Path) -> Iterator[tuple[Any, Experiment]]:
+    """One experiment for each kind of network in `sweep` whose data need no files."""
+    experiments = (cell.experiment for cell in load_sweep(sweep).cells.values() if cell.experiment.data.name == "digits")
+    seen = {(e.model, e.diffusion.preconditioning, e.sample.cache_from_level): e for e in experiments}
+    yield from seen.items()
+
+
+@pytest.mark.parametrize("sweep", SWEEPS, ids=[path.stem for path in SWEEPS])
+def test_both_counts_agree_on_every_architecture_of_a_sweep(sweep: Path) -> None:
+    for architecture, experiment in architectures(sweep):
+        if architecture in checked:
+            continue
+        drawing: Drawing = fresh_drawing(experiment)
+        calls = network_evaluations(drawing.stepper, drawing.image_shape, drawing.classes or 0)
+        assert set(calls) == set(drawing.stepper.evaluations)
+        for name, (function, inputs) in calls.items():
+            assert count_macs(function, inputs).macs == flop_counter_macs(function, inputs), (architecture, name)
+        checked.add(architecture)
+
+
+checked: set[Any] = set()
+"""Architectures that an earlier sweep has had counted: sweeps share most of theirs."""
+
+
+def test_there_are_sweeps() -> None:
+    assert SWEEPS
