@@ -191,6 +191,7 @@ def _modulated_norm(h: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """LayerNorm then FiLM, in one operator where scale and shift (1 or B, C) are shared by the batch. On (B,
     N, C).
     """
+    scale, shift = scale.to(h.dtype), shift.to(h.dtype)
     if scale.shape[0] == 1:
         return F.layer_norm(h, h.shape[-1:], 1 + scale[0], shift[0])
     return torch.addcmul(shift[:, None], F.layer_norm(h, h.shape[-1:]), 1 + scale[:, None])
@@ -294,7 +295,7 @@ class Level(nn.Module):
 
     def input(self, above: Tensor) -> Tensor:
         """The level's input from the level above (or the image), without context: (B, width, side, side)."""
-        h = self.enter(above)
+        h = self.enter(above).to(self.enter.weight.dtype)  # the stream keeps full precision under autocast
         return h if self.position is None else h + self.position
 
     def go_down(self, h: Tensor, films: Sequence[Tensor], contexts: Sequence[Tensor]) -> Tensor:

@@ -37,16 +37,12 @@ class Mixture:
     def denoise(self, z: Tensor, log_snr: Tensor) -> Tensor:
         """E[x | z] for z (B, 1, 1, 2), by conditioning each component and weighing it by its evidence."""
         alpha, sigma = alpha_sigma(log_snr.double())
-        flat = z.flatten(1)
-        estimates, evidence = [], []
-        for weight, mean, covariance in zip(self.weights, self.means, self.covariances, strict=True):
-            total = alpha**2 * covariance + sigma**2 * torch.eye(2, dtype=torch.float64)
-            away = flat - alpha * mean
-            solved = torch.linalg.solve(total, away.T).T
-            estimates.append(mean + alpha * solved @ covariance)
-            evidence.append(weight.log() - (away * solved).sum(1) / 2 - torch.logdet(total) / 2)
-        shares = torch.stack(evidence).softmax(0)
-        return (shares[:, :, None] * torch.stack(estimates)).sum(0).reshape(z.shape)
+        total = alpha**2 * self.covariances + sigma**2 * torch.eye(2, dtype=torch.float64)  # k 2 2
+        away = z.flatten(1) - alpha * self.means[:, None]  # k B 2
+        solved = away @ total.inverse()
+        evidence = self.weights.log() - torch.logdet(total) / 2 - (away * solved).sum(-1).T / 2  # B k
+        estimates = self.means[:, None] + alpha * solved @ self.covariances
+        return torch.einsum("bk,kbi->bi", evidence.softmax(1), estimates).reshape(z.shape)
 
     def denoiser(self, schedule: CosineSchedule) -> ExactDenoiser:
         return ExactDenoiser(self, schedule)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
@@ -9,19 +10,20 @@ from torch import nn
 
 from models.cache import CachedSingleRate
 from models.dual_rate import ContextLevels, DualRate, Parameterization, SingleRate
-from models.uvit import UViT, UViTConfig
+from models.uvit import ContextEntry, UViT, UViTConfig
 
 Net = TypeVar("Net", bound=nn.Module)
 IMAGE = (1, 8, 8)
 CLASSES = 3
 
 
-def randomised(network: Net, seed: int = 0, scale: float = 0.15) -> Net:
-    """The network with noise added to every parameter, in evaluation mode."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
+def randomised(make: Callable[[], Net], scale: float = 0.15) -> Net:
+    """The same network each time, in evaluation mode: made from one seed, with noise added to every parameter."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        network = make()
         for parameter in network.parameters():
-            parameter += scale * torch.randn(parameter.shape, generator=generator)
+            parameter += scale * torch.randn(parameter.shape)
     return network.eval()
 
 
@@ -42,21 +44,33 @@ def config(**changes: Any) -> UViTConfig:
     return UViTConfig(**(values | changes))
 
 
+def uvit(scale: float = 0.15, **changes: Any) -> UViT:
+    return randomised(lambda: UViT(config(**changes)), scale)
+
+
 def single_rate(parameterization: Parameterization | None = None, **changes: Any) -> SingleRate:
-    return randomised(SingleRate(UViT(config(**changes)), parameterization))
+    return randomised(lambda: SingleRate(UViT(config(**changes)), parameterization))
 
 
-def dual_rate(context_levels: ContextLevels = "all", context_entry: str = "level", **changes: Any) -> DualRate:
+def dual_rate(
+    context_levels: ContextLevels = "all", context_entry: ContextEntry = "level", **changes: Any
+) -> DualRate:
     """A denoiser of other widths, blocks and kinds than its encoder."""
     channels = (6, 5) if context_levels == "all" else (6, 0)
-    encoder = UViT(config(out_channels=None, **changes))
-    light: dict[str, Any] = {"widths": (8, 8), "blocks": (1, 1), "kinds": ("conv", "conv")}
-    denoiser = UViT(config(context_channels=channels, context_entry=context_entry, **(light | changes)))
-    return randomised(DualRate(encoder, denoiser, context_levels=context_levels))
+    heavy = config(out_channels=None, **changes)
+    light = config(
+        widths=(8, 8), blocks=(1, 1), kinds=("conv", "conv"),
+        context_channels=channels, context_entry=context_entry, **changes,
+    )  # fmt: skip
+    return randomised(lambda: DualRate(UViT(heavy), UViT(light), context_levels=context_levels))
 
 
-def cached(from_level: int = 1) -> CachedSingleRate:
-    return CachedSingleRate(single_rate(), from_level)
+def cached(from_level: int = 1, **changes: Any) -> CachedSingleRate:
+    return CachedSingleRate(single_rate(**changes), from_level)
 
 
-METHODS = {"single_rate": single_rate, "dual_rate": dual_rate, "cached": cached}
+METHODS: dict[str, Callable[..., SingleRate | DualRate | CachedSingleRate]] = {
+    "single_rate": single_rate,
+    "dual_rate": dual_rate,
+    "cached": cached,
+}
