@@ -41,7 +41,11 @@ def test_the_denoiser_sees_the_context_its_time_and_the_class(entry: ContextEntr
     def estimate(z_tau: Tensor = noise(0), tau: Tensor = THEN, labels: Tensor = LABELS) -> Tensor:  # noqa: B008
         return model.denoise(z, NOW, model.encode(z_tau, tau, labels))
 
-    for changed in (estimate(z_tau=noise(2)), estimate(tau=torch.tensor(-3.0)), estimate(labels=LABELS.flip(0))):
+    for changed in (
+        estimate(z_tau=noise(2)),
+        estimate(tau=torch.tensor(-3.0)),
+        estimate(labels=LABELS.flip(0)),
+    ):
         assert (changed - estimate()).abs().amax((1, 2, 3)).min() > 1e-4
 
 
@@ -172,7 +176,9 @@ class Traced(nn.Module):
         return x
 
 
-@pytest.mark.parametrize(("method", "part"), [("single", "step"), ("dual", "step"), ("dual", "encode"), ("dual", "refresh")])
+@pytest.mark.parametrize(
+    ("method", "part"), [("single", "step"), ("dual", "step"), ("dual", "encode"), ("dual", "refresh")]
+)
 def test_can_be_traced_without_depending_on_the_data(method: str, part: str) -> None:
     model = single_rate() if method == "single" else dual_rate()
     with torch.no_grad(), warnings.catch_warnings():

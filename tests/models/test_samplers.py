@@ -71,7 +71,9 @@ def test_reaches_a_mixture_of_two_gaussians(name: str) -> None:
     assert relative.abs().max() < 4.5 * math.sqrt(2 / count) + (0.005 if name in SECOND_ORDER else 0.05)
     shares = (images[:, 0] - TWO_GAUSSIANS.means[:, 0, None]).abs().argmin(0).float().mean()
     exact = (TWO_GAUSSIANS.draw(count).flatten(1)[:, 0] - TWO_GAUSSIANS.means[:, 0, None]).abs().argmin(0)
-    assert shares.item() == pytest.approx(exact.float().mean().item(), abs=0.015), "both modes, in their shares"
+    assert shares.item() == pytest.approx(exact.float().mean().item(), abs=0.015), (
+        "both modes, in their shares"
+    )
 
 
 @lru_cache
@@ -124,7 +126,9 @@ def test_ancestral_step_by_hand(variance: float) -> None:
     lower, upper = s_s**2 * fresh, s_t**2 * fresh
     z = torch.exp(l_t - l_s) * a_s / a_t * z + fresh * a_s * x
     z = z + (lower ** (1 - variance) * upper**variance).sqrt() * noise(0)
-    assert torch.allclose(ancestral(denoise, noise, times, SCHEDULE, variance=variance), denoise(z, times[1], 1))
+    assert torch.allclose(
+        ancestral(denoise, noise, times, SCHEDULE, variance=variance), denoise(z, times[1], 1)
+    )
 
 
 def test_ddim_with_eta_1_is_ancestral() -> None:
@@ -175,7 +179,11 @@ def test_evaluations_and_callbacks(name: str, expected: int) -> None:
 
     times = time_steps(7)
     images = SAMPLERS[name](
-        denoise, DoubleNoise(0, range(2), SHAPE), times, SCHEDULE, callback=lambda step, z, x: seen.append(step)
+        denoise,
+        DoubleNoise(0, range(2), SHAPE),
+        times,
+        SCHEDULE,
+        callback=lambda step, z, x: seen.append(step),
     )
     assert images.shape == (2, *SHAPE)
     assert len(calls) == expected
@@ -191,7 +199,9 @@ def test_one_step_returns_the_estimate(name: str) -> None:
     noise, denoise = DoubleNoise(0, range(3), SHAPE), GAUSSIAN.denoiser(SCHEDULE)
     times = torch.tensor([1.0, 0.0], dtype=torch.float64)
     images = VARIANTS[name](denoise, noise, times, SCHEDULE)
-    assert torch.allclose(images, denoise(noise.initial() * alpha_sigma(SCHEDULE.log_snr(times[0]))[1], times[0], 0), atol=1e-3)
+    assert torch.allclose(
+        images, denoise(noise.initial() * alpha_sigma(SCHEDULE.log_snr(times[0]))[1], times[0], 0), atol=1e-3
+    )
 
 
 @pytest.mark.parametrize("name", VARIANTS)

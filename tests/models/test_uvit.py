@@ -27,7 +27,12 @@ def concatenated(level: Level, h: Tensor, c: Tensor, entry: int) -> Tensor:
 
 
 def naive(
-    network: UViT, z: Tensor, log_snr: Tensor, labels: Tensor, contexts: Sequence[Tensor], context_log_snr: Tensor
+    network: UViT,
+    z: Tensor,
+    log_snr: Tensor,
+    labels: Tensor,
+    contexts: Sequence[Tensor],
+    context_log_snr: Tensor,
 ) -> Tensor:
     """The network as its docstring defines it, recursively, with nothing kept from one step to the next."""
     hidden = network.embed(network.log_snr_features(log_snr))
@@ -73,7 +78,12 @@ SHAPES: list[dict[str, object]] = [
     {"kinds": ("conv", "transformer")},
     {"kinds": ("transformer", "conv")},
     {"kinds": ("transformer", "transformer"), "patch": 2},
-    {"kinds": ("conv", "conv", "transformer"), "widths": (8, 12, 16), "blocks": (2, 1, 3), "context_channels": (3, 2, 4)},
+    {
+        "kinds": ("conv", "conv", "transformer"),
+        "widths": (8, 12, 16),
+        "blocks": (2, 1, 3),
+        "context_channels": (3, 2, 4),
+    },
     {"kinds": ("transformer",), "widths": (24,), "blocks": (2,), "patch": 4, "context_channels": (5,)},
 ]
 
@@ -84,7 +94,11 @@ def test_equals_its_definition_with_the_context_concatenated_at_every_step(
     shape: dict[str, object], entry: ContextEntry
 ) -> None:
     network = uvit(**({"context_channels": (3, 2)} | shape), context_entry=entry)
-    z, log_snr, labels = noise(4, 1, 8, 8), torch.tensor([-3.0, 0.0, 1.0, 7.0]), torch.tensor([0, 2, 1, CLASSES])
+    z, log_snr, labels = (
+        noise(4, 1, 8, 8),
+        torch.tensor([-3.0, 0.0, 1.0, 7.0]),
+        torch.tensor([0, 2, 1, CLASSES]),
+    )
     channels = network.config.context_channels
     assert channels is not None
     contexts = [
@@ -144,7 +158,9 @@ def test_every_parameter_learns(entry: ContextEntry) -> None:
     keep = torch.tensor([True, False])
     conditioning = network.condition(torch.tensor([0, 1]), torch.tensor([-1.0, 0.0]), keep)
     context = network.project_context([noise(2, 3, 8, 8), noise(2, 2, 4, 4)])
-    network(noise(2, 1, 8, 8), torch.tensor([0.0, 1.0]), conditioning, context).image.square().sum().backward()
+    network(
+        noise(2, 1, 8, 8), torch.tensor([0.0, 1.0]), conditioning, context
+    ).image.square().sum().backward()
     still = [
         name for name, parameter in network.named_parameters()
         if parameter.grad is None or not parameter.grad.any()
@@ -156,7 +172,9 @@ def test_recomputing_activations_changes_no_gradient() -> None:
     gradients = []
     for recompute in (False, True):
         network = uvit(checkpoint_activations=recompute).train()
-        network(noise(2, 1, 8, 8), torch.tensor([0.0, 1.0]), network.condition()).image.square().sum().backward()
+        network(
+            noise(2, 1, 8, 8), torch.tensor([0.0, 1.0]), network.condition()
+        ).image.square().sum().backward()
         gradients.append([p.grad for p in network.parameters() if p.grad is not None])
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(*gradients, strict=True))
 
@@ -186,7 +204,9 @@ def test_positions_tell_tokens_apart() -> None:
     assert (shifted - network(z, log_snr, conditioning).image.roll(1, 3)).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize(("width", "head_width", "heads"), [(64, 32, 2), (48, 32, 1), (96, 32, 3), (40, 16, 2), (24, 32, 1)])
+@pytest.mark.parametrize(
+    ("width", "head_width", "heads"), [(64, 32, 2), (48, 32, 1), (96, 32, 3), (40, 16, 2), (24, 32, 1)]
+)
 def test_heads(width: int, head_width: int, heads: int) -> None:
     network = UViT(config(kinds=("transformer",), widths=(width,), blocks=(1,), head_width=head_width))
     assert network.levels[0].down.blocks[0].heads == heads  # type: ignore[union-attr,index]
