@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -72,18 +73,18 @@ def test_inceptions_features_with_other_weights_are_not_called_fid(inception_wei
 def test_the_shipped_weights_are_small_and_as_accurate_as_they_say() -> None:
     assert digits_extractor.WEIGHTS.stat().st_size < 300_000
     with safe_open(digits_extractor.WEIGHTS, "pt") as file:
-        metadata = file.metadata()
-    assert metadata["preprocessing"] == digits_extractor.PREPROCESSING
-    assert (metadata["held_out_images"], metadata["training_images"]) == ("360", "1437")
+        about = json.loads(file.metadata()["about"])
+    assert about["preprocessing"] == digits_extractor.PREPROCESSING
+    assert (about["held_out_images"], about["training_images"]) == (360, 1437)
     network = digits_extractor.DigitsNetwork()
     network.load_state_dict(load_file(digits_extractor.WEIGHTS))
     images, targets = digits()
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(int(metadata["seed"])))
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(about["seed"]))
     held_out = order[: train_digits_extractor.HELD_OUT]
     with torch.no_grad():
         extracted, logits = network(images)
     accuracy = (logits.argmax(1) == targets)[held_out].double().mean()
-    assert accuracy == pytest.approx(float(metadata["accuracy"]), abs=1 / 360)
+    assert accuracy == pytest.approx(about["accuracy"], abs=1 / 360)
     assert accuracy > 0.98
     assert extracted.var(0).mean() == pytest.approx(1, rel=1e-3)
     covariance = torch.from_numpy(extracted.double().numpy()).T.cov()
@@ -95,6 +96,8 @@ def test_training_the_digits_extractor_twice_gives_the_same_weights() -> None:
     assert accuracy == again
     for a, b in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(a, b)
+    files = {train_digits_extractor.weights_file(network, accuracy) for network in (first, second) for _ in range(5)}
+    assert len(files) == 1
     other, _ = train_digits_extractor.train(epochs=1, seed=1)
     assert not torch.equal(next(first.parameters()), next(other.parameters()))
 
