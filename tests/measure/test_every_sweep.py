@@ -18,7 +18,8 @@ SWEEPS = sorted((Path(__file__).parents[2] / "sweeps").glob("**/*.yaml"))
 
 def architectures(sweep: Path) -> Iterator[tuple[Any, Experiment]]:
     """One experiment for each kind of network in `sweep` whose data need no files."""
-    experiments = (cell.experiment for cell in load_sweep(sweep).cells.values() if cell.experiment.data.name == "digits")
+    cells = load_sweep(sweep).cells.values()
+    experiments = [cell.experiment for cell in cells if cell.experiment.data.name == "digits"]
     seen = {(e.model, e.diffusion.preconditioning, e.sample.cache_from_level): e for e in experiments}
     yield from seen.items()
 
