@@ -191,7 +191,8 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
 def identify(experiment: Experiment) -> tuple[str, str]:
     """(training id, cell id): hashes of all that changes the weights, and of all that changes the figures."""
     training = _training_id(experiment.data, experiment.model, experiment.diffusion, experiment.train, experiment.seed)
-    return training, _digest([training, _dump(experiment.sample), _measure_identity(experiment.measure)])
+    measured = _measure_identity(experiment.measure, experiment.data)
+    return training, _digest([training, _dump(experiment.sample), measured])
 
 
 @cache
@@ -210,8 +211,12 @@ def _training_id(data: DataConfig, model: Section, diffusion: Section, train: Se
 
 
 @cache
-def _measure_identity(measure: MeasureConfig) -> dict[str, Any]:
+def _measure_identity(measure: MeasureConfig, data: DataConfig) -> dict[str, Any]:
+    from harness.data import fingerprint
+
     identity = _dump(measure, {"weights", "batch"})
+    if measure.reference == "test":
+        identity["reference_fingerprint"] = fingerprint(data, "test")
     if measure.weights is not None:
         identity["weights"] = _file_digest(Path(measure.weights))
     return identity
@@ -305,7 +310,10 @@ def _merged(parent: dict[str, Any], child: dict[str, Any], source: str) -> dict[
             **flatten(child["base"], f"{source}: base"),
         }
     if isinstance(parent.get("arms"), dict) and isinstance(child.get("arms"), dict):
-        arms = {**copy.deepcopy(parent["arms"]), **child["arms"]}
+        arms = copy.deepcopy(parent["arms"])
+        for name, arm in child["arms"].items():  # what an arm does not set anew it keeps from the same arm of the parent
+            inherits = isinstance(arms.get(name), dict) and isinstance(arm, dict)
+            arms[name] = {**arms[name], **arm} if inherits else arm
         merged["arms"] = {name: arm for name, arm in arms.items() if arm is not None}
     return merged
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -18,6 +19,7 @@ from harness.errors import ConfigError
 from harness.store import Store, Target, read_json, write_json
 from harness.sweep import Sweep, load_sweep
 
+REPORT_SOURCE = Path(__file__).parent.parent / "report"
 REPORTED = "reported.csv"
 """The literature's figures, beside the reports in the folder of results."""
 
@@ -114,15 +116,13 @@ def status_of(cell: str, store: Store, failures: Mapping[str, str]) -> str:
 
 
 def _digest(sweep: Sweep, store: Store, failures: Mapping[str, str]) -> str:
-    import harness.report
-
     parts: list[Any] = [sweep.report_name, sweep.config.title, options_of(sweep), sorted(failures.items())]
     for cell in sweep.cells.values():
         path = store.cell_path(cell.id)
         seen = path.stat() if path.exists() else None
         labels = [sweep.config.arms[arm].label for arm, _ in cell.rows]
         parts.append([cell.id, cell.rows, labels, seen and [seen.st_size, seen.st_mtime_ns]])
-    for source in sorted(Path(harness.report.__path__[0]).glob("*.py")):
+    for source in sorted(REPORT_SOURCE.glob("*.py")):
         parts.append(hashlib.sha256(source.read_bytes()).hexdigest())
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -139,11 +139,13 @@ def _summary(report: Any, folder: Path) -> dict[str, Any]:
 
 def show(made: Made, out: Console) -> None:
     """The table, where the report lies, and last the sentence of what was measured."""
-    table = Table(title=made.summary["caption"], title_justify="left", caption_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for number, column in enumerate(made.summary["table"]["columns"]):
-        table.add_column(escape(column), justify="left" if number < 2 else "right")
+        table.add_column(escape(column), justify="left" if number < 2 else "right", no_wrap=True)
     for row in made.summary["table"]["rows"]:
         table.add_row(*map(escape, row))
-    out.print(table)
+    wide = Console(file=out.file, width=max(out.width, out.measure(table).maximum), soft_wrap=True)
+    wide.print(made.summary["caption"], highlight=False, markup=False)
+    wide.print(table)
     out.print(f"report: {made.folder}", highlight=False, markup=False)
     out.print(made.summary["headline"], highlight=False, markup=False, style="bold")

@@ -1,0 +1,66 @@
+"""A sweep small enough for tests, and how to run the command line on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+SWEEP = """
+name: tiny
+title: A tiny sweep
+base:
+  data: {name: digits}
+  model: {kind: single_rate, patch: 2, width: 16, multipliers: [1, 2], levels: [conv, transformer], blocks: [1, 1]}
+  train: {steps: 30, batch: 16, learning_rate: 1.0e-3, checkpoint_every: 5, log_every: 5}
+  sample: {sampler: ancestral, steps: 4, batch: 8, seeds: [0, 1]}
+  measure: {images: 80, latency: {batch: 4, repeats: 2}}
+arms:
+  base: {grid: {sample.sampler: [ancestral, heun]}}
+  dual-rate:
+    set: {model.kind: dual_rate}
+    grid: {"sample.steps, sample.refresh_interval": [[4, 2]]}
+"""
+
+
+def write_sweep(folder: Path, text: str = SWEEP, name: str = "tiny.yaml") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "harness.cli", *map(str, arguments)]
+
+
+def environment(results: Path) -> dict[str, str]:
+    return {
+        **os.environ,
+        "HARNESS_RESULTS": str(results),
+        "HARNESS_CLUSTER": "inline",
+        "OMP_NUM_THREADS": "1",
+        "COLUMNS": "200",
+    }
+
+
+def harness(results: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments), env=environment(results), capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def figures(results: Path) -> dict[str, Any]:
+    """All of each cell's record that must be the same whenever and wherever it is made: everything but time and place."""
+    cells = sorted((results / "runs" / "cells").glob("*.json"))
+    records = {path.stem: json.loads(path.read_text()) for path in cells}
+    kept = ("quality", "compute", "config", "training")
+    return {id: {key: record[key] for key in kept} for id, record in records.items()}
+
+
+def weights(results: Path) -> dict[str, str]:
+    """Hash of each training's weights."""
+    done = sorted((results / "runs" / "trainings").glob("*/done.json"))
+    return {path.parent.name: json.loads(path.read_text())["weights_sha256"] for path in done}
