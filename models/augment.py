@@ -32,9 +32,7 @@ def flip(x: Tensor, flipped: Tensor) -> Tensor:
     return torch.where(flipped[:, None, None, None], x.flip(3), x)
 
 
-def augment(
-    x: Tensor, randomness: Randomness, translation: int = 0, flips: bool = False, fill: float = 0.0
-) -> Tensor:
+def augment(x: Tensor, randomness: Randomness, translation: int = 0, flips: bool = False, fill: float = 0.0) -> Tensor:
     """x (B, C, H, W) moved by up to `translation` pixels each way (every whole offset equally likely), and
     flipped half the time.
     """

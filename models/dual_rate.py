@@ -147,30 +147,22 @@ class DualRate(nn.Module):
         self.parameterization = parameterization or Prediction()
         self.classes = denoiser.config.classes
         self.projections = nn.ModuleList(
-            nn.Conv2d(width, to, 1, bias=False)
-            for width, to in zip(encoder.config.widths, channels, strict=False)
+            nn.Conv2d(width, to, 1, bias=False) for width, to in zip(encoder.config.widths, channels, strict=False)
         )
 
-    def encode(
-        self, z: Tensor, log_snr: Tensor, labels: Tensor | None = None, keep: Tensor | None = None
-    ) -> Context:
+    def encode(self, z: Tensor, log_snr: Tensor, labels: Tensor | None = None, keep: Tensor | None = None) -> Context:
         """Run the encoder on z_τ (B, C, H, W) at λ_τ.
 
         `keep` (B,) bool: False drops an image's context whole: its features are zero and a learned vector
         stands in for its τ.
         """
-        output = self.encoder(
-            self.parameterization.input(z, log_snr), log_snr, self.encoder.condition(labels)
-        )
+        output = self.encoder(self.parameterization.input(z, log_snr), log_snr, self.encoder.condition(labels))
         features = [
-            project(_normalised(feature))
-            for project, feature in zip(self.projections, output.features, strict=False)
+            project(_normalised(feature)) for project, feature in zip(self.projections, output.features, strict=False)
         ]
         if keep is not None:
             features = [feature * per_image(keep, feature) for feature in features]
-        return Context(
-            self.denoiser.project_context(features), self.denoiser.condition(labels, log_snr, keep)
-        )
+        return Context(self.denoiser.project_context(features), self.denoiser.condition(labels, log_snr, keep))
 
     def denoise(self, z: Tensor, log_snr: Tensor, context: Context) -> Tensor:
         """x̂ for z_t (B, C, H, W) at λ_t. The class comes with the context."""
@@ -199,21 +191,15 @@ def _normalised(feature: Tensor) -> Tensor:
 def _checked_channels(encoder: UViT, denoiser: UViT, context_levels: ContextLevels) -> Sequence[int]:
     """Channels to project each level of the encoder to."""
     if context_levels not in get_args(ContextLevels):
-        raise ValueError(
-            f"context_levels: {context_levels!r} is not one of {', '.join(get_args(ContextLevels))}"
-        )
+        raise ValueError(f"context_levels: {context_levels!r} is not one of {', '.join(get_args(ContextLevels))}")
     if encoder.config.sides != denoiser.config.sides:
         raise ValueError(
             f"the encoder's levels have sides {encoder.config.sides}, the denoiser's {denoiser.config.sides}"
         )
     if encoder.config.classes != denoiser.config.classes:
-        raise ValueError(
-            f"the encoder has {encoder.config.classes} classes, the denoiser {denoiser.config.classes}"
-        )
+        raise ValueError(f"the encoder has {encoder.config.classes} classes, the denoiser {denoiser.config.classes}")
     channels = denoiser.config.context_channels or ()
     wanted = len(channels) if context_levels == "all" else 1
     if not channels or min(channels[:wanted]) < 1 or any(channels[wanted:]):
-        raise ValueError(
-            f"context_channels: {channels} does not take context at {context_levels} levels (0 elsewhere)"
-        )
+        raise ValueError(f"context_channels: {channels} does not take context at {context_levels} levels (0 elsewhere)")
     return channels[:wanted]

@@ -135,9 +135,7 @@ def draw_pairs(randomness: Randomness, settings: LossSettings) -> Pairs:
     return Pairs(torch.cat([t[None], tau - later / refreshes]).clamp(min=0), tau)
 
 
-def loss(
-    model: Model, x: Tensor, labels: Tensor | None, randomness: Randomness, settings: LossSettings
-) -> Tensor:
+def loss(model: Model, x: Tensor, labels: Tensor | None, randomness: Randomness, settings: LossSettings) -> Tensor:
     """Scalar: the mean over images, times and dimensions of the weighted squared error of x̂.
 
     x is (B, C, H, W) in [−1, 1]; labels (B,) int64 or None. With the sigmoid weighting this estimates
@@ -212,9 +210,7 @@ def _error(estimate: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     return ((estimate - x).square().flatten(1).mean(1) * weight).mean()
 
 
-def _dropped(
-    labels: Tensor | None, model: Model, randomness: Randomness, probability: float
-) -> Tensor | None:
+def _dropped(labels: Tensor | None, model: Model, randomness: Randomness, probability: float) -> Tensor | None:
     if labels is None or model.classes is None:
         return None
     if probability == 0:

@@ -87,8 +87,7 @@ def ancestral(
     grid = Grid.of(times, schedule)
     fresh = [-math.expm1(a - b) for a, b in zip(grid.log_snr[:-1], grid.log_snr[1:], strict=True)]
     spread = [
-        math.sqrt(f) * grid.sigma[i + 1] ** (1 - variance) * grid.sigma[i] ** variance
-        for i, f in enumerate(fresh)
+        math.sqrt(f) * grid.sigma[i + 1] ** (1 - variance) * grid.sigma[i] ** variance for i, f in enumerate(fresh)
     ]
     kept = [(1 - f) * grid.alpha[i + 1] / grid.alpha[i] for i, f in enumerate(fresh)]
     gained = [f * grid.alpha[i + 1] for i, f in enumerate(fresh)]

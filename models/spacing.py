@@ -31,9 +31,7 @@ def karras_steps(
     else:
         low, high = sigma_range
     if not lowest <= low < high <= highest:
-        raise ValueError(
-            f"sigma_range: [{low:g}, {high:g}] is not inside the schedule's [{lowest:.4g}, {highest:.4g}]"
-        )
+        raise ValueError(f"sigma_range: [{low:g}, {high:g}] is not inside the schedule's [{lowest:.4g}, {highest:.4g}]")
     ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
     sigmas = (high ** (1 / rho) + ramp * (low ** (1 / rho) - high ** (1 / rho))) ** rho
     return _ending_at_zero(schedule.time(log_snr_of(sigmas)))

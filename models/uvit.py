@@ -78,13 +78,9 @@ class UViTConfig:
             if kind not in get_args(LevelKind):
                 raise ValueError(f"kinds: {kind!r} is not one of {', '.join(get_args(LevelKind))}")
         if self.context_entry not in get_args(ContextEntry):
-            raise ValueError(
-                f"context_entry: {self.context_entry!r} is not one of {', '.join(get_args(ContextEntry))}"
-            )
+            raise ValueError(f"context_entry: {self.context_entry!r} is not one of {', '.join(get_args(ContextEntry))}")
         if levels < 1 or min(*self.widths, *self.blocks, self.patch, self.channels, self.head_width) < 1:
-            raise ValueError(
-                "widths, blocks, patch, channels, head_width: must be at least 1, on at least one level"
-            )
+            raise ValueError("widths, blocks, patch, channels, head_width: must be at least 1, on at least one level")
         if self.size % (self.patch * 2 ** (levels - 1)):
             raise ValueError(
                 f"size: {self.size} is not divisible by {self.patch * 2 ** (levels - 1)}, "
@@ -159,15 +155,11 @@ class LogSnrFeatures(nn.Module):
         super().__init__()
         half = torch.logspace(math.log10(0.05), math.log10(2.0), self.count // 2)
         self.register_buffer("frequencies", half.repeat(2), persistent=False)
-        self.register_buffer(
-            "phases", torch.tensor([0.0, math.pi / 2]).repeat_interleave(len(half)), persistent=False
-        )
+        self.register_buffer("phases", torch.tensor([0.0, math.pi / 2]).repeat_interleave(len(half)), persistent=False)
 
     def forward(self, log_snr: Tensor) -> Tensor:
         """(1 or B, 64) of a log-SNR of shape (), (1,) or (B,)."""
-        return torch.sin(
-            torch.addcmul(self.phases, log_snr.reshape(-1, 1).to(self.phases.dtype), self.frequencies)
-        )
+        return torch.sin(torch.addcmul(self.phases, log_snr.reshape(-1, 1).to(self.phases.dtype), self.frequencies))
 
 
 class ConvBlock(nn.Module):
@@ -331,9 +323,7 @@ class UViT(nn.Module):
         self.log_snr_features = LogSnrFeatures()
         self.embed = nn.Linear(LogSnrFeatures.count, config.embedding)
         self.levels = nn.ModuleList(Level(config, level) for level in range(len(config.widths)))
-        self.class_embedding = (
-            None if config.classes is None else nn.Embedding(config.classes + 1, config.embedding)
-        )
+        self.class_embedding = None if config.classes is None else nn.Embedding(config.classes + 1, config.embedding)
         if config.context_channels is not None:
             self.embed_context = nn.Linear(LogSnrFeatures.count, config.embedding, bias=False)
             self.null_context = nn.Parameter(torch.zeros(config.embedding))
@@ -371,9 +361,7 @@ class UViT(nn.Module):
         if self.class_embedding is None:
             return ()
         if labels is None:
-            labels = torch.full(
-                (1,), self.class_embedding.num_embeddings - 1, device=self.embed.weight.device
-            )
+            labels = torch.full((1,), self.class_embedding.num_embeddings - 1, device=self.embed.weight.device)
         embedded = self.class_embedding(labels)
         return tuple(F.linear(embedded, level.film.weight) for level in self._levels())
 

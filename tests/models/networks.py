@@ -52,9 +52,7 @@ def single_rate(parameterization: Parameterization | None = None, **changes: Any
     return randomised(lambda: SingleRate(UViT(config(**changes)), parameterization))
 
 
-def dual_rate(
-    context_levels: ContextLevels = "all", context_entry: ContextEntry = "level", **changes: Any
-) -> DualRate:
+def dual_rate(context_levels: ContextLevels = "all", context_entry: ContextEntry = "level", **changes: Any) -> DualRate:
     """A denoiser of other widths, blocks and kinds than its encoder."""
     channels = (6, 5) if context_levels == "all" else (6, 0)
     heavy = config(out_channels=None, **changes)

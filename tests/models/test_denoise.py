@@ -39,9 +39,7 @@ def refreshes_of(method: str) -> Refreshes | None:
 @torch.inference_mode()
 def sample(method: str, sampler: str, indices: list[int], guidance: Guidance | None = None) -> Tensor:
     labels = torch.tensor(indices) % CLASSES
-    denoise = Denoise(
-        METHODS[method](), SCHEDULE, TIMES, refreshes_of(method), labels=labels, guidance=guidance
-    )
+    denoise = Denoise(METHODS[method](), SCHEDULE, TIMES, refreshes_of(method), labels=labels, guidance=guidance)
     return SAMPLERS[sampler](denoise, ImageNoise(4, indices, IMAGE), TIMES, SCHEDULE, **OPTIONS[sampler])
 
 
@@ -83,9 +81,7 @@ def counting(*networks: nn.Module) -> Iterator[list[int]]:
     ("sampler", "evaluations"),
     [("ancestral", STEPS), ("ddim", STEPS), ("heun", 2 * STEPS - 1), ("dpmpp_2m", STEPS)],
 )
-@pytest.mark.parametrize(
-    "guidance", [None, Guidance(3.0), Guidance(3.0, (0.01, 1.0)), Guidance(3.0, (1.0, 90.0))]
-)
+@pytest.mark.parametrize("guidance", [None, Guidance(3.0), Guidance(3.0, (0.01, 1.0)), Guidance(3.0, (1.0, 90.0))])
 def test_dual_rate_counts_what_runs(sampler: str, evaluations: int, guidance: Guidance | None) -> None:
     model = dual_rate()
     denoise = Denoise(model, SCHEDULE, TIMES, every(3, STEPS), labels=torch.tensor([0, 1]), guidance=guidance)
@@ -150,14 +146,10 @@ def test_refreshing_at_every_step_is_encode_then_denoise() -> None:
         for step in range(3):
             log_snr = SCHEDULE.log_snr(TIMES[step]).float()
             context = model.encode(z, log_snr, torch.tensor([2]))
-            assert torch.allclose(
-                denoise(z, TIMES[step], step), model.denoise(z, log_snr, context), atol=1e-6
-            )
+            assert torch.allclose(denoise(z, TIMES[step], step), model.denoise(z, log_snr, context), atol=1e-6)
 
 
-def guided_by_hand(
-    model: SingleRate | DualRate, z: Tensor, labels: Tensor, steps: range, scale: float
-) -> Tensor:
+def guided_by_hand(model: SingleRate | DualRate, z: Tensor, labels: Tensor, steps: range, scale: float) -> Tensor:
     """The last step's guided estimate, with the two halves run apart, both refreshed at the first step."""
     halves = []
     for label in (labels, torch.full_like(labels, CLASSES)):
@@ -174,9 +166,7 @@ def test_guidance_is_the_two_halves_combined(method: str, scale: float) -> None:
     model = METHODS[method]()
     labels = torch.tensor([0, 1, 2])
     z = torch.randn(3, *IMAGE, generator=torch.Generator().manual_seed(0))
-    denoise = Denoise(
-        model, SCHEDULE, TIMES, refreshes_of(method), labels=labels, guidance=Guidance(scale), clip=False
-    )
+    denoise = Denoise(model, SCHEDULE, TIMES, refreshes_of(method), labels=labels, guidance=Guidance(scale), clip=False)
     with torch.inference_mode():
         for step in range(3):
             expected = guided_by_hand(model, z, labels, range(step + 1), scale)  # type: ignore[arg-type]
@@ -196,9 +186,7 @@ def test_guidance_that_starts_or_ends_between_refreshes(method: str) -> None:
         (levels[1] * 0.99, levels[1] * 1.01),
     ):
         guidance = Guidance(2.0, interval)
-        denoise = Denoise(
-            model, SCHEDULE, TIMES, refreshes_of(method), labels=labels, guidance=guidance, clip=False
-        )
+        denoise = Denoise(model, SCHEDULE, TIMES, refreshes_of(method), labels=labels, guidance=guidance, clip=False)
         with torch.inference_mode():
             for step in range(3):
                 scale = 2.0 if guidance.active([levels[step]])[0] else 1.0

@@ -99,9 +99,7 @@ def test_uniform_numbers_are_uniform() -> None:
 
 
 @pytest.mark.parametrize("word", [0, ONES])
-def test_extreme_words_give_finite_numbers_inside_the_range(
-    word: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_extreme_words_give_finite_numbers_inside_the_range(word: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def words(seed: int, indices: Tensor, draw: int, elements: int, stream: int = 0) -> Tensor:
         return torch.full((len(indices), elements), word)
 

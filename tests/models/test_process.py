@@ -116,8 +116,7 @@ def test_markov_step_keeps_the_marginal() -> None:
 def joint_covariance(log_snr_t: float, log_snr_tau: float) -> Tensor:
     """Covariance of (z_t, z_τ) given x, from z_τ = (α_τ/α_t) z_t + independent noise."""
     (a_t, s_t), (a_tau, s_tau) = (
-        (math.sqrt(1 / (1 + math.exp(-v))), math.sqrt(1 / (1 + math.exp(v))))
-        for v in (log_snr_t, log_snr_tau)
+        (math.sqrt(1 / (1 + math.exp(-v))), math.sqrt(1 / (1 + math.exp(v)))) for v in (log_snr_t, log_snr_tau)
     )
     cross = a_tau / a_t * s_t**2
     return torch.tensor([[s_t**2, cross], [cross, s_tau**2]], dtype=torch.float64)
@@ -146,9 +145,7 @@ def test_a_step_of_no_length_changes_nothing() -> None:
     z, x, noise = images(3, 0), images(3, 1), images(3, 2)
     same = torch.tensor([-4.0, 0.0, 3.0]).double()
     assert torch.allclose(markov_step(z, same, same, noise), z)
-    assert torch.allclose(markov_step(z, same, same + 1e-15, noise), z), (
-        "rounding must not make the variance negative"
-    )
+    assert torch.allclose(markov_step(z, same, same + 1e-15, noise), z), "rounding must not make the variance negative"
     assert torch.allclose(bridge(z, x, same, same, noise), z)
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.refresh import every, evenly, explicit
+from models.refresh import evenly, every, explicit
 
 
 def at(mask: tuple[bool, ...]) -> list[int]:

@@ -71,9 +71,7 @@ def test_reaches_a_mixture_of_two_gaussians(name: str) -> None:
     assert relative.abs().max() < 4.5 * math.sqrt(2 / count) + (0.005 if name in SECOND_ORDER else 0.05)
     shares = (images[:, 0] - TWO_GAUSSIANS.means[:, 0, None]).abs().argmin(0).float().mean()
     exact = (TWO_GAUSSIANS.draw(count).flatten(1)[:, 0] - TWO_GAUSSIANS.means[:, 0, None]).abs().argmin(0)
-    assert shares.item() == pytest.approx(exact.float().mean().item(), abs=0.015), (
-        "both modes, in their shares"
-    )
+    assert shares.item() == pytest.approx(exact.float().mean().item(), abs=0.015), "both modes, in their shares"
 
 
 @lru_cache
@@ -126,9 +124,7 @@ def test_ancestral_step_by_hand(variance: float) -> None:
     lower, upper = s_s**2 * fresh, s_t**2 * fresh
     z = torch.exp(l_t - l_s) * a_s / a_t * z + fresh * a_s * x
     z = z + (lower ** (1 - variance) * upper**variance).sqrt() * noise(0)
-    assert torch.allclose(
-        ancestral(denoise, noise, times, SCHEDULE, variance=variance), denoise(z, times[1], 1)
-    )
+    assert torch.allclose(ancestral(denoise, noise, times, SCHEDULE, variance=variance), denoise(z, times[1], 1))
 
 
 def test_ddim_with_eta_1_is_ancestral() -> None:
@@ -207,9 +203,7 @@ def test_one_step_returns_the_estimate(name: str) -> None:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_same_twice(name: str) -> None:
     runs = [
-        VARIANTS[name](
-            TWO_GAUSSIANS.denoiser(SCHEDULE), DoubleNoise(5, range(4), SHAPE), time_steps(6), SCHEDULE
-        )
+        VARIANTS[name](TWO_GAUSSIANS.denoiser(SCHEDULE), DoubleNoise(5, range(4), SHAPE), time_steps(6), SCHEDULE)
         for _ in range(2)
     ]
     assert torch.equal(*runs)

@@ -102,8 +102,7 @@ def test_equals_its_definition_with_the_context_concatenated_at_every_step(
     channels = network.config.context_channels
     assert channels is not None
     contexts = [
-        noise(4, c, side, side, seed=i)
-        for i, (c, side) in enumerate(zip(channels, network.config.sides, strict=True))
+        noise(4, c, side, side, seed=i) for i, (c, side) in enumerate(zip(channels, network.config.sides, strict=True))
     ]
     then = torch.tensor([-4.0, -1.0, 1.0, 2.0])
     output = network(z, log_snr, network.condition(labels, then), network.project_context(contexts))
@@ -158,9 +157,7 @@ def test_every_parameter_learns(entry: ContextEntry) -> None:
     keep = torch.tensor([True, False])
     conditioning = network.condition(torch.tensor([0, 1]), torch.tensor([-1.0, 0.0]), keep)
     context = network.project_context([noise(2, 3, 8, 8), noise(2, 2, 4, 4)])
-    network(
-        noise(2, 1, 8, 8), torch.tensor([0.0, 1.0]), conditioning, context
-    ).image.square().sum().backward()
+    network(noise(2, 1, 8, 8), torch.tensor([0.0, 1.0]), conditioning, context).image.square().sum().backward()
     still = [
         name for name, parameter in network.named_parameters()
         if parameter.grad is None or not parameter.grad.any()
@@ -172,9 +169,7 @@ def test_recomputing_activations_changes_no_gradient() -> None:
     gradients = []
     for recompute in (False, True):
         network = uvit(checkpoint_activations=recompute).train()
-        network(
-            noise(2, 1, 8, 8), torch.tensor([0.0, 1.0]), network.condition()
-        ).image.square().sum().backward()
+        network(noise(2, 1, 8, 8), torch.tensor([0.0, 1.0]), network.condition()).image.square().sum().backward()
         gradients.append([p.grad for p in network.parameters() if p.grad is not None])
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(*gradients, strict=True))
 
