@@ -3,7 +3,8 @@
 A row's distance is the mean over training seeds of the mean over sampling seeds. Two sources of noise are kept apart,
 both relative to the distance: *training* (another seed of the training) and *sampling* (other images of the same
 network). Few rows have many seeds, so each source's variance is pooled over all rows of a panel, and a row is given
-the larger of its own and the pooled one: a difference is rather called noise than a finding.
+the largest of its own, the pooled one and (for sampling) the square of the standard error that its measurement states:
+a difference is rather called noise than a finding.
 """
 
 from __future__ import annotations
@@ -41,13 +42,13 @@ def distances(rows: Sequence[Row]) -> list[Distance]:
     """The distance of each measured row, with noise pooled over `rows` (all of one condition)."""
     values = [row.frechet() for row in rows]
     training = [_relative_variance([_mean(v) for v in by_training]) for by_training in values]
-    sampling = [_sampling_variance(row, by_training) for row, by_training in zip(rows, values, strict=True)]
+    sampling = [_sampling_variance(by_training) for by_training in values]
     pooled_training, pooled_sampling = _pooled(training), _pooled(sampling)
     summaries = []
-    for by_training, own_training, own_sampling in zip(values, training, sampling, strict=True):
+    for row, by_training, own_training, own_sampling in zip(rows, values, training, sampling, strict=True):
         everything = [value for sampled in by_training for value in sampled]
         between = max(own_training[0], pooled_training)
-        within = max(own_sampling[0], pooled_sampling) / len(everything)
+        within = max(own_sampling[0], pooled_sampling, _stated_variance(row)) / len(everything)
         # The variance between trainings' means already holds what sampling adds to it.
         between = max(between / len(by_training) - within, 0.0)
         summaries.append(
@@ -85,16 +86,16 @@ def _relative_variance(values: Sequence[float]) -> tuple[float, int]:
     return _variance(values) / mean**2, len(values) - 1
 
 
-def _sampling_variance(row: Row, by_training: Sequence[Sequence[float]]) -> tuple[float, int]:
-    """Relative variance of one sampling seed's distance: over the seeds, and at least what each distance states."""
+def _sampling_variance(by_training: Sequence[Sequence[float]]) -> tuple[float, int]:
+    """Relative variance of one sampling seed's distance, with its degrees of freedom."""
     estimates = [_relative_variance(sampled) for sampled in by_training]
-    freedom = sum(n for _, n in estimates)
-    over_seeds = sum(v * n for v, n in estimates) / freedom if freedom else 0.0
-    mean = _mean([_mean(sampled) for sampled in by_training])
-    stated = row.mean("frechet_standard_error")
-    if math.isnan(stated) or mean == 0:
-        return over_seeds, freedom
-    return max(over_seeds, (stated / mean) ** 2), max(freedom, 1)
+    return _pooled(estimates), sum(n for _, n in estimates)
+
+
+def _stated_variance(row: Row) -> float:
+    """Relative variance of one sampling seed's distance as the measurement itself states it; 0 where it does not."""
+    stated, mean = row.mean("frechet_standard_error"), row.mean("frechet")
+    return 0.0 if math.isnan(stated) or mean == 0 else (stated / mean) ** 2
 
 
 def _pooled(estimates: Sequence[tuple[float, int]]) -> float:

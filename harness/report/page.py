@@ -35,7 +35,11 @@ class Part:
 
 
 TITLES = {
-    "table": "Results", "matched": "Cost at equal quality", "samplers": "Samplers", "ablations": "Ablations",
+    "table": "Results",
+    "matched-by-sampler": "Cost at equal quality, sampler by sampler",
+    "matched": "Cost at equal quality",
+    "samplers": "Samplers",
+    "ablations": "Ablations",
 }
 
 
@@ -120,7 +124,8 @@ def _table(table: Table, rows: Sequence[Row] | None, shared: Mapping[str, Any]) 
                 shown = f"<strong>{shown}</strong>"
             if place == 0 and rows is not None:
                 shown = f"<details><summary>{shown}</summary>{_behind(rows[index], shared)}</details>"
-            cells.append(f"<td{_class(kind)}>{shown}</td>")
+            lacking = rows is not None and not rows[index].measured and text == rows[index].status
+            cells.append(f"<td{_class('status' if lacking else kind)}>{shown}</td>")
         lines.append(f"<tr>{''.join(cells)}</tr>")
     body = "\n".join(lines)
     return (
@@ -204,18 +209,20 @@ h2{font-size:1.1rem;margin:2rem 0 .6rem}
 .headline{font-size:1.1rem;border-left:.25rem solid var(--accent);padding:.3rem 0 .3rem .9rem;
 margin:.6rem 0;max-width:60rem}
 .scroll{overflow:auto;max-height:80vh;border:1px solid var(--line);border-radius:4px}
-table{border-collapse:collapse;width:100%;font-size:.86rem;font-variant-numeric:tabular-nums}
-th,td{padding:.28rem .6rem;text-align:left;vertical-align:top;white-space:nowrap;border-bottom:1px solid #eee}
+table{border-collapse:collapse;width:100%;font-size:.84rem;font-variant-numeric:tabular-nums}
+th,td{padding:.28rem .5rem;text-align:left;vertical-align:top;white-space:nowrap;border-bottom:1px solid #eee}
 tr:last-child>td{border-bottom:0}
-thead th{position:sticky;top:0;background:#f6f6f6;border-bottom:1px solid var(--line);padding:0;z-index:1}
-th button{all:unset;box-sizing:border-box;display:block;width:100%;padding:.35rem .6rem;cursor:pointer;font-weight:600}
+thead th{position:sticky;top:0;background:#f6f6f6;border-bottom:1px solid var(--line);padding:0;z-index:1;
+white-space:normal;vertical-align:bottom}
+th button{all:unset;box-sizing:border-box;display:block;width:100%;padding:.35rem .5rem;cursor:pointer;font-weight:600}
 th button:focus-visible{outline:2px solid var(--accent);outline-offset:-2px}
 th[aria-sort=ascending] button::after{content:" ↑"}
 th[aria-sort=descending] button::after{content:" ↓"}
 .n,.n button{text-align:right}
+td.status{white-space:normal;max-width:14rem;text-align:left;color:var(--soft)}
 tbody tr:hover>td{background:#f3f8fc}
 summary{cursor:pointer}
-.behind{max-width:min(34rem,78vw);white-space:normal;font-size:.8rem;color:var(--soft)}
+.behind{width:min(34rem,78vw);white-space:normal;font-size:.8rem;color:var(--soft)}
 pre{margin:.4rem 0;padding:.6rem;background:#f6f6f6;overflow:auto;font-size:.78rem;line-height:1.4;white-space:pre-wrap;
 overflow-wrap:anywhere;color:var(--ink)}
 .behind ul{padding-left:1.1rem;margin:.3rem 0;overflow-wrap:anywhere}

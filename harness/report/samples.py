@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from PIL import Image
@@ -27,7 +28,7 @@ def read_samples(path: Path, height: int | None = None) -> np.ndarray:
                 images = archive["images" if "images" in archive else archive.files[0]]
             return _channels_last(images)
         grid = np.asarray(Image.open(path))
-    except (OSError, ValueError, KeyError, IndexError) as error:
+    except (OSError, EOFError, ValueError, KeyError, IndexError, BadZipFile) as error:
         raise StoreError(f"{path}: samples cannot be read: {error}") from None
     side = height or grid.shape[0] // 8
     rows, columns = grid.shape[0] // side, grid.shape[1] // side

@@ -254,24 +254,26 @@ def setting_without(row: Row, key: str) -> tuple[tuple[str, Rank], ...]:
 
 
 def sampler_table(panel: Panel) -> Table:
-    """Each setting by each sampler, and per method the geometric mean of the ratio to ancestral sampling."""
+    """Each setting by each sampler, and per method the geometric mean of the ratio to ancestral sampling.
+
+    Only methods that were sampled in two ways or more; arms that sample the same networks are one method.
+    """
     summaries = panel.distances
     samplers = sorted({row.sampler for row in panel.measured})
     values, text = [], []
-    for arm in panel.arms:
-        rows = [row for row in panel.measured if row.arm == arm]
+    for label, rows in _methods(panel):
         settings: dict[Any, dict[str, Row]] = {}
         for row in rows:
             settings.setdefault(setting_without(row, "sample.sampler"), {})[row.sampler] = row
         for held in settings.values():
             row = next(iter(held.values()))
             others = [k for k in row.varied if k not in STANDARD_KEYS]
-            named = {"method": row.label, "steps": show(row.steps), "refreshes": show(row.refreshes)}
+            named = {"method": label, "steps": show(row.steps), "refreshes": show(row.refreshes)}
             named["other"] = ", ".join(f"{_short(k)} {show(row.varied[k])}" for k in others) or DASH
             values.append({**named, **{s: summaries[held[s]].mean if s in held else math.nan for s in samplers}})
             text.append({**named, **{s: spread(summaries[held[s]]) if s in held else DASH for s in samplers}})
-        if rows and "ancestral" in samplers:
-            named = {"method": rows[0].label, "steps": "all", "refreshes": "all", "other": "× ancestral"}
+        if "ancestral" in samplers:
+            named = {"method": label, "steps": "all", "refreshes": "all", "other": "× ancestral"}
             ratios = {s: _ratio_to(settings.values(), s, "ancestral", summaries) for s in samplers}
             values.append({**named, **ratios})
             text.append({**named, **{s: number(r) for s, r in ratios.items()}})
@@ -283,6 +285,24 @@ def sampler_table(panel: Panel) -> Table:
     return Table("samplers", caption, pd.DataFrame(values), pd.DataFrame(text))
 
 
+def _methods(panel: Panel) -> list[tuple[str, list[Row]]]:
+    """(label, rows) of what was sampled in two ways or more: arms that sample the same networks are one."""
+    by_arm: dict[str, list[Row]] = {}
+    for row in panel.measured:
+        by_arm.setdefault(row.arm, []).append(row)
+    by_networks: dict[frozenset[Any], list[str]] = {}
+    for arm, rows in by_arm.items():
+        networks = frozenset(
+            (record.get("training"), row.setting("sample.cache_from_level")) for row in rows for record in row.records
+        )
+        by_networks.setdefault(networks, []).append(arm)
+    methods = [
+        (" / ".join(by_arm[arm][0].label for arm in arms), [row for arm in arms for row in by_arm[arm]])
+        for arms in by_networks.values()
+    ]
+    return [(label, rows) for label, rows in methods if len({row.sampler for row in rows}) > 1]
+
+
 def _ratio_to(
     settings: Iterable[Mapping[str, Row]], sampler: str, other: str, summaries: Mapping[Row, Distance]
 ) -> float:
@@ -292,7 +312,9 @@ def _ratio_to(
     )
 
 
-def matched_table(panel: Panel, found: Iterable[tuple[Comparison, Comparison | None]]) -> Table:
+def matched_table(
+    panel: Panel, found: Iterable[tuple[Comparison, Comparison | None]], name: str = "matched"
+) -> Table:
     """Compute and time at equal quality: one line per method and target distance, "not reached" where it is not."""
     values, text = [], []
     for compute, time in found:
@@ -323,7 +345,7 @@ def matched_table(panel: Panel, found: Iterable[tuple[Comparison, Comparison | N
         "the base's cost over the method's, with its 95 % bootstrap interval over the noise of the distances; “up to”: "
         "within noise the distance may not be reached. ≤: already the method's cheapest row is as good."
     )
-    return Table("matched", caption, pd.DataFrame(values), pd.DataFrame(text))
+    return Table(name, caption, pd.DataFrame(values), pd.DataFrame(text))
 
 
 def _reached(cost: float) -> str:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from harness.errors import StoreError
 from harness.report import figures
 from harness.report.frontier import Comparison
-from harness.report.headline import comparisons, headline, roles
+from harness.report.headline import Roles, comparisons, headline, roles
 from harness.report.page import Part, Picture, page
 from harness.report.panel import Panel, panels
 from harness.report.reported import agreeing, read_reported, reported_figure
@@ -135,23 +135,18 @@ def report_tables(panel: Panel, options: ReportOptions) -> list[Table]:
     who = roles(panel, options.base, options.subject)
     tables = [main_table(panel, base_row(panel, options), options.kinds)]
     if who is not None:
-        tables.append(matched_table(panel, _pairs(panel, options)))
+        tables.append(matched_table(panel, _pairs(panel, who)))
+        tables.append(matched_table(panel, _pairs(panel, who, by_sampler=True), "matched-by-sampler"))
     tables += [sampler_table(panel), ablation_table(panel, options.kinds)]
     return [table for i, table in enumerate(tables) if i == 0 or len(table.text)]
 
 
-def _pairs(panel: Panel, options: ReportOptions) -> list[tuple[Comparison, Comparison | None]]:
-    """Each method's comparison in compute with that in time: arm by arm, then sampler by sampler."""
-    who = roles(panel, options.base, options.subject)
-    if who is None:
+def _pairs(panel: Panel, who: Roles, by_sampler: bool = False) -> list[tuple[Comparison, Comparison | None]]:
+    """Each method's comparison in compute with that in time; sampler by sampler only where there are several."""
+    if by_sampler and len({row.sampler for row in panel.measured}) < 2:
         return []
-    found = []
-    for by_sampler in (False, True):
-        if by_sampler and len({row.sampler for row in panel.measured}) < 2:
-            continue
-        times = {c.name: c for c in comparisons(panel, who, "seconds", by_sampler)}
-        found += [(c, times.get(c.name)) for c in comparisons(panel, who, "gmacs", by_sampler)]
-    return found
+    times = {c.name: c for c in comparisons(panel, who, "seconds", by_sampler)}
+    return [(c, times.get(c.name)) for c in comparisons(panel, who, "gmacs", by_sampler)]
 
 
 def base_row(panel: Panel, options: ReportOptions) -> Row | None:

@@ -1,0 +1,116 @@
+"""The sentence says who wins, who does not, and what cannot be said."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness.report.headline import comparisons, headline, roles
+from harness.report.panel import Panel, panels
+from tests.report.made_up import cell, missing
+
+DUAL = {"model.kind": "dual_rate"}
+
+
+def curve(arm: str, factor: float, floor: float = 0.0, seeds: tuple[int, ...] = (0, 1), **kwargs: Any) -> list[Any]:
+    """An arm whose distance is cost⁻¹ where the base's is, at `factor` times its cost."""
+    return [
+        cell(arm, {"sample.steps": steps}, frechet=floor + 8 / steps, gmacs=factor * steps, seconds=2 * factor * steps,
+             seed=seed, standard_error=0.001, **kwargs)
+        for seed in seeds for steps in (4, 8, 16)
+    ]
+
+
+def panel_of(*arms: list[Any]) -> Panel:
+    (panel,) = panels([row for arm in arms for row in arm])
+    return panel
+
+
+def test_a_win_is_said_with_its_size_and_interval() -> None:
+    text = headline(panel_of(curve("base", 1.0), curve("dual-rate", 0.5, fixed=DUAL)))
+    assert text.startswith("At equal FD-digits (N = 2000), dual-rate needs 0.50× the compute (95 % interval 0.50 to")
+    assert "0.50× the time" in text and "noise" not in text
+    assert "of base, on average over the distances that both reach, 2 to 0.5" in text
+    assert text.endswith(".") and text.count(". ") == 0
+
+
+def test_a_loss_is_said_as_plainly() -> None:
+    text = headline(panel_of(curve("base", 1.0), curve("dual-rate", 3.0, fixed=DUAL)))
+    assert "dual-rate needs 3.00× the compute" in text
+
+
+def test_no_difference_is_called_noise() -> None:
+    generator = panel_of(
+        [cell("base", {"sample.steps": s}, frechet=8 / s, gmacs=s, standard_error=1.0 / s) for s in (4, 8, 16)],
+        [cell("dual-rate", {"sample.steps": s}, frechet=8.1 / s, gmacs=s, standard_error=1.0 / s, fixed=DUAL)
+         for s in (4, 8, 16)],
+    )
+    text = headline(generator)
+    assert "no difference beyond noise" in text
+    assert "one training seed, whose noise the intervals leave out" in text
+
+
+def test_what_dual_rate_does_not_reach_is_said() -> None:
+    text = headline(panel_of(curve("base", 1.0), curve("dual-rate", 0.5, floor=0.5, fixed=DUAL)))
+    assert "it does not reach the best of base, 0.5 (its own best is 1)" in text
+
+
+def test_frontiers_without_a_common_range_give_a_bound() -> None:
+    good = [cell("dual-rate", {"sample.steps": 4}, frechet=0.1, gmacs=1.0, fixed=DUAL)]
+    text = headline(panel_of(curve("base", 1.0, seeds=(0,)), good))
+    assert "dual-rate needs at most 0.06× the compute" in text and "at the one distance that both reach, 0.5" in text
+
+
+def test_the_base_family_holds_every_sampler_on_the_same_network() -> None:
+    """A DDIM arm of the base's own network sets the bar, whatever its name; a shrunk or cached one does not."""
+    ddim = [cell("DDIM", {"sample.steps": s}, frechet=8 / s, gmacs=s / 4, fixed={"sample.sampler": "ddim"})
+            for s in (4, 8, 16)]
+    cached = [cell("cached", {"sample.steps": 8}, frechet=1.0, gmacs=1.0,
+                   fixed={"sample.cache_from_level": 1, "sample.refresh_interval": 2})]
+    shrunk = [cell("shrunk", {"sample.steps": 8}, frechet=1.0, gmacs=1.0, fixed={"model.width": 8})]
+    panel = panel_of(curve("base", 1.0, seeds=(0,)), ddim, cached, shrunk,
+                     curve("dual-rate", 0.5, seeds=(0,), fixed=DUAL))
+    who = roles(panel)
+    assert who is not None and (who.family, who.subject) == (("base", "DDIM"), "dual-rate")
+    (found,) = [c for c in comparisons(panel, who, "gmacs") if c.name == "dual-rate"]
+    assert round(found.ratio, 3) == 0.5
+    text = headline(panel)
+    assert "2.00× the compute" in text and "of base with the best of its 2 samplers" in text
+
+
+def test_sampler_against_the_same_sampler() -> None:
+    rows = []
+    for sampler, factor in (("ancestral", 0.5), ("ddim", 2.0)):
+        rows += curve("base", 1.0, seeds=(0,), fixed={"sample.sampler": sampler})
+        rows += curve("dual-rate", factor, seeds=(0,), fixed={**DUAL, "sample.sampler": sampler})
+    for row in rows:
+        row["varied"]["sample.sampler"] = row["record"]["config"]["sample"]["sampler"]
+    panel = panel_of(rows)
+    who = roles(panel)
+    assert who is not None
+    found = {c.name: round(c.ratio, 3) for c in comparisons(panel, who, "gmacs", by_sampler=True)}
+    assert found == {"dual-rate, ancestral": 2.0, "dual-rate, ddim": 0.5}
+
+
+def test_seconds_of_two_machines_are_not_compared() -> None:
+    rows = [*curve("base", 1.0), *curve("dual-rate", 0.5, fixed=DUAL)]
+    for row in rows:
+        if row["arm"] == "dual-rate":
+            row["record"]["time"]["device"] = "another"
+    text = headline(panel_of(rows))
+    assert "0.50× the compute" in text and "the time" not in text
+
+
+def test_what_cannot_be_said() -> None:
+    assert headline(panel_of([missing("base", {"sample.steps": 8})])) == "Nothing has been measured yet."
+    assert "no arm beside" in headline(panel_of(curve("base", 1.0)))
+    lacking = [missing("base", {"sample.steps": 8}), *curve("dual-rate", 1.0, fixed=DUAL)]
+    assert "'base' has no measured row" in headline(panel_of(lacking), base="base")
+    assert "no arm beside" in headline(panel_of(curve("base", 1.0), curve("x", 1.0)), subject="absent")
+
+
+def test_a_report_with_nothing_timed_speaks_of_compute_alone() -> None:
+    rows = [*curve("base", 1.0), *curve("dual-rate", 0.5, fixed=DUAL)]
+    for row in rows:
+        row["record"]["time"] = None
+    text = headline(panel_of(rows))
+    assert "0.50× the compute" in text and "the time" not in text

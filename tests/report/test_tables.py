@@ -1,0 +1,182 @@
+"""Tables against figures worked out by hand, in all three formats."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.report import ReportOptions
+from harness.report.panel import panels
+from harness.report.tables import Table, ablation_table, latex_escape, main_table, number, sampler_table
+from harness.report.write import base_row, report_tables
+from tests.report.made_up import cell, missing
+
+DUAL = {"model.kind": "dual_rate"}
+
+
+def small() -> list[dict[str, Any]]:
+    return [
+        cell("base", {"sample.steps": 16}, frechet=[1.0, 1.2], gmacs=4.0, seconds=0.4),
+        cell("base", {"sample.steps": 8}, frechet=[2.0, 2.2], gmacs=2.0, seconds=0.2),
+        cell("dual-rate", {"sample.steps": 16, "sample.refresh_interval": 4}, frechet=[1.1, 1.1], gmacs=1.0,
+             seconds=0.2, fixed=DUAL),
+        missing("dual-rate", {"sample.steps": 8, "sample.refresh_interval": 4}, "blocked: a | b"),
+    ]
+
+
+def table_of(rows: list[dict[str, Any]], **options: Any) -> Table:
+    (panel,) = panels(rows)
+    return main_table(panel, base_row(panel, ReportOptions(base="base", **options)))
+
+
+def test_the_main_table_by_hand() -> None:
+    table = table_of(small())
+    lines = {(line["arm"], line["steps"]): line for line in table.values.to_dict("records")}
+    dual = lines["dual-rate", 16]
+    assert dual["FD-digits"] == pytest.approx(1.1) and dual["refreshes"] == 4 and dual["refresh_interval"] == 4
+    assert (dual["compute_speed_up"], dual["time_speed_up"]) == (4.0, 2.0)
+    assert dual["gflops_per_image"] == 2 * dual["gmacs_per_image"] == 2.0
+    assert (dual["images"], dual["features"], dual["reference"]) == (2000, "digits", "digits train")
+    assert lines["base", 8]["compute_speed_up"] == 2.0
+    assert lines["base", 16]["spread"] == pytest.approx(math.sqrt(0.02))
+    assert lines["dual-rate", 8]["status"] == "blocked: a | b" and math.isnan(lines["dual-rate", 8]["FD-digits"])
+
+
+def test_the_base_row_is_named_and_can_be_chosen() -> None:
+    assert "Speed-ups are over base (ancestral, 16 steps)" in table_of(small()).caption
+    chosen = table_of(small(), base_row={"sample.steps": 8})
+    assert "Speed-ups are over base (ancestral, 8 steps)" in chosen.caption
+    assert chosen.values.set_index(["arm", "steps"]).loc[("dual-rate", 16), "compute_speed_up"] == 2.0
+
+
+def test_the_caption_states_the_conditions() -> None:
+    caption = table_of(small()).caption
+    for stated in ("digits 8×8", "FD-digits of 2000 images", "digits train (1797 images)", "1 training × 2 sampling",
+                   "cpu made-up", "float32", "batch 250", "2 threads", "not compiled", "median of 5 repeats"):
+        assert stated in caption
+
+
+def test_differences_within_noise_are_marked() -> None:
+    rows = [
+        cell("base", {"sample.steps": 8}, frechet=1.0, standard_error=0.05),
+        cell("near", {"sample.steps": 8}, frechet=1.05, standard_error=0.05, fixed=DUAL),
+        cell("far", {"sample.steps": 8}, frechet=2.0, standard_error=0.05, fixed=DUAL),
+    ]
+    text = table_of(rows).text.set_index("method")["FD-digits"]
+    assert text.tolist() == ["1.00 (se 0.050)", "1.05 (se 0.050)†‡", "2.00 (se 0.050)"]
+
+
+def test_an_optional_measure_has_a_column_where_some_row_has_it() -> None:
+    rows = small()
+    assert "precision" not in table_of(rows).text.columns
+    rows[0]["record"]["quality"]["per_seed"][0]["precision"] = 0.75
+    assert table_of(rows).values["precision"].notna().sum() == 1
+
+
+def test_rows_timed_elsewhere_have_no_time_speed_up_and_say_where() -> None:
+    rows = small()
+    rows[2]["record"]["time"]["device"] = "another"
+    table = table_of(rows)
+    lines = table.values.set_index(["arm", "steps"])
+    assert math.isnan(lines.loc[("dual-rate", 16), "time_speed_up"])
+    assert lines.loc[("base", 8), "time_speed_up"] == 2.0
+    assert "another, 2 threads" in table.text["timed on"].tolist()
+
+
+def test_markdown_has_one_line_per_row_and_escapes_its_own_signs() -> None:
+    lines = [line for line in table_of(small()).markdown.splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + 4
+    assert "blocked: a \\| b" in lines[4]
+    assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
+
+
+def test_csv_reads_back() -> None:
+    table = table_of(small())
+    read = list(csv.DictReader(io.StringIO(table.csv)))
+    assert len(read) == 4 and read[0]["arm"] == "base"
+    assert float(read[0]["FD-digits"]) == pytest.approx(table.values["FD-digits"][0])
+    assert {line["status"] for line in read} == {"measured", "blocked: a | b"}
+
+
+def test_the_ablation_by_hand() -> None:
+    rows = [
+        cell("dual-rate", {"sample.steps": steps, "sample.refresh_interval": interval}, frechet=frechet, gmacs=gmacs,
+             fixed=DUAL)
+        for steps, interval, frechet, gmacs in (
+            (16, 2, 1.0, 8.0), (16, 4, 2.0, 4.0), (32, 2, 0.5, 16.0), (32, 4, 4.0, 8.0), (32, 8, 5.0, 4.0),
+        )
+    ]
+    (panel,) = panels(rows)
+    lines = ablation_table(panel).values.set_index(["key", "value"])
+    interval = lines.loc["sample.refresh_interval"]
+    # Interval 4 against 2: 2/1 at 16 steps, 4/0.5 at 32: the geometric mean is 4. Interval 8: 5/0.5 at 32 steps only.
+    assert interval["distance_ratio"].tolist() == pytest.approx([1.0, 4.0, 10.0])
+    assert interval["compute_ratio"].tolist() == pytest.approx([1.0, 0.5, 0.25])
+    assert interval["settings"].tolist() == [2, 2, 1]
+    assert interval["best_FD-digits"].tolist() == [0.5, 2.0, 5.0]
+    assert lines.loc["sample.steps"]["settings"].tolist() == [2, 2]
+
+
+def test_samplers_side_by_side_with_their_ratio_to_ancestral() -> None:
+    rows = [
+        cell(arm, {"sample.sampler": sampler, "sample.steps": steps}, frechet=value * 8 / steps,
+             fixed=DUAL if arm == "dual-rate" else None)
+        for arm, of in (("base", {"ancestral": 2.0, "ddim": 1.0}), ("dual-rate", {"ancestral": 1.0, "ddim": 3.0}))
+        for sampler, value in of.items() for steps in (8, 16)
+    ]
+    (panel,) = panels(rows)
+    lines = sampler_table(panel).values
+    ratios = lines[lines["steps"] == "all"].set_index("method")
+    assert ratios["ddim"].tolist() == pytest.approx([0.5, 3.0])
+    assert ratios["ancestral"].tolist() == pytest.approx([1.0, 1.0])
+    assert lines[(lines["method"] == "base") & (lines["steps"] == "16")]["ddim"].tolist() == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0123456, "0.0123"), (1.0, "1.00"), (123.4, "123"), (12345.6, "12346"), (math.nan, "–"), (0.0, "0"),
+     (-0.5, "-0.500"), (2.5e-6, "2.50e-06"), (9.999, "10.00")],
+)
+def test_numbers(value: float, text: str) -> None:
+    assert number(value) == text
+
+
+LATEX_DOCUMENT = r"""\documentclass{article}
+\usepackage[landscape,margin=1cm]{geometry}
+\usepackage{booktabs,longtable}
+\begin{document}
+%s
+\end{document}
+"""
+
+
+def test_latex_compiles(rows: list[dict[str, Any]], tmp_path: Path) -> None:
+    compiler = shutil.which("pdflatex")
+    if compiler is None:
+        pytest.skip("there is no pdflatex here to compile the tables with")
+    odd = cell("odd", {"sample.steps": 8}, label="[50 % of $x_1$] & {λ → ∞} ~ \\dual #1 ^ü “ok” 图", fixed=DUAL)
+    (panel,) = panels([*rows, odd])
+    tables = [table.latex for table in report_tables(panel, ReportOptions(base="base"))]
+    assert len(tables) == 5 and any("longtable" in table for table in tables)
+    assert any(r"\begin{tabular}" in table for table in tables)
+    (tmp_path / "tables.tex").write_text(LATEX_DOCUMENT % "\n\\clearpage\n".join(tables), encoding="utf-8")
+    done = subprocess.run(
+        [compiler, "-interaction=nonstopmode", "-halt-on-error", "tables.tex"], cwd=tmp_path, capture_output=True,
+        text=True, errors="replace", check=False, timeout=60,
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Missing character" not in done.stdout
+
+
+def test_latex_escapes_every_special_sign() -> None:
+    assert latex_escape("a_b & 5% #1 {x} ~ ^ $ \\") == (
+        r"a\_b \& 5\% \#1 \{x\} \textasciitilde{} \textasciicircum{} \$ \textbackslash{}"
+    )
+    assert latex_escape("é図").isascii()
