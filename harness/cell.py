@@ -18,7 +18,7 @@ from harness.build import build_model
 from harness.config import Experiment
 from harness.data import Dataset, open_data
 from harness.distributed import current_ranks, pick_device
-from harness.measure.fidelity import measure_quality, to_uint8
+from harness.measure.fidelity import quality_meter, to_uint8
 from harness.measure.flops import sampling_cost
 from harness.measure.latency import measure_sampling
 from harness.measure.reference import Reference
@@ -156,14 +156,12 @@ def _record(
     shards: Shards,
 ) -> dict[str, Any]:
     measure = experiment.measure
-    reference = _reference(experiment, dataset)
+    meter = quality_meter(_reference(experiment, dataset), measure, store.runs / "references", drawing.device)
     per_seed = []
-    quality: dict[str, Any] = {}
     evaluations: dict[str, int] = {}
     for seed in experiment.sample.seeds:
         images, evaluations = shards.load(seed)
-        quality = measure_quality(images, reference, measure, store.runs / "references", drawing.device)
-        per_seed.append({"seed": seed, **quality.pop("values")})
+        per_seed.append({"seed": seed, **meter.measure(images)})
         if seed == experiment.sample.seeds[0]:
             with atomic_path(store.samples_path(cell)) as temporary, temporary.open("wb") as file:
                 np.savez_compressed(file, images=images[:SHOWN_IMAGES].numpy())
@@ -172,7 +170,7 @@ def _record(
         "id": cell,
         "training": training,
         "config": json.loads(experiment.model_dump_json(exclude_none=True)),
-        "quality": {**quality, "per_seed": per_seed},
+        "quality": {**meter.conditions(measure.images), "per_seed": per_seed},
         "compute": sampling_cost(drawing, evaluations),
         "time": measure_sampling(drawing, measure.latency),
         "samples": str(store.samples_path(cell).relative_to(store.root)),

@@ -16,7 +16,6 @@ def check_sweep(planned: Plan, store: Store) -> None:
     """Raise the first error that the missing cells would meet."""
     from harness.measure.features import check_extractor
 
-    check_store(store)
     cells = planned.missing_cells
     for data in dict.fromkeys(cell.experiment.data for cell in cells):
         open_data(data)
@@ -24,10 +23,10 @@ def check_sweep(planned: Plan, store: Store) -> None:
         reference = open_data(data, measure.reference)
         if reference.info.images < 2:
             raise DataError(f"{reference.info.name}: {reference.info.images} images are too few for statistics")
-    for features, weights in dict.fromkeys(
-        (cell.experiment.measure.features, cell.experiment.measure.weights) for cell in cells
-    ):
-        check_extractor(features, weights)
+    measures = (cell.experiment.measure for cell in cells)
+    for features, weights, logits in dict.fromkeys((m.features, m.weights, m.inception_score) for m in measures):
+        check_extractor(features, weights, logits=logits)
+    check_store(store)
 
 
 def check_store(store: Store) -> None:

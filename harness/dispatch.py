@@ -1,19 +1,20 @@
-"""Where jobs run: one after another in this process, in processes of this machine, or on SLURM."""
+"""Where jobs run: one after another in this process, or in processes of this machine; SLURM is harness.slurm's.
+
+What needs torch is imported where it is used, so that a finished sweep is planned without it.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
 
-from harness import jobs
-from harness.estimate import cell_gmacs, training_gmacs
 from harness.lease import LeaseHeld
 from harness.plan import Plan, save_experiments
 from harness.progress import SweepProgress
@@ -61,6 +62,8 @@ def _short(varied: Mapping[str, Any]) -> str:
 
 def work_of(plan: Plan, targets: list[Target]) -> dict[Target, float]:
     """GMACs of each target."""
+    from harness.estimate import cell_gmacs, training_gmacs
+
     return {
         target: training_gmacs(plan.sweep.trainings[target.id].experiment)
         if target.kind == "training"
@@ -83,6 +86,8 @@ def run_inline(plan: Plan, store: Store, console: Console) -> Outcome:
 
 
 def _run_one(store: Store, target: Target, progress: SweepProgress, label: str, outcome: Outcome) -> None:
+    from harness import jobs
+
     started = time.monotonic()
     with progress.working_on(target) as report:
         try:
@@ -109,6 +114,8 @@ class LocalJob:
         self.root, self.target = root, target
 
     def __call__(self) -> None:
+        from harness import jobs
+
         jobs.run(Store(self.root), self.target)
 
 
@@ -173,6 +180,3 @@ def _close(
     group = outcome.blocked if state.get("state") == "blocked" else outcome.failed
     group[target] = reason
     progress.note(f"{'blocked ' if group is outcome.blocked else 'failed  '} {label}: {reason}", target)
-
-
-Runner = Callable[[Plan, Store, Console], Outcome]

@@ -144,7 +144,8 @@ def show(made: Made, out: Console) -> None:
         table.add_column(escape(column), justify="left" if number < 2 else "right", no_wrap=True)
     for row in made.summary["table"]["rows"]:
         table.add_row(*map(escape, row))
-    wide = Console(file=out.file, width=max(out.width, out.measure(table).maximum), soft_wrap=True)
+    full = Console(width=1000).measure(table).maximum
+    wide = Console(file=out.file, width=max(out.width, full), soft_wrap=True)
     wide.print(made.summary["caption"], highlight=False, markup=False)
     wide.print(table)
     out.print(f"report: {made.folder}", highlight=False, markup=False)

@@ -58,6 +58,21 @@ def train(file: Path, overrides: Sequence[str], arm: str | None, results: Path, 
         out.print(f"training {training}: {store.weights_path(training)}", highlight=False)
 
 
+def profile(file: Path, overrides: Sequence[str], arm: str | None, results: Path, json_output: bool) -> None:
+    """Time and trace a few steps of a training; the trace goes into its folder."""
+    from harness.profiling import describe_profile, profile_training
+
+    store, out = Store(results), console(json_output)
+    experiment = load_experiment(file, overrides, arm)
+    training, _ = identify(experiment)
+    summary = profile_training(experiment, store.training_folder(training) / "trace.json")
+    if json_output:
+        print_json(summary)
+        return
+    for line in describe_profile(summary):
+        out.print(line, highlight=False, markup=False)
+
+
 def sample(
     file: Path,
     overrides: Sequence[str],
@@ -144,15 +159,12 @@ def show_record(record: dict[str, Any], store: Store, out: Console) -> None:
     """A cell's figures with their conditions, for people."""
     from rich.table import Table
 
-    from harness.measure.labels import frechet_label, kernel_label
-
     quality, compute, timing = record["quality"], record["compute"], record["time"]
     table = Table(show_header=False, title=f"cell {record['id']}", title_justify="left")
-    features = quality["features"]
     for values in quality["per_seed"]:
         seed = f"sampling seed {values['seed']}"
-        table.add_row(f"{frechet_label(features)}, {seed}", f"{values['frechet']:.4f}")
-        table.add_row(f"{kernel_label(features)}, {seed}", f"{values['kernel']:.5f} ± {values['kernel_std']:.5f}")
+        table.add_row(f"{quality['frechet_label']}, {seed}", f"{values['frechet']:.4f}")
+        table.add_row(f"{quality['kernel_label']}, {seed}", f"{values['kernel']:.5f} ± {values['kernel_std']:.5f}")
     table.add_row(
         "images", f"{quality['images']} against {quality['reference']['images']} of {quality['reference']['name']}"
     )
