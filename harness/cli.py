@@ -160,12 +160,18 @@ def train(
     overrides: Overrides = [],  # noqa: B006
     arm: Arm = None,
     results: Results = RESULTS,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="time and trace a few steps, print achieved FLOP/s; train nothing")
+    ] = False,
     json_output: AsJson = False,
 ) -> None:
     """Train one experiment's network."""
     from harness.commands import single
 
-    single.train(file, overrides, arm, results, json_output)
+    if profile:
+        single.profile(file, overrides, arm, results, json_output)
+    else:
+        single.train(file, overrides, arm, results, json_output)
 
 
 @app.command()

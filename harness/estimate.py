@@ -1,4 +1,9 @@
-"""What a training or cell will cost, before it runs: evaluations from a dry run of the very sampler, MACs from fvcore."""
+"""What a training or cell will cost, before it runs: evaluations from a dry run of the very sampler, MACs of networks
+without weights.
+
+Planning counts on torch's meta device by FlopCounterMode, so that a network of any size is counted in seconds and in no
+memory. What is published is counted by fvcore; tests hold the two against each other on every architecture of the sweeps.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +14,7 @@ import torch
 from torch import Tensor
 
 from harness.build import (
+    ImageInfo,
     build_guidance,
     build_model,
     build_schedule,
@@ -18,7 +24,15 @@ from harness.build import (
 )
 from harness.config import DataConfig, DiffusionConfig, Experiment, ModelConfig, SampleConfig, TrainConfig
 from harness.data import open_data
-from harness.measure.flops import MacCount, network_costs, sampling_macs, training_macs_per_step
+from harness.measure.flops import (
+    MacCount,
+    flop_counter_macs,
+    network_costs,
+    network_evaluations,
+    sampling_macs,
+    training_macs_per_step,
+)
+from harness.measure.peaks import PEAK_TFLOPS
 from models.cache import CachedSingleRate
 from models.denoise import Denoise
 from models.dual_rate import SingleRate
@@ -27,6 +41,9 @@ from models.samplers import SAMPLERS
 
 GIGA = 1e9
 ANY_CLASS = 1
+PLANNED_DEVICE = "H100 SXM"
+PLANNED_UTILISATION = 0.4
+"""Share of the device's peak that a plan counts on. An assumption, to be put right by what is measured."""
 
 
 class _Counting:
@@ -103,9 +120,46 @@ def network_costs_of(experiment: Experiment, *, training: bool = False) -> dict[
     return _network_costs(experiment.data, experiment.model, experiment.diffusion, cache, training)
 
 
+@cache
+def _planned_costs(
+    data: DataConfig, model: ModelConfig, diffusion: DiffusionConfig, cache_from_level: int | None, training: bool
+) -> dict[str, MacCount]:
+    experiment = Experiment.model_construct(data=data, model=model, diffusion=diffusion, train=TrainConfig())
+    return planned_costs(experiment, open_data(data).info, cache_from_level, training=training)
+
+
+def planned_costs(
+    experiment: Experiment, info: ImageInfo, cache_from_level: int | None = None, *, training: bool = False
+) -> dict[str, MacCount]:
+    """Multiply-adds of one evaluation of each network for one image of `info`, without allocating a weight."""
+    classes = (info.classes or 0) if experiment.model.class_conditional else 0
+    with torch.device("meta"):
+        network = build_model(experiment, info)
+        stepper: Any = network
+        if cache_from_level is not None and isinstance(network, SingleRate):
+            stepper = CachedSingleRate(network, cache_from_level)
+        shape = (info.channels, info.size, info.size)
+        calls = network_evaluations(stepper, shape, classes, training=training)
+        return {
+            name: MacCount(flop_counter_macs(function, inputs, model=network), {}, {})
+            for name, (function, inputs) in calls.items()
+        }
+
+
+def _planned_costs_of(experiment: Experiment, *, training: bool = False) -> dict[str, MacCount]:
+    cache = None if training else experiment.sample.cache_from_level
+    return _planned_costs(experiment.data, experiment.model, experiment.diffusion, cache, training)
+
+
+def planned_gpu_hours(gmacs: float, precision: str) -> float:
+    """Hours that :data:`PLANNED_DEVICE` takes for `gmacs` at :data:`PLANNED_UTILISATION`: a plan, not a measurement."""
+    peak: float = getattr(PEAK_TFLOPS[PLANNED_DEVICE], precision)
+    return 2 * gmacs * GIGA / (PLANNED_UTILISATION * peak * 1e12) / 3600
+
+
 def gmacs_per_image(experiment: Experiment) -> float:
     """GMACs to draw one image."""
-    return sampling_macs(network_costs_of(experiment), expected_evaluations(experiment)) / GIGA
+    return sampling_macs(_planned_costs_of(experiment), expected_evaluations(experiment)) / GIGA
 
 
 def cell_gmacs(experiment: Experiment) -> float:
@@ -116,14 +170,18 @@ def cell_gmacs(experiment: Experiment) -> float:
     return images * gmacs_per_image(experiment)
 
 
-def training_gmacs(experiment: Experiment) -> float:
-    """GMACs of a whole training: forward and backward of every network at every step."""
+def training_gmacs_per_step(experiment: Experiment, *, recomputed: bool = False) -> float:
+    """GMACs of one training step over the global batch; with `recomputed` what activation checkpointing adds too."""
     train = experiment.train
-    costs = network_costs_of(experiment, training=True)
     per_step = training_macs_per_step(
-        costs,
+        _planned_costs_of(experiment, training=True),
         train.batch,
         denoiser_times=train.denoiser_times or 1,
-        recomputed=train.checkpoint_activations,
+        recomputed=recomputed and train.checkpoint_activations,
     )
-    return train.steps * per_step / GIGA
+    return per_step / GIGA
+
+
+def training_gmacs(experiment: Experiment) -> float:
+    """GMACs of a whole training: forward and backward of every network at every step."""
+    return experiment.train.steps * training_gmacs_per_step(experiment, recomputed=True)

@@ -21,13 +21,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from harness.build import build_loss_settings, build_model
+from harness.checkpoints import CheckpointWriter, checkpoints, read_newest, set_aside_and_say
+from harness.compiling import compile_networks
 from harness.config import Experiment, TrainConfig
-from harness.data import Dataset, batches, open_data
+from harness.data import DataInfo, Dataset, batches, open_data
+from harness.data.loader import Batch
 from harness.distributed import Ranks, current_ranks, pick_device
-from harness.errors import ConfigError, StoreError
+from harness.errors import ConfigError
 from harness.measure.latency import device_name
 from harness.store import write_atomically, write_json
-from harness.weights import DamagedFile, load_tensors, save_tensors, set_aside, sha256
+from harness.weights import save_tensors, set_aside, sha256
 from models.augment import augment
 from models.dual_rate import DualRate, SingleRate
 from models.objective import LossSettings, Randomness, loss
@@ -35,7 +38,6 @@ from models.objective import LossSettings, Randomness, loss
 log = logging.getLogger("harness")
 
 Progress = Callable[[int, int], None]
-KEPT_CHECKPOINTS = 2
 STOP_EVERY = 10
 """Steps between the ranks asking each other whether to stop."""
 
@@ -49,7 +51,7 @@ class Diverged(Exception):
 
 
 class TrainingLoss(nn.Module):
-    """Network and objective as one module: what DistributedDataParallel wraps and torch.compile compiles."""
+    """Network and objective as one module: what DistributedDataParallel wraps."""
 
     def __init__(self, model: SingleRate | DualRate, settings: LossSettings) -> None:
         super().__init__()
@@ -93,7 +95,7 @@ class State:
                 continue
             device = parameter.device
             self.optimizer.state[parameter] = {
-                key: value.to(device) if key != "step" else value for key, value in entries.items() if value is not None
+                key: value.to(device) for key, value in entries.items() if value is not None
             }
         self.step = step
 
@@ -111,50 +113,68 @@ def train_network(
     holds. Raises :class:`Stopped` (saved) when `should_stop`, :class:`Diverged`, and HarnessError for bad input.
     """
     settings, ranks = experiment.train, current_ranks()
-    micro_batch = _micro_batch(settings, ranks)
+    micro_batch = micro_batch_of(settings, ranks)
     device = pick_device(ranks)
     dataset = open_data(experiment.data)
     dataset.ready(settings.workers)
-    torch.manual_seed(experiment.seed)
-    model = build_model(experiment, dataset.info).to(device)
-    objective = TrainingLoss(model, build_loss_settings(experiment, dataset.info.size))
-    average = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    state = State(model, average, _optimizer(model, settings, device))
+    state, objective = build_training(experiment, dataset.info, device)
     _resume(state, training, folder, ranks)
-    module: nn.Module = torch.compile(objective, dynamic=False) if settings.compile else objective  # type: ignore[assignment]
+    module: nn.Module = objective
     if ranks.world > 1:
-        module = DistributedDataParallel(module, device_ids=[device.index] if device.type == "cuda" else None)
+        module = DistributedDataParallel(objective, device_ids=[device.index] if device.type == "cuda" else None)
     journal = Journal(folder / "log.jsonl", state.step, ranks)
     started, first = time.monotonic(), state.step
     progress(state.step, settings.steps)
-    for images, labels, positions in batches(
-        dataset,
-        settings.batch,
-        experiment.seed,
-        state.step,
-        settings.steps,
-        rank=ranks.rank,
-        world=ranks.world,
-        workers=settings.workers,
-        pin_memory=device.type == "cuda",
-    ):
-        value = _optimise(state, module, experiment, (images, labels, positions), micro_batch, device)
-        state.step += 1
-        finished = state.step == settings.steps
-        if state.step % settings.log_every == 0 or finished:
-            journal.add(state.step, _mean_over_ranks(value, ranks), settings.batch)
-        progress(state.step, settings.steps)
-        asked = (ranks.world == 1 or state.step % STOP_EVERY == 0) and _any_rank(should_stop(), ranks, device)
-        stopping = asked and not finished
-        if stopping or (state.step % settings.checkpoint_every == 0 and not finished):
-            _save_checkpoint(state, training, folder, ranks)
-        if stopping:
-            raise Stopped(f"training {training} stopped at step {state.step} of {settings.steps}")
+    with CheckpointWriter(folder, training) as writer:
+        for batch in _batches(dataset, experiment, state.step, ranks, device):
+            value = optimise(state, module, experiment, batch, micro_batch, device)
+            state.step += 1
+            writer.check()
+            finished = state.step == settings.steps
+            if state.step % settings.log_every == 0 or finished:
+                journal.add(state.step, _mean_over_ranks(value, ranks), settings.batch)
+            progress(state.step, settings.steps)
+            asked = (ranks.world == 1 or state.step % STOP_EVERY == 0) and _any_rank(should_stop(), ranks, device)
+            stopping = asked and not finished
+            due = state.step % settings.checkpoint_every == 0 and not finished
+            if ranks.is_first and (stopping or due):
+                writer.write(state.tensors(), state.step)
+            if stopping:
+                writer.wait()
+                ranks.barrier()
+                raise Stopped(f"training {training} stopped at step {state.step} of {settings.steps}")
     seconds = time.monotonic() - started
     return _finish(state, training, folder, ranks, experiment, dataset, seconds, state.step - first)
 
 
-def _micro_batch(settings: TrainConfig, ranks: Ranks) -> int:
+def build_training(experiment: Experiment, info: DataInfo, device: torch.device) -> tuple[State, TrainingLoss]:
+    """A training at its start, and the loss that it minimises; the networks compiled if the configuration says so."""
+    torch.manual_seed(experiment.seed)
+    model = build_model(experiment, info).to(device)
+    average = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    if experiment.train.compile:
+        compile_networks(model)
+    objective = TrainingLoss(model, build_loss_settings(experiment, info.size))
+    return State(model, average, _optimizer(model, experiment.train)), objective
+
+
+def _batches(
+    dataset: Dataset, experiment: Experiment, step: int, ranks: Ranks, device: torch.device
+) -> Iterator[Batch]:
+    return batches(
+        dataset,
+        experiment.train.batch,
+        experiment.seed,
+        step,
+        experiment.train.steps,
+        rank=ranks.rank,
+        world=ranks.world,
+        workers=experiment.train.workers,
+        pin_memory=device.type == "cuda",
+    )
+
+
+def micro_batch_of(settings: TrainConfig, ranks: Ranks) -> int:
     parts = settings.accumulate * ranks.world
     if settings.batch % parts:
         raise ConfigError(
@@ -164,22 +184,17 @@ def _micro_batch(settings: TrainConfig, ranks: Ranks) -> int:
     return settings.batch // parts
 
 
-def _optimizer(model: nn.Module, settings: TrainConfig, device: torch.device) -> torch.optim.Adam:
+def _optimizer(model: nn.Module, settings: TrainConfig) -> torch.optim.Adam:
     return torch.optim.Adam(
-        model.parameters(),
-        lr=settings.learning_rate,
-        betas=settings.adam_betas,
-        eps=1e-8,
-        fused=device.type == "cuda",
-        foreach=device.type != "cuda",
+        model.parameters(), lr=settings.learning_rate, betas=settings.adam_betas, eps=1e-8, fused=True
     )
 
 
-def _optimise(
+def optimise(
     state: State,
     module: nn.Module,
     experiment: Experiment,
-    batch: tuple[Tensor, Tensor, Tensor],
+    batch: Batch,
     micro_batch: int,
     device: torch.device,
 ) -> Tensor:
@@ -221,38 +236,14 @@ def _update_average(state: State, decay: float) -> None:
         state.average[name].copy_(current[name])
 
 
-def _checkpoints(folder: Path) -> list[Path]:
-    """Newest first."""
-    return sorted(folder.glob("checkpoint-*.safetensors"), reverse=True)
-
-
-def _save_checkpoint(state: State, training: str, folder: Path, ranks: Ranks) -> None:
-    if ranks.is_first:
-        path = folder / f"checkpoint-{state.step:09d}.safetensors"
-        save_tensors(path, state.tensors(), training, step=str(state.step))
-        for old in _checkpoints(folder)[KEPT_CHECKPOINTS:]:
-            old.unlink(missing_ok=True)
-    ranks.barrier()
-
-
 def _resume(state: State, training: str, folder: Path, ranks: Ranks) -> None:
-    """Take over the newest checkpoint that is whole; a damaged one is set aside, and said."""
+    """Take over the newest checkpoint that is whole; a damaged one is set aside by the first rank, and said."""
     folder.mkdir(parents=True, exist_ok=True)
     ranks.barrier()
-    for path in _checkpoints(folder):
-        try:
-            tensors, metadata = load_tensors(path, training)
-        except DamagedFile as error:
-            if ranks.is_first:
-                log.warning("%s; set aside as %s", error, set_aside(path).name)
-            continue
-        except StoreError:
-            if not path.exists():
-                continue  # another rank has set it aside
-            raise
-        state.restore(tensors, int(metadata["step"]))
+    found = read_newest(folder, training, set_aside_and_say if ranks.is_first else lambda path, error: None)
+    if found is not None:
+        state.restore(*found)
         log.info("training %s goes on from step %d", training, state.step)
-        break
     ranks.barrier()
 
 
@@ -289,7 +280,7 @@ def _finish(
             "provenance": provenance(),
         }
         write_json(folder / "done.json", done)
-        for path in _checkpoints(folder):
+        for path in checkpoints(folder):
             path.unlink(missing_ok=True)
     ranks.barrier()
     return done

@@ -20,6 +20,9 @@ from harness.sweep import load_sweep
 if TYPE_CHECKING:
     from harness.slurm.submit import Submitted
 
+SHOWN_GPU_HOURS = 0.1
+"""A sweep that takes less is none for a GPU's plan."""
+
 
 def run(
     file: Path,
@@ -168,15 +171,37 @@ def _show_rows(planned: Plan, rows: Mapping[str, Any], out: Console) -> None:
         f"done already: {len(planned.done_cells)} cells",
         highlight=False,
     )
+    _show_planned_hours(rows["planned"], out)
+
+
+def _planned_hours(rows: Mapping[str, Any]) -> dict[str, Any]:
+    """GPU-hours of what is to run, by kind; what they assume."""
+    from harness.estimate import PLANNED_DEVICE, PLANNED_UTILISATION
+
+    hours = {
+        kind: sum(row["planned_gpu_hours"] for row in rows[kind] if not row["done"]) for kind in ("trainings", "cells")
+    }
+    return {"device": PLANNED_DEVICE, "utilisation": PLANNED_UTILISATION, "gpu_hours": hours}
+
+
+def _show_planned_hours(planned: Mapping[str, Any], out: Console) -> None:
+    hours = planned["gpu_hours"]
+    if sum(hours.values()) < SHOWN_GPU_HOURS:
+        return
+    out.print(
+        f"planned, not measured: {sum(hours.values()):,.0f} GPU-hours ({hours['trainings']:,.0f} of trainings, "
+        f"{hours['cells']:,.0f} of cells) on an {planned['device']} at {planned['utilisation']:.0%} of its peak",
+        highlight=False,
+    )
 
 
 def _plan_rows(planned: Plan) -> dict[str, Any]:
     from harness.dispatch import describe
-    from harness.estimate import cell_gmacs, gmacs_per_image, training_gmacs
+    from harness.estimate import cell_gmacs, gmacs_per_image, planned_gpu_hours, training_gmacs
     from harness.store import Target
 
     sweep = planned.sweep
-    return {
+    rows: dict[str, Any] = {
         "sweep": sweep.config.name,
         "trainings": [
             {
@@ -184,6 +209,7 @@ def _plan_rows(planned: Plan) -> dict[str, Any]:
                 "label": describe(Target("training", t.id), sweep),
                 "steps": t.experiment.train.steps,
                 "gmacs": training_gmacs(t.experiment),
+                "planned_gpu_hours": planned_gpu_hours(training_gmacs(t.experiment), t.experiment.train.precision),
                 "done": t.id in planned.done_trainings,
             }
             for t in sweep.trainings.values()
@@ -195,8 +221,10 @@ def _plan_rows(planned: Plan) -> dict[str, Any]:
                 "label": describe(Target("cell", c.id), sweep),
                 "gmacs_per_image": gmacs_per_image(c.experiment),
                 "gmacs": cell_gmacs(c.experiment),
+                "planned_gpu_hours": planned_gpu_hours(cell_gmacs(c.experiment), c.experiment.sample.precision),
                 "done": c.id in planned.done_cells,
             }
             for c in sweep.cells.values()
         ],
     }
+    return {**rows, "planned": _planned_hours(rows)}
