@@ -79,6 +79,7 @@ def against_figure(
     palette, summaries = Palette(panel.arms), panel.distances
     encodings = _encodings(chosen, key, palette, kinds)
     figure, axes = column_figure(1.9, _encoding_legend(encodings))
+    few = len(chosen) <= MOST_ERROR_BARS
     places = _places([value_of(row, key) for row in chosen])
     for look, lines in _lines(chosen, key, encodings).items():
         xs: list[float] = []
@@ -90,9 +91,12 @@ def against_figure(
             ys += [*(summaries[row].mean for row in ordered), math.nan]
             errors += [(places[rank(value_of(row, key))], summaries[row]) for row in ordered]
         colour, dashes, marker = look
-        axes.plot(xs, ys, color=colour, linestyle=dashes, marker=marker, markeredgewidth=0.3,
-                  markeredgecolor="white", alpha=0.9 if len(chosen) <= MOST_ERROR_BARS else 0.3)
-        if len(chosen) <= MOST_ERROR_BARS:
+        if few:
+            axes.plot(xs, ys, color=colour, linestyle=dashes, marker=marker, markeredgewidth=0.3,
+                      markeredgecolor="white", alpha=0.9)
+        else:
+            axes.plot(xs, ys, color=colour, linestyle=dashes, linewidth=0.5, alpha=0.4)
+        if few:
             _error_bars(axes, np.array([x for x, _ in errors]), [d for _, d in errors], colour)
     if key in DERIVED:
         _log_axis(axes, "x")

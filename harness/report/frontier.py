@@ -22,6 +22,8 @@ COSTS: dict[str, Callable[[Row], float]] = {"gmacs": lambda row: row.gmacs, "sec
 REPLICATES = 400
 GRID = 9
 """Distances over which a comparison averages."""
+TOLERANCE = 1e-9
+"""Of the logarithm of a distance that counts as reached."""
 SMALLEST = 1e-12
 """Distances are compared by their logarithm: a distance of zero or below counts as this."""
 
@@ -39,6 +41,7 @@ class Series:
     """Relative standard error of each point by itself."""
     network: np.ndarray
     """Which network (int) each point was drawn from."""
+    arm: str = ""
 
     @property
     def frontier(self) -> np.ndarray:
@@ -56,7 +59,9 @@ class Series:
         return float(self.distance[self.frontier[0]])
 
 
-def series(name: str, rows: Iterable[Row], summaries: Mapping[Row, Distance], cost: Cost) -> Series | None:
+def series(
+    name: str, arm: str, rows: Iterable[Row], summaries: Mapping[Row, Distance], cost: Cost
+) -> Series | None:
     """The points of `rows` that have a cost; None where there are none."""
     used = [row for row in rows if row in summaries and COSTS[cost](row) > 0]
     if not used:
@@ -72,6 +77,7 @@ def series(name: str, rows: Iterable[Row], summaries: Mapping[Row, Distance], co
         network=np.array([
             networks.setdefault(tuple(str(r.get("training")) for r in row.records), len(networks)) for row in used
         ]),
+        arm=arm,
     )
 
 
@@ -90,23 +96,28 @@ def cost_at(cost: np.ndarray, distance: np.ndarray, targets: np.ndarray) -> np.n
     cost is returned: an upper bound.
     """
     order = np.lexsort((distance[0], cost))
-    log_cost, log_distance = np.log(cost[order]), np.log(distance[:, order])
-    running = np.minimum.accumulate(log_distance, axis=1)
-    replicates, points = log_distance.shape
-    sought = np.broadcast_to(np.log(targets) + 1e-12, (replicates, targets.shape[-1]))
-    each = np.arange(replicates)
-    result = np.full(sought.shape, np.inf)
-    for column in range(sought.shape[1]):
-        target = sought[:, column]
-        first = (running > target[:, None]).sum(axis=1)
-        here = np.minimum(first, points - 1)
-        before = running[each, np.maximum(here - 1, 0)]
-        left = (running > before[:, None]).sum(axis=1)
-        span = before - running[each, here]
-        share = np.where(span > 0, (before - target) / np.where(span > 0, span, 1), 1.0)
-        between = log_cost[left] + np.clip(share, 0, 1) * (log_cost[here] - log_cost[left])
-        result[:, column] = np.where(first < points, np.where(first == 0, log_cost[here], between), np.inf)
-    return result
+    log_cost = np.log(cost[order])
+    # Rising along each replicate, so that one search finds where it passes a target.
+    passed = -np.minimum.accumulate(np.log(distance[:, order]), axis=1)
+    replicates, points = passed.shape
+    sought = -(np.broadcast_to(np.log(targets), (replicates, targets.shape[-1])) + TOLERANCE)
+    first = _rank_in_rows(passed, sought)
+    here = np.minimum(first, points - 1)
+    at, before = (np.take_along_axis(passed, place, axis=1) for place in (here, np.maximum(here - 1, 0)))
+    left = _rank_in_rows(passed, before)
+    span = at - before
+    share = np.where(span > 0, (sought - before) / np.where(span > 0, span, 1), 1.0)
+    between = log_cost[left] + np.clip(share, 0, 1) * (log_cost[here] - log_cost[left])
+    return np.where(first < points, np.where(first == 0, log_cost[here], between), np.inf)
+
+
+def _rank_in_rows(rising: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """How many of each row's `rising` entries (rows, points) lie below each of its `values` (rows, values)."""
+    rows, points = rising.shape
+    low = min(rising.min(), values.min())
+    offsets = np.arange(rows)[:, None] * (max(rising.max(), values.max()) - low + 1) - low
+    found = np.searchsorted((rising + offsets).ravel(), (values + offsets).ravel(), side="left")
+    return np.clip(found.reshape(values.shape) - np.arange(rows)[:, None] * points, 0, points)
 
 
 @dataclass(frozen=True)
@@ -129,6 +140,7 @@ class Matched:
 class Comparison:
     """A method against a base at equal distance."""
 
+    arm: str
     name: str
     base: str
     cost: Cost
@@ -178,8 +190,8 @@ def compare(method: Series, base: Series, cost: Cost, replicates: int = REPLICAT
         bound = "at least" if method.cheapest < shared[0] else "at most" if base.cheapest < shared[0] else ""
     gap = np.log(own.min(axis=1) / others.min(axis=1))
     return Comparison(
-        method.name, base.name, cost, _at_targets(method, base, own, others), math.exp(ratios[0]), low, high,
-        float(worst[0]), float(shared[0]), bound, method.best, base.best,
+        method.arm, method.name, base.name, cost, _at_targets(method, base, own, others),
+        math.exp(ratios[0]), low, high, float(worst[0]), float(shared[0]), bound, method.best, base.best,
         best_differs=bool(abs(gap[0]) > np.subtract(*np.quantile(gap, [0.975, 0.025])) / 2),
     )
 
@@ -227,7 +239,7 @@ def _replicates(points: Series, replicates: int, generator: np.random.Generator)
     return points.distance * np.exp(np.concatenate([np.zeros((1, len(points.cost))), noise]))
 
 
-def _near(points: Series, errors: float = 4.0) -> Series:
+def _near(points: Series, errors: float = 3.0) -> Series:
     """Without the points so far behind the frontier that noise will not bring them there."""
     width = np.exp(errors * np.hypot(points.training_noise, points.sampling_noise))
     order = np.lexsort((points.distance, points.cost))
@@ -236,4 +248,5 @@ def _near(points: Series, errors: float = 4.0) -> Series:
     return Series(
         points.name, points.cost[keep], points.distance[keep], points.training_noise[keep],
         points.sampling_noise[keep], np.unique(points.network[keep], return_inverse=True)[1],
+        points.arm,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from harness.report.frontier import Comparison, Cost, compare, series
@@ -18,7 +18,6 @@ class Roles:
     family: tuple[str, ...]
     """Arms that run the base's network whole at every step, with whatever sampler."""
     subject: str | None
-    only_subject: bool = False
 
 
 def roles(panel: Panel, base: str | None = None, subject: str | None = None) -> Roles | None:
@@ -48,21 +47,25 @@ def roles(panel: Panel, base: str | None = None, subject: str | None = None) -> 
 
 def comparisons(panel: Panel, who: Roles, cost: Cost, by_sampler: bool = False) -> list[Comparison]:
     """Every arm outside the base family against that family; with `by_sampler`, sampler against the same sampler."""
+    key = (who.base, who.family, cost, by_sampler)
+    if key not in panel.compared:
+        panel.compared[key] = list(_compared(panel, who, cost, by_sampler))
+    return list(panel.compared[key])
+
+
+def _compared(panel: Panel, who: Roles, cost: Cost, by_sampler: bool) -> Iterator[Comparison]:
     measured = _one_clock(panel.measured) if cost == "seconds" else panel.measured
     labels = {row.arm: row.label for row in measured}
-    samplers = sorted({row.sampler for row in measured}) if by_sampler else [None]
-    found = []
-    for sampler in samplers:
+    for sampler in sorted({row.sampler for row in measured}) if by_sampler else [None]:
         chosen = [row for row in measured if sampler in (None, row.sampler)]
         suffix = f", {sampler}" if sampler else ""
-        base = series(f"{labels.get(who.base, who.base)}{suffix}", _of(chosen, who.family), panel.distances, cost)
+        base_name = f"{labels.get(who.base, who.base)}{suffix}"
+        base = series(base_name, who.base, _of(chosen, who.family), panel.distances, cost)
         for arm in panel.arms:
-            if arm in who.family or base is None or (who.only_subject and arm != who.subject):
-                continue
-            method = series(f"{labels.get(arm, arm)}{suffix}", _of(chosen, (arm,)), panel.distances, cost)
-            if method is not None:
-                found.append(compare(method, base, cost))
-    return found
+            name = f"{labels.get(arm, arm)}{suffix}"
+            method = series(name, arm, _of(chosen, (arm,)), panel.distances, cost)
+            if arm not in who.family and base is not None and method is not None:
+                yield compare(method, base, cost)
 
 
 def _of(rows: Sequence[Row], arms: Sequence[str]) -> list[Row]:
@@ -101,8 +104,8 @@ def headline(panel: Panel, base: str | None = None, subject: str | None = None) 
 
 
 def comparison(panel: Panel, who: Roles, cost: Cost) -> Comparison | None:
-    """The subject against the base family."""
-    return next(iter(comparisons(panel, Roles(who.base, who.family, who.subject, only_subject=True), cost)), None)
+    """The subject against the base family; None where one of the two has no such cost."""
+    return next((found for found in comparisons(panel, who, cost) if found.arm == who.subject), None)
 
 
 def _said(found: Comparison, what: str) -> str:

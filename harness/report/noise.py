@@ -75,15 +75,14 @@ def _mean(values: Sequence[float]) -> float:
 
 def _variance(values: Sequence[float]) -> float:
     mean = _mean(values)
-    return sum((v - mean) ** 2 for v in values) / (len(values) - 1)
+    return sum([(v - mean) ** 2 for v in values]) / (len(values) - 1)
 
 
 def _relative_variance(values: Sequence[float]) -> tuple[float, int]:
     """(variance / mean², degrees of freedom); zeros where one value tells nothing."""
-    mean = _mean(values)
-    if len(values) < 2 or mean == 0:
+    if len(values) < 2 or (mean := _mean(values)) == 0:
         return 0.0, 0
-    return _variance(values) / mean**2, len(values) - 1
+    return sum([(v - mean) ** 2 for v in values]) / (mean * mean * (len(values) - 1)), len(values) - 1
 
 
 def _sampling_variance(by_training: Sequence[Sequence[float]]) -> tuple[float, int]:

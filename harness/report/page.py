@@ -11,7 +11,7 @@ from html import escape
 from typing import Any
 
 from harness.report.panel import Panel
-from harness.report.rows import Row, common, show
+from harness.report.rows import Row, common, difference, flatten, show
 from harness.report.tables import DASH, Table, numeric_columns
 
 
@@ -45,8 +45,7 @@ TITLES = {
 
 def page(name: str, title: str, parts: Sequence[Part], command: str) -> str:
     """The page as HTML. All text is escaped."""
-    flat = [row.flat for part in parts for row in part.panel.rows if row.config]
-    shared = common(flat)
+    shared = common(row.config for part in parts for row in part.panel.rows if row.config)
     body = "\n".join(_part(part, shared, several=len(parts) > 1) for part in parts)
     lead = "".join(f'<p class="headline">{escape(part.headline)}</p>' for part in parts)
     return f"""<!DOCTYPE html>
@@ -64,7 +63,7 @@ script-src 'unsafe-inline'">
 <main>
 {body}
 <section><h2>Configuration common to all rows</h2>
-<details id="common"><summary>{len(shared)} keys</summary>{_settings(shared)}</details></section>
+<details id="common"><summary>all keys</summary>{_settings(flatten(shared))}</details></section>
 <section><h2>Provenance</h2>{_provenance(parts)}
 <p>Made from <code>cells.json</code> in this folder by <code>{escape(command)}</code>.</p></section>
 </main>
@@ -139,11 +138,10 @@ def _class(kind: str) -> str:
 
 def _behind(row: Row, shared: Mapping[str, Any]) -> str:
     """The configuration behind a row: what sets it apart, then a link to what all rows share; and its cells."""
-    own = {key: value for key, value in row.flat.items() if key not in shared}
     cells = "".join(f"<li>{_cell(record)}</li>" for record in row.records)
     return (
-        f'<div class="behind">{_settings(own)}<p><a href="#common">and what all rows share</a></p>'
-        f"<ul>{cells}</ul></div>"
+        f'<div class="behind">{_settings(difference(row.config, shared))}'
+        f'<p><a href="#common">and what all rows share</a></p><ul>{cells}</ul></div>'
     )
 
 

@@ -27,6 +27,8 @@ class Panel:
     condition: Condition | None
     rows: tuple[Row, ...]
     arms: tuple[str, ...] = field(default=())
+    compared: dict[Any, Any] = field(default_factory=dict, repr=False)
+    """Comparisons made so far: the headline and two tables ask for the same ones."""
 
     @cached_property
     def measured(self) -> tuple[Row, ...]:

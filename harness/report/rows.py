@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -195,9 +196,12 @@ class Row:
 REFRESH_KEYS = ("sample.refresh_interval", "sample.refreshes", "sample.refresh_steps")
 
 
+ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
 def canonical(value: Any) -> str:
     """JSON in which equal values are equal texts."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return ENCODER.encode(value)
 
 
 def rank(value: Any) -> Rank:
@@ -237,16 +241,38 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
-def common(configurations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The dotted keys, with their values, that all of the flat `configurations` share."""
-    if not configurations:
-        return {}
-    shared = dict(configurations[0])
-    for flat in configurations[1:]:
-        differing = [k for k, value in shared.items() if k not in flat or flat[k] != value]
-        for key in differing:
-            del shared[key]
-    return shared
+def common(configurations: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """What all of the nested `configurations` share: keys with equal values, in all of them."""
+    shared: dict[str, Any] | None = None
+    for configuration in configurations:
+        shared = copy.deepcopy(dict(configuration)) if shared is None else _intersection(shared, configuration)
+    return shared or {}
+
+
+def _intersection(shared: dict[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    if shared == other:
+        return shared
+    kept = {}
+    for key, value in shared.items():
+        if key in other and value == other[key]:
+            kept[key] = value
+        elif isinstance(value, dict) and isinstance(other.get(key), dict):
+            kept[key] = _intersection(value, other[key])
+    return kept
+
+
+def difference(configuration: Mapping[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
+    """The dotted keys of a nested `configuration` whose values are not in `shared`."""
+    own: dict[str, Any] = {}
+    for key, value in configuration.items():
+        if key in shared and value == shared[key]:
+            continue
+        if value and isinstance(value, dict):
+            inner = difference(value, held if isinstance(held := shared.get(key), dict) else {})
+            own.update({f"{key}.{name}": one for name, one in inner.items()})
+        else:
+            own[key] = value
+    return own
 
 
 def show(value: Any) -> str:

@@ -52,7 +52,7 @@ STYLE: Any = {
     "ytick.major.width": 0.6,
     "xtick.minor.width": 0.4,
     "ytick.minor.width": 0.4,
-    "figure.dpi": 300.0,
+    "figure.dpi": 200.0,
     "pdf.fonttype": 42,
     "path.simplify": True,
     "text.usetex": False,

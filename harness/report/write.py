@@ -19,7 +19,7 @@ from harness.report.headline import Roles, comparisons, headline, roles
 from harness.report.page import Part, Picture, page
 from harness.report.panel import Panel, panels
 from harness.report.reported import agreeing, read_reported, reported_figure
-from harness.report.rows import SCHEMA, Row, common, flatten, nest, rank
+from harness.report.rows import SCHEMA, Row, canonical, common, difference, flatten, nest, rank
 from harness.report.samples import SHOWN, pack, read_samples, unpack
 from harness.report.style import pdf, png
 from harness.report.tables import (
@@ -145,8 +145,8 @@ def _pairs(panel: Panel, who: Roles, by_sampler: bool = False) -> list[tuple[Com
     """Each method's comparison in compute with that in time; sampler by sampler only where there are several."""
     if by_sampler and len({row.sampler for row in panel.measured}) < 2:
         return []
-    times = {c.name: c for c in comparisons(panel, who, "seconds", by_sampler)}
-    return [(c, times.get(c.name)) for c in comparisons(panel, who, "gmacs", by_sampler)]
+    times = {(c.arm, c.name): c for c in comparisons(panel, who, "seconds", by_sampler)}
+    return [(c, times.get((c.arm, c.name))) for c in comparisons(panel, who, "gmacs", by_sampler)]
 
 
 def base_row(panel: Panel, options: ReportOptions) -> Row | None:
@@ -264,21 +264,20 @@ def _cells_json(
     files: Sequence[str],
 ) -> str:
     """The rows as compact, sorted JSON: what all configurations share is written once."""
-    flat = [flatten((cell.get("record") or {}).get("config") or cell.get("config") or {}) for cell in cells]
-    shared = common([f for f in flat if f])
+    configurations = [(cell.get("record") or {}).get("config") or cell.get("config") for cell in cells]
+    shared = common(configuration for configuration in configurations if configuration)
     lines = []
-    for cell, configuration in zip(cells, flat, strict=True):
-        own = {key: value for key, value in configuration.items() if key not in shared}
+    for cell, configuration in zip(cells, configurations, strict=True):
         record = cell.get("record")
-        held = {**cell, "config": own if configuration else None}
+        held = {**cell, "config": difference(configuration, shared) if configuration else None}
         held["record"] = None if record is None else {k: v for k, v in record.items() if k != "config"}
-        lines.append(json.dumps(held, sort_keys=True, separators=(",", ":"), ensure_ascii=False))
+        lines.append(canonical(held))
     order = {arm: i for i, arm in enumerate(arms)}
     ordered = sorted(zip([order[cell["arm"]] for cell in cells], lines, strict=True))
     head = json.dumps(
         {
             "schema": SCHEMA, "name": name, "title": title, "options": {**asdict(options), "arms": list(arms)},
-            "files": sorted(files), "common": shared,
+            "files": sorted(files), "common": flatten(shared),
         },
         sort_keys=True, ensure_ascii=False,
     )

@@ -121,7 +121,7 @@ def test_the_same_rows_give_the_same_bytes_and_leave_no_trace(panel: Panel) -> N
     assert (png(other), pdf(other)) == first
     assert dict(matplotlib.rcParams) == before
     assert b"CreationDate" not in first[1] and b"Software" not in first[0]
-    assert Image.open(io.BytesIO(first[0])).size[0] == round(COLUMN * 300)
+    assert Image.open(io.BytesIO(first[0])).size[0] == round(COLUMN * 200)
 
 
 def test_letters_stay_text_in_pdf(panel: Panel) -> None:
