@@ -55,6 +55,12 @@ def test_the_contexts_time_reaches_film_and_not_only_the_encoder() -> None:
     assert (one - other).abs().max() > 1e-2
 
 
+def test_the_encoder_sees_the_class() -> None:
+    model = dual_rate()
+    one, other = (model.encode(noise(0), THEN, labels).projection[0][0] for labels in (LABELS, LABELS.flip(0)))
+    assert (one - other).abs().amax((1, 2, 3)).min() > 1e-4
+
+
 def test_every_level_of_the_encoder_matters() -> None:
     model = dual_rate()
     base = model.denoise(noise(1), NOW, model.encode(noise(0), THEN))

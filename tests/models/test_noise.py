@@ -59,6 +59,15 @@ def test_image_noise_depends_on_seed_index_and_step_alone() -> None:
         assert torch.equal(draw(whole)[17:18], draw(alone))
 
 
+def test_a_samplers_draws_are_independent_of_each_other() -> None:
+    noise = ImageNoise(0, range(2000), (16,))
+    further = ImageNoise(0, range(2000), (16,), stream=100)
+    draws = [noise.initial(), noise(0), noise(1), further.initial(), further(0)]
+    for i, one in enumerate(draws):
+        for other in draws[:i]:
+            assert abs((one * other).mean().item()) < 5 / math.sqrt(one.numel())
+
+
 def test_an_element_does_not_depend_on_the_shape_around_it() -> None:
     indices = torch.arange(3)
     assert torch.equal(normal(1, indices, 2, (40,))[:, :7], normal(1, indices, 2, (7,)))

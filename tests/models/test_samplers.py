@@ -81,10 +81,17 @@ def finely_sampled(data: Mixture, spacing: Spacing) -> Tensor:
     return heun(data.denoiser(SCHEDULE), noise, spacing(1024, SCHEDULE), SCHEDULE)
 
 
+def uneven_steps(steps: int, schedule: CosineSchedule) -> Tensor:
+    """Steps in log-SNR that are by turns short and long, 3 : 7."""
+    even = schedule.log_snr(log_snr_steps(steps, schedule))
+    even[1:-1:2] -= 0.4 * (even[1:-1:2] - even[:-2:2])
+    return torch.cat([schedule.time(even)[:-1], even.new_zeros(1)])
+
+
 @pytest.mark.parametrize(
     ("data", "spacing"),
-    [(GAUSSIAN, karras_steps), (GAUSSIAN, log_snr_steps), (TWO_GAUSSIANS, karras_steps)],
-    ids=["Gaussian", "Gaussian, even in log-SNR", "mixture"],
+    [(GAUSSIAN, karras_steps), (GAUSSIAN, log_snr_steps), (GAUSSIAN, uneven_steps), (TWO_GAUSSIANS, karras_steps)],
+    ids=["Gaussian", "even in log-SNR", "uneven", "mixture"],
 )
 @pytest.mark.parametrize(("name", "expected"), [("ddim", 1), ("heun", 2), ("dpmpp_2m", 2)])
 def test_order_of_convergence(data: Mixture, spacing: Spacing, name: str, expected: int) -> None:
@@ -127,11 +134,41 @@ def test_ancestral_step_by_hand(variance: float) -> None:
     assert torch.allclose(ancestral(denoise, noise, times, SCHEDULE, variance=variance), denoise(z, times[1], 1))
 
 
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_ddim_step_by_hand(eta: float) -> None:
+    """z_s keeps the variance σ_s² of its noise: η² of the posterior's is fresh, the rest is ε̂'s [DDIM, eq. 12]."""
+    times = torch.tensor([0.8, 0.5, 0.0], dtype=torch.float64)
+    noise, denoise = DoubleNoise(3, range(5), SHAPE), GAUSSIAN.denoiser(SCHEDULE)
+    (l_t, l_s), z = SCHEDULE.log_snr(times[:2]), noise.initial()
+    (a_t, s_t), (a_s, s_s) = alpha_sigma(l_t), alpha_sigma(l_s)
+    z = z * s_t
+    x = denoise(z, times[0], 0)
+    fresh = eta**2 * s_s**2 * (1 - torch.exp(l_t - l_s))
+    z = a_s * x + (s_s**2 - fresh).sqrt() * (z - a_t * x) / s_t + fresh.sqrt() * noise(0)
+    assert torch.allclose(ddim(denoise, noise, times, SCHEDULE, eta=eta), denoise(z, times[1], 1))
+
+
 def test_ddim_with_eta_1_is_ancestral() -> None:
     noise, denoise, times = DoubleNoise(0, range(4), SHAPE), TWO_GAUSSIANS.denoiser(SCHEDULE), time_steps(12)
     assert torch.allclose(
         ddim(denoise, noise, times, SCHEDULE, eta=1.0), ancestral(denoise, noise, times, SCHEDULE), atol=1e-9
     )
+
+
+def test_dpmpp_2m_step_by_hand() -> None:
+    """z_s/σ_s = z_t/σ_t + ∫ e^ℓ x̂ dℓ over ℓ = λ/2, x̂ held at its linear extrapolation to the middle of the step."""
+    times = torch.tensor([0.9, 0.8, 0.3, 0.0], dtype=torch.float64)
+    noise, denoise = DoubleNoise(3, range(5), SHAPE), GAUSSIAN.denoiser(SCHEDULE)
+    half = SCHEDULE.log_snr(times) / 2
+    _, sigma = alpha_sigma(2 * half)
+    z, before = noise.initial() * sigma[0], None
+    for i in range(2):
+        x = middle = denoise(z, times[i], i)
+        if before is not None:
+            middle = x + (x - before) / (half[i] - half[i - 1]) * (half[i + 1] - half[i]) / 2
+        z = sigma[i + 1] * (z / sigma[i] + (half[i + 1].exp() - half[i].exp()) * middle)
+        before = x
+    assert torch.allclose(dpmpp_2m(denoise, noise, times, SCHEDULE), denoise(z, times[2], 2))
 
 
 def test_heun_is_edm_algorithm_2() -> None:

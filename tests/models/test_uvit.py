@@ -141,7 +141,7 @@ def test_no_label_is_the_null_label() -> None:
 
 
 def test_starts_at_zero_and_as_the_identity_inside() -> None:
-    """The head and the last layer of each block start at zero: every block is the identity, and so is each lower part."""
+    """The head and each block's last layer start at zero: every block is the identity, and so is each lower part."""
     network = UViT(config(kinds=("conv", "conv"), out_channels=1)).eval()
     z = noise(2, 1, 8, 8)
     output = network(z, torch.tensor(0.0), network.condition())
