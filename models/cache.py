@@ -1,6 +1,4 @@
-"""Training-free feature cache of one network [DeepCache]: the rival of Dual-Rate that needs no second
-network.
-"""
+"""Training-free feature cache of one network [DeepCache]: the rival of Dual-Rate that needs no second network."""
 
 from __future__ import annotations
 

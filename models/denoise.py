@@ -1,6 +1,4 @@
-"""The denoiser that a sampler is handed: a method with its refreshes, labels, guidance and clipping, counting
-what it runs.
-"""
+"""The denoiser that a sampler is handed: a method with its refreshes, labels, guidance and clipping."""
 
 from __future__ import annotations
 
@@ -24,6 +22,15 @@ class Denoise:
     before the run. A guided step runs the method on the batch twice over (conditional, unconditional), and so
     does a refresh whose context a guided step will use.
 
+    Args:
+        model: any method.
+        schedule: of the process.
+        times: the sampler's, float64 (steps + 1,).
+        refreshes: one boolean per step; None for a method with nothing to refresh.
+        labels: (B,) int64 of the batch; None for a model without classes, or to sample unconditionally.
+        guidance: classifier-free; needs labels.
+        clip: whether to clip x̂ to the range of the data, [−1, 1], after guidance.
+
     Attributes:
         evaluations: runs of each network per image, counted as they happen; a guided step counts two.
     """
@@ -39,15 +46,6 @@ class Denoise:
         guidance: Guidance | None = None,
         clip: bool = True,
     ) -> None:
-        """Args:
-        model: any method.
-        schedule: of the process.
-        times: the sampler's, float64 (steps + 1,).
-        refreshes: one boolean per step; None for a method with nothing to refresh.
-        labels: (B,) int64 of the batch; None for a model without classes, or to sample unconditionally.
-        guidance: classifier-free; needs labels.
-        clip: whether to clip x̂ to the range of the data, [−1, 1], after guidance.
-        """
         host = times.detach().to("cpu", torch.float64)
         levels = noise_level(schedule.log_snr(host))[:-1].tolist()
         self._guided = (guidance or Guidance()).active(levels)
@@ -99,9 +97,7 @@ class Denoise:
 
 
 def _doubled(refreshes: Refreshes, guided: tuple[bool, ...]) -> tuple[bool, ...]:
-    """For each step, whether any step from the last refresh up to the next is guided, so that its context
-    serves both halves.
-    """
+    """For each step, whether any step that shares its refresh is guided, so that its context serves both halves."""
     starts = [step for step, refresh in enumerate(refreshes) if refresh]
     answer: list[bool] = []
     for start, end in pairwise([*starts, len(refreshes)]):
@@ -110,9 +106,7 @@ def _doubled(refreshes: Refreshes, guided: tuple[bool, ...]) -> tuple[bool, ...]
 
 
 def first(state: State, images: int) -> State:
-    """The part of a state for the first `images` images; what is shared by the batch (first dimension 1)
-    stays.
-    """
+    """The part of a state for the first `images` images; what is shared by the batch (first dimension 1) stays."""
     if isinstance(state, Tensor):
         return state[:images]
     parts = (first(part, images) for part in state)

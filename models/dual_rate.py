@@ -18,8 +18,7 @@ from models.process import Kind, alpha_sigma, per_image, to_x
 from models.uvit import Conditioning, Projection, UViT
 
 State = Any
-"""Nested tuples of tensors whose first dimension is the batch's, or 1; opaque outside the model that made it.
-"""
+"""Nested tuples of tensors whose first dimension is the batch or 1; opaque outside the model that made it."""
 ContextLevels = Literal["all", "last"]
 
 
@@ -103,8 +102,9 @@ class SingleRate(nn.Module):
     def step(
         self, z: Tensor, log_snr: Tensor, labels: Tensor | None = None, state: State = None
     ) -> tuple[Tensor, State]:
-        """x̂ for z (B, C, H, W) at log-SNR (), (1,) or (B,); labels (B,) int64. The state is what depends on
-        the labels alone.
+        """x̂ for z (B, C, H, W) at log-SNR (), (1,) or (B,) and labels (B,) int64.
+
+        The state is what depends on the labels alone.
         """
         conditioning = Conditioning(*state) if state else self.network.condition(labels)
         output = self.network(self.parameterization.input(z, log_snr), log_snr, conditioning)
@@ -182,9 +182,7 @@ class DualRate(nn.Module):
 
 
 def _normalised(feature: Tensor) -> Tensor:
-    """Root mean square 1 over the channels of each pixel: the stream of a deep encoder has no scale of its
-    own.
-    """
+    """Root mean square 1 over the channels of each pixel: the stream of a deep encoder has no scale of its own."""
     return F.normalize(feature, dim=1) * feature.shape[1] ** 0.5
 
 

@@ -121,8 +121,9 @@ class Pairs(NamedTuple):
 
 
 def draw_pairs(randomness: Randomness, settings: LossSettings) -> Pairs:
-    """t ~ U(0, 1), τ = ⌈t·R⌉/R for R refreshes, and further t's uniform between τ − 1/R and τ (so that each
-    has t's law).
+    """t ~ U(0, 1) and τ = ⌈t·R⌉/R for R refreshes.
+
+    Further t's are uniform between τ − 1/R and τ, so that each has t's law.
     """
     t = randomness.time()
     low, high = settings.refreshes_range

@@ -24,9 +24,7 @@ def per_image(value: Tensor, images: Tensor) -> Tensor:
 
 
 def resolution_shift(base: int, resolution: int) -> float:
-    """Shift of the log-SNR, 2·log(base / resolution), that keeps the noise seen at `base` at any resolution
-    [SiD].
-    """
+    """Shift of the log-SNR, 2·log(base / resolution), that keeps the noise seen at `base` at any resolution [SiD]."""
     return 2 * math.log(base / resolution)
 
 
@@ -97,9 +95,7 @@ def markov_step(z_t: Tensor, log_snr_t: Tensor, log_snr_tau: Tensor, noise: Tens
 
 
 def posterior(z_t: Tensor, x: Tensor, log_snr_t: Tensor, log_snr_s: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (B, C, H, W) and variance (shape of the log-SNRs) of q(z_s | z_t, x), s ≤ t [MMD's ancestral
-    step].
-    """
+    """Mean (B, C, H, W) and variance (shape of the log-SNRs) of q(z_s | z_t, x), s ≤ t [MMD's ancestral step]."""
     alpha_t, _ = alpha_sigma(log_snr_t)
     alpha_s, sigma_s = alpha_sigma(log_snr_s)
     lost = (log_snr_t - log_snr_s).clamp(max=0)

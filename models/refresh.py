@@ -21,9 +21,7 @@ def every(interval: int, steps: int) -> Refreshes:
 
 
 def evenly(refreshes: int, steps: int) -> Refreshes:
-    """`refreshes` refreshes as evenly as whole steps allow: at steps ⌊i·steps/refreshes⌋; 1 ≤ refreshes ≤
-    steps.
-    """
+    """`refreshes` refreshes as evenly as whole steps allow: at steps ⌊i·steps/refreshes⌋; 1 ≤ refreshes ≤ steps."""
     _check_steps(steps)
     if not 1 <= refreshes <= steps:
         raise ValueError(f"refreshes: {refreshes} is not between 1 and the {steps} steps")

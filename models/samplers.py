@@ -103,8 +103,9 @@ def ddim(
     callback: Callback | None = None,
     eta: float = 0.0,
 ) -> Tensor:
-    """z_s = α_s x̂ + √(σ_s² − η²v) ε̂ + η√v ε with the posterior's variance v: η = 0 is deterministic, 1
-    ancestral [DDIM].
+    """z_s = α_s x̂ + √(σ_s² − η²v) ε̂ + η√v ε, v being the posterior's variance [DDIM].
+
+    η = 0 is deterministic, 1 is :func:`ancestral` with that variance.
     """
     grid = Grid.of(times, schedule)
     kept, gained, spread = [], [], []

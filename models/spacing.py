@@ -1,5 +1,6 @@
-"""Where a sampler's steps lie: float64 times, (steps + 1,), falling from the noisiest to exactly 0, where x̂
-is returned.
+"""Where a sampler's steps lie.
+
+Times are float64, (steps + 1,), falling from the noisiest to exactly 0, where x̂ is returned.
 """
 
 from __future__ import annotations

@@ -107,9 +107,7 @@ class Conditioning(NamedTuple):
 
 
 Projection = tuple[tuple[Tensor, ...], ...]
-"""The context of a refresh, projected: per level, one tensor per place of entry, none where the level takes
-no context.
-"""
+"""The projected context: per level, one tensor per place of entry, none where the level takes no context."""
 
 
 class Output(NamedTuple):
@@ -120,9 +118,7 @@ class Output(NamedTuple):
     features: tuple[Tensor, ...]
     """Per level that ran, its last layer (B, width, H_level, W_level)."""
     residual: Tensor | None
-    """What the levels from `from_level` down added to the level above, at its resolution; None if
-    `from_level` was not given.
-    """
+    """What the levels from `from_level` down added to the level above, at its resolution; None if not asked for."""
 
 
 def largest_divisor(number: int, at_most: int) -> int:
@@ -143,9 +139,7 @@ def _zero(layer: nn.Linear | nn.Conv2d) -> nn.Linear | nn.Conv2d:
 
 
 class LogSnrFeatures(nn.Module):
-    """Sines and cosines of λ at frequencies from 1/20 to 2: every length that matters on [−15, 15], bounded.
-    (B,) → (B, 64).
-    """
+    """Sines and cosines of λ at frequencies from 1/20 to 2, which tell apart all of [−15, 15]. (B,) → (B, 64)."""
 
     frequencies: Tensor
     phases: Tensor
@@ -180,9 +174,7 @@ class ConvBlock(nn.Module):
 
 
 def _modulated_norm(h: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """LayerNorm then FiLM, in one operator where scale and shift (1 or B, C) are shared by the batch. On (B,
-    N, C).
-    """
+    """LayerNorm then FiLM, in one operator where scale and shift (1 or B, C) are shared by the batch. On (B, N, C)."""
     scale, shift = scale.to(h.dtype), shift.to(h.dtype)
     if scale.shape[0] == 1:
         return F.layer_norm(h, h.shape[-1:], 1 + scale[0], shift[0])
@@ -190,9 +182,7 @@ def _modulated_norm(h: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention with normalised queries and keys, then an MLP, both pre-normed with FiLM. On tokens (B,
-    N, C).
-    """
+    """Self-attention with normalised queries and keys, then an MLP, both pre-normed with FiLM. On tokens (B, N, C)."""
 
     def __init__(self, width: int, head_width: int, mlp_ratio: float, dropout: float) -> None:
         super().__init__()
@@ -258,9 +248,7 @@ class Stage(nn.Module):
 
 
 class Level(nn.Module):
-    """One resolution: entry layer, blocks, FiLM of all its blocks in one linear layer, context in, and the
-    way back up.
-    """
+    """One resolution: entry, blocks, one linear layer for all their FiLM, context in, and the way back up."""
 
     def __init__(self, config: UViTConfig, level: int) -> None:
         super().__init__()
@@ -302,8 +290,9 @@ class Level(nn.Module):
 
 
 def sinusoidal_positions(width: int, side: int) -> Tensor:
-    """What learned positions start from: sines and cosines of row and column at rising frequencies, (width,
-    side, side).
+    """What learned positions start from, (width, side, side).
+
+    Sines and cosines of row and column at rising frequencies.
     """
     count = -(-width // 4)
     frequencies = math.pi / side * torch.logspace(0, math.log2(max(2, side // 2)), count, base=2.0)

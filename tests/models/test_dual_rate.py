@@ -200,3 +200,15 @@ def test_starts_from_the_scaled_input() -> None:
     encoder, denoiser = UViT(config(out_channels=None)), UViT(config(context_channels=(4, 4)))
     x, _ = DualRate(encoder, denoiser).step(noise(0), NOW)
     assert torch.allclose(x, alpha_sigma(NOW)[0] * noise(0), atol=1e-6)
+
+
+def test_compiles_without_a_graph_break() -> None:
+    model, compiled = dual_rate(context_entry="block"), dual_rate(context_entry="block")
+    compiled.encoder.compile(fullgraph=True, backend="eager")
+    compiled.denoiser.compile(fullgraph=True, backend="eager")
+    with torch.no_grad():
+        x, state = model.step(noise(0), THEN, LABELS)
+        same, same_state = compiled.step(noise(0), THEN, LABELS)
+        assert torch.allclose(same, x, atol=1e-6)
+        again = compiled.step(noise(1), NOW, LABELS, same_state)[0]
+        assert torch.allclose(again, model.step(noise(1), NOW, LABELS, state)[0], atol=1e-6)
