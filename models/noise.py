@@ -8,7 +8,7 @@ and after any resume.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 
 import torch
@@ -38,22 +38,20 @@ class Stream(IntEnum):
     FLIP = 10
 
 
-def philox(counter: Words, key: tuple[int, int]) -> Words:
-    """Philox4x32-10 of four broadcastable int64 tensors of 32-bit words.
+def _product(word: Tensor, multiplier: int) -> tuple[Tensor, Tensor]:
+    """High and low words of the 64-bit product of two 32-bit words, by halves of 16 bits: no int64 overflows."""
+    low = word * (multiplier & 0xFFFF)
+    high = word * (multiplier >> 16) + (low >> 16)
+    return high >> 16, ((high & 0xFFFF) << 16) | (low & 0xFFFF)
 
-    A product of two 32-bit words needs 64 bits, and int64 wraps as two's complement: its bits are those of
-    the unsigned product, so a shift and a mask give the exact high and low words.
-    """
+
+def philox(counter: Words, key: tuple[int, int]) -> Words:
+    """Philox4x32-10 of four broadcastable int64 tensors of 32-bit words."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(_ROUNDS):
-        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        c0, c1, c2, c3 = (
-            ((p1 >> 32) & _MASK) ^ c1 ^ k0,
-            p1 & _MASK,
-            ((p0 >> 32) & _MASK) ^ c3 ^ k1,
-            p0 & _MASK,
-        )
+        (high0, low0), (high1, low1) = _product(c0, _MULTIPLIERS[0]), _product(c2, _MULTIPLIERS[1])
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
         k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
     return c0, c1, c2, c3
 
@@ -90,7 +88,8 @@ class ImageNoise:
     """The noise that a sampler asks for: image i's depends on `seed` and i alone.
 
     `indices` are the global indices of the batch's images, (B,), moved to `device` once; `shape` is an
-    image's (C, H, W); `stream` sets apart further sequences of the same seed (beyond :class:`Stream`'s).
+    image's (C, H, W); `stream` sets apart further sequences of the same seed (beyond :class:`Stream`'s);
+    `draw_normal` stands in for :func:`normal`, say compiled.
     """
 
     def __init__(
@@ -100,15 +99,17 @@ class ImageNoise:
         shape: Sequence[int],
         device: torch.device | str = "cpu",
         stream: int = 0,
+        draw_normal: Callable[..., Tensor] = normal,
     ) -> None:
         values = indices if isinstance(indices, Tensor) else torch.tensor(list(indices))
         self.seed, self.shape, self.stream = seed, tuple(shape), stream
         self.indices = values.to(device=device, dtype=torch.int64)
+        self._normal = draw_normal
 
     def initial(self) -> Tensor:
         """What sampling starts from, (B, *shape)."""
-        return normal(self.seed, self.indices, 0, self.shape, self.stream + Stream.INITIAL)
+        return self._normal(self.seed, self.indices, 0, self.shape, self.stream + Stream.INITIAL)
 
     def __call__(self, step: int) -> Tensor:
         """Fresh noise of a step, (B, *shape); the same whenever the step is asked for again."""
-        return normal(self.seed, self.indices, step, self.shape, self.stream + Stream.STEP)
+        return self._normal(self.seed, self.indices, step, self.shape, self.stream + Stream.STEP)
