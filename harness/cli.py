@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,10 +51,15 @@ def print_json(value: Any) -> None:
 
 
 def main() -> None:
-    """Entry point: an error that a person can put right is one message and status 2, without a traceback."""
+    """Entry point."""
+    main_of(lambda arguments: app(arguments, standalone_mode=True), sys.argv[1:])
+
+
+def main_of(program: Callable[[list[str]], Any], arguments: list[str]) -> None:
+    """Run `program`: an error that a person can put right is one message and status 2, without a traceback."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
-        app(standalone_mode=True)
+        program(arguments)
     except HarnessError as error:
         Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="red", markup=False, highlight=False)
         sys.exit(2)

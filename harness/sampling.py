@@ -19,13 +19,14 @@ from harness.build import (
     sampler_options,
     time_steps,
 )
+from harness.compiling import compile_methods, compiled_normal, cuda_graphs_skipped
 from harness.config import Experiment
 from harness.data import DataInfo, open_data
 from harness.distributed import pick_device
 from models.cache import CachedSingleRate
 from models.denoise import Denoise
 from models.dual_rate import DualRate, Model, SingleRate
-from models.noise import ImageNoise
+from models.noise import ImageNoise, normal
 from models.samplers import SAMPLERS
 
 
@@ -37,7 +38,8 @@ class Drawing:
     ) -> None:
         sample = experiment.sample
         self.experiment, self.device = experiment, device
-        self.model = model.to(device).eval().requires_grad_(False)
+        # half as quick again on a CPU, convolutions and transformers alike; GPUs' bfloat16 convolutions want it too
+        self.model = model.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
         self.image_shape = (info.channels, info.size, info.size)
         self.classes = info.classes if experiment.model.class_conditional else None
         self.stepper: Model = self.model
@@ -46,8 +48,19 @@ class Drawing:
         self.schedule = build_schedule(experiment.diffusion, info.size)
         self.times = time_steps(sample, self.schedule)
         self.refreshes = refresh_mask(sample)
+        self._normal: Callable[..., Tensor] = normal
+        self._replays = sample.compile and device.type == "cuda"
+        if sample.compile:
+            compile_methods(self.stepper, cuda_graphs=self._replays)
+            self._normal = compiled_normal()
+        self._skipped = cuda_graphs_skipped() if self._replays else 0
         self.evaluations: Counter[str] = Counter()
         """Evaluations per image of the last draw, by network, counted as they happened."""
+
+    @property
+    def cuda_graphs(self) -> bool:
+        """Whether all evaluations so far replay CUDA graphs."""
+        return self._replays and cuda_graphs_skipped() == self._skipped
 
     @torch.no_grad()
     def draw(self, seed: int, indices: Tensor, callback: Callable[[int, Tensor, Tensor], None] | None = None) -> Tensor:
@@ -66,7 +79,7 @@ class Drawing:
             guidance=build_guidance(sample),
             clip=sample.clip,
         )
-        noise = ImageNoise(seed, indices, self.image_shape, self.device)
+        noise = ImageNoise(seed, indices, self.image_shape, self.device, draw_normal=self._normal)
         sampler = SAMPLERS[sample.sampler]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=sample.precision == "bfloat16"):
             images = sampler(denoise, noise, self.times, self.schedule, callback=callback, **sampler_options(sample))

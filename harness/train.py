@@ -119,9 +119,7 @@ def train_network(
     dataset.ready(settings.workers)
     state, objective = build_training(experiment, dataset.info, device)
     _resume(state, training, folder, ranks)
-    module: nn.Module = objective
-    if ranks.world > 1:
-        module = DistributedDataParallel(objective, device_ids=[device.index] if device.type == "cuda" else None)
+    module = objective if ranks.world == 1 else _distributed(objective, settings, device)
     journal = Journal(folder / "log.jsonl", state.step, ranks)
     started, first = time.monotonic(), state.step
     progress(state.step, settings.steps)
@@ -156,6 +154,18 @@ def build_training(experiment: Experiment, info: DataInfo, device: torch.device)
         compile_networks(model)
     objective = TrainingLoss(model, build_loss_settings(experiment, info.size))
     return State(model, average, _optimizer(model, experiment.train)), objective
+
+
+def _distributed(objective: nn.Module, settings: TrainConfig, device: torch.device) -> DistributedDataParallel:
+    """The loss over all ranks. A context that is never dropped leaves the vector that stands in for it without a gradient,
+    which DistributedDataParallel must be told to look for.
+    """
+    return DistributedDataParallel(
+        objective,
+        device_ids=[device.index] if device.type == "cuda" else None,
+        find_unused_parameters=settings.context_dropout == 0,
+        gradient_as_bucket_view=True,
+    )
 
 
 def _batches(

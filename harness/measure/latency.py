@@ -253,7 +253,7 @@ def measure_sampling(
     batch = settings.batch or sampling.batch
     if find_largest and drawing.device.type == "cuda":
         batch = largest_batch(sample)
-    return measure_time(
+    timing = measure_time(
         sample,
         drawing.stepper,
         batch,
@@ -263,3 +263,4 @@ def measure_sampling(
         dtype=sampling.precision,
         compiled=sampling.compile,
     )
+    return {**timing, "cuda_graphs": drawing.cuda_graphs}
