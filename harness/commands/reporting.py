@@ -24,6 +24,10 @@ REPORTED = "reported.csv"
 """The literature's figures, beside the reports in the folder of results."""
 
 
+SHOWN_ROWS = 200
+"""Rows of the table that a terminal shows; all are in the report."""
+
+
 @dataclass(frozen=True)
 class Made:
     """A report on disk, in a few words."""
@@ -142,11 +146,14 @@ def show(made: Made, out: Console) -> None:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for number, column in enumerate(made.summary["table"]["columns"]):
         table.add_column(escape(column), justify="left" if number < 2 else "right", no_wrap=True)
-    for row in made.summary["table"]["rows"]:
+    rows = made.summary["table"]["rows"]
+    for row in rows[:SHOWN_ROWS]:
         table.add_row(*map(escape, row))
     full = Console(width=1000).measure(table).maximum
     wide = Console(file=out.file, width=max(out.width, full), soft_wrap=True)
     wide.print(made.summary["caption"], highlight=False, markup=False)
     wide.print(table)
+    if len(rows) > SHOWN_ROWS:
+        out.print(f"and {len(rows) - SHOWN_ROWS} more rows: {made.folder / 'table.md'}", highlight=False, markup=False)
     out.print(f"report: {made.folder}", highlight=False, markup=False)
     out.print(made.summary["headline"], highlight=False, markup=False, style="bold")
