@@ -7,6 +7,7 @@ one bit for bit on a CPU, and the number of ranks and micro-batches changes noth
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import math
@@ -38,6 +39,9 @@ from models.objective import LossSettings, Randomness, loss
 log = logging.getLogger("harness")
 
 Progress = Callable[[int, int], None]
+BLACK = -1.0
+"""What a random translation fills in: a pixel of value 0."""
+
 STOP_EVERY = 10
 """Steps between the ranks asking each other whether to stop."""
 
@@ -217,7 +221,11 @@ def optimise(
     for number in range(count):
         part = slice(number * micro_batch, (number + 1) * micro_batch)
         randomness = Randomness(experiment.seed, state.step, positions[part], settings.batch)
-        scaled = augment(images[part].float().div_(127.5).sub_(1), randomness, settings.translation, settings.flip)
+        if experiment.model.dropout:  # torch's own generator: keyed, so that a resumed run repeats it
+            torch.manual_seed(_dropout_key(experiment.seed, state.step, int(randomness.positions[0])))
+        scaled = augment(
+            images[part].float().div_(127.5).sub_(1), randomness, settings.translation, settings.flip, BLACK
+        )
         last = number == count - 1
         with contextlib.ExitStack() as stack:
             if isinstance(module, DistributedDataParallel) and not last:
