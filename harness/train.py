@@ -204,6 +204,12 @@ def _optimizer(model: nn.Module, settings: TrainConfig) -> torch.optim.Adam:
     )
 
 
+def _dropout_key(seed: int, step: int, position: int) -> int:
+    """A seed of torch's generator for the micro-batch that starts at `position` of the global batch."""
+    digest = hashlib.blake2b(f"{seed} {step} {position}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
 def optimise(
     state: State,
     module: nn.Module,
@@ -222,7 +228,7 @@ def optimise(
         part = slice(number * micro_batch, (number + 1) * micro_batch)
         randomness = Randomness(experiment.seed, state.step, positions[part], settings.batch)
         if experiment.model.dropout:  # torch's own generator: keyed, so that a resumed run repeats it
-            torch.manual_seed(_dropout_key(experiment.seed, state.step, int(randomness.positions[0])))
+            torch.manual_seed(_dropout_key(experiment.seed, state.step, int(batch.positions[part.start])))
         scaled = augment(
             images[part].float().div_(127.5).sub_(1), randomness, settings.translation, settings.flip, BLACK
         )

@@ -6,6 +6,7 @@ import json
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -62,7 +63,7 @@ def test_a_finished_sweep_is_planned_without_torch(finished: tuple[Path, Path]) 
         f"app(['sweep', {str(sweep)!r}, '--results', {str(results)!r}], standalone_mode=False); "
         "sys.exit(any(name in sys.modules for name in ('torch', 'sklearn', 'matplotlib', 'torch_fidelity')))"
     )
-    assert subprocess.run(["python3", "-c", code], env=environment(results), check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], env=environment(results), check=False).returncode == 0
 
 
 def test_the_report_comes_back_the_same_from_its_own_cells(finished: tuple[Path, Path], tmp_path: Path) -> None:
@@ -139,7 +140,6 @@ def test_weights_cut_short_or_of_another_configuration(
 
 def status(*arguments: object) -> int:
     """Exit status of the command line, in this process."""
-    import sys
     from unittest import mock
 
     with mock.patch.object(sys, "argv", ["harness", *map(str, arguments)]), pytest.raises(SystemExit) as exit_:
