@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,7 @@ REPORTED = "reported.csv"
 """The literature's figures, beside the reports in the folder of results."""
 
 
-SHOWN_ROWS = 200
+SHOWN_ROWS = 100
 """Rows of the table that a terminal shows; all are in the report."""
 
 
@@ -37,6 +38,8 @@ class Made:
 
 
 def run(file: Path, overrides: Sequence[str], results: Path, json_output: bool) -> None:
+    # Ten thousand records are millions of objects, none of them garbage: to look for it takes longer than to read them.
+    gc.disable()
     if file.is_dir():
         made = remake(file)
     else:

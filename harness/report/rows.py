@@ -157,15 +157,15 @@ class Row:
         time = (self.records[0].get("time") or {}) if self.records else {}
         return (time.get("device"), time.get("threads"))
 
-    @property
+    @cached_property
     def sampler(self) -> str:
         return str(self.setting("sample.sampler") or "–")
 
-    @property
+    @cached_property
     def steps(self) -> int | None:
         return self.setting("sample.steps")
 
-    @property
+    @cached_property
     def refreshes(self) -> int | None:
         """Runs of the heavy part in all; None for a network that is run whole at every step."""
         steps, interval = self.steps, self.setting("sample.refresh_interval")
@@ -174,7 +174,7 @@ class Row:
         listed = self.setting("sample.refresh_steps")
         return len(listed) if listed is not None else self.setting("sample.refreshes")
 
-    @property
+    @cached_property
     def interval(self) -> float | None:
         """Steps from one refresh to the next: as set, or on average; None for a single-rate network."""
         interval = self.setting("sample.refresh_interval")

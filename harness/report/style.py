@@ -14,7 +14,6 @@ from typing import Any, ParamSpec
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -117,7 +116,13 @@ def png(figure: Figure) -> bytes:
 
 def pdf(figure: Figure) -> bytes:
     """The figure as PDF, with nothing in the file that depends on when or by what it was drawn."""
+    # Imported here since its fonts' library takes long to load, and a large report needs it in its second process only.
+    from matplotlib.backends.backend_pdf import FigureCanvasPdf
+
     buffer = io.BytesIO()
+    resolution = figure.dpi
     with matplotlib.rc_context(STYLE):
         FigureCanvasPdf(figure).print_pdf(buffer, metadata={"CreationDate": None, "Producer": None, "Creator": None})
+    # A PDF is drawn at 72 points per inch, which would stay.
+    figure.dpi = resolution
     return buffer.getvalue()

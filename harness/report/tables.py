@@ -434,10 +434,11 @@ def _markdown(table: Table) -> str:
     return "\n".join(lines)
 
 
+MARKDOWN = str.maketrans({**{character: f"\\{character}" for character in "\\|*_<>`"}, "\n": " "})
+
+
 def _markdown_escape(text: str) -> str:
-    for character in "\\|*_<>`":
-        text = text.replace(character, f"\\{character}")
-    return text.replace("\n", " ")
+    return text.translate(MARKDOWN)
 
 
 LATEX = {
@@ -451,13 +452,17 @@ LATEX = {
     "α": r"$\alpha$", "β": r"$\beta$", "μ": r"$\mu$", "µ": r"$\mu$", "Δ": r"$\Delta$", "→": r"$\to$", "…": r"\ldots{}",
     "·": r"$\cdot$",
 }
+LATEX_COMMANDS = str.maketrans(LATEX)
 LONG = 45
 """Lines from which on a LaTeX table may break over pages."""
 
 
 def latex_escape(text: str) -> str:
     """`text` as LaTeX that any engine compiles: known symbols as commands, other non-ASCII by its nearest ASCII."""
-    return "".join(LATEX[c] if c in LATEX else c if c.isascii() and c.isprintable() else _ascii(c) for c in text)
+    escaped = text.translate(LATEX_COMMANDS)
+    if escaped.isascii() and escaped.isprintable():
+        return escaped
+    return "".join(c if c.isascii() and c.isprintable() else _ascii(c) for c in escaped)
 
 
 def _ascii(character: str) -> str:

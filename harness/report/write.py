@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,10 @@ from harness.report.frontier import Comparison
 from harness.report.headline import Roles, comparisons, headline, roles
 from harness.report.page import Part, Picture, page
 from harness.report.panel import Panel, panels
+from harness.report.render import begin
 from harness.report.reported import agreeing, read_reported, reported_figure
 from harness.report.rows import SCHEMA, Row, canonical, common, difference, flatten, nest, rank
 from harness.report.samples import SHOWN, pack, read_samples, unpack
-from harness.report.style import pdf, png
 from harness.report.tables import (
     Table,
     ablation_table,
@@ -34,6 +34,8 @@ from harness.report.tables import (
 from harness.store import write_atomically
 
 CELLS, SAMPLES = "cells.json", "samples.npz"
+MANY_CELLS = 2000
+"""Cells from which on the figures are rendered by a second process."""
 ROWS = ', "rows": ['
 """What ends the first line of cells.json: all before it is small and can be read by itself."""
 
@@ -100,25 +102,26 @@ def write_report(
     grouped = panels(cells, arms)
     samples = {**unpack(out_dir / SAMPLES), **collect_samples(grouped, samples_root)}
     kept = {key: samples[key] for panel in grouped for row in sample_rows(panel) if (key := _first(row)) in samples}
-    parts, files = [], {}
-    for panel in grouped:
-        suffix = f"-{panel.condition.slug}" if panel.condition and len(grouped) > 1 else ""
-        tables = report_tables(panel, options)
-        drawn = report_figures(panel, options, kept, reported)
+    drawn = [report_figures(panel, options, kept, reported) for panel in grouped]
+    rendered = begin([item.figure for items in drawn for item in items], apart=len(cells) >= MANY_CELLS)
+    suffixes = [f"-{panel.condition.slug}" if panel.condition and len(grouped) > 1 else "" for panel in grouped]
+    sentences = [headline(panel, options.base, options.subject) for panel in grouped]
+    tables = [
+        [replace(table, name=f"{table.name}{suffix}") for table in report_tables(panel, options)]
+        for panel, suffix in zip(grouped, suffixes, strict=True)
+    ]
+    files: dict[str, bytes] = {}
+    for sentence, of_panel in zip(sentences, tables, strict=True):
+        files |= _table_files(of_panel, f"# {title or name}\n\n{sentence}\n\n")
+    images = iter(rendered())
+    parts = []
+    for panel, sentence, suffix, of_panel, items in zip(grouped, sentences, suffixes, tables, drawn, strict=True):
         pictures = []
-        for item in drawn:
-            picture = png(item.figure)
-            files[f"{item.name}{suffix}.png"] = picture
-            files[f"{item.name}{suffix}.pdf"] = pdf(item.figure)
+        for item in items:
+            picture, document = next(images)
             pictures.append(Picture(f"{item.name}{suffix}", item.caption, picture))
-        sentence = headline(panel, options.base, options.subject)
-        named = tuple(Table(f"{t.name}{suffix}", t.caption, t.values, t.text, t.strong) for t in tables)
-        for table in named:
-            lead = f"# {title or name}\n\n{sentence}\n\n" if table is named[0] else ""
-            files[f"{table.name}.md"] = f"{lead}{table.markdown}".encode()
-            files[f"{table.name}.csv"] = table.csv.encode()
-            files[f"{table.name}.tex"] = table.latex.encode()
-        parts.append(Part(panel, sentence, named, tuple(pictures)))
+            files |= {f"{item.name}{suffix}.png": picture, f"{item.name}{suffix}.pdf": document}
+        parts.append(Part(panel, sentence, tuple(of_panel), tuple(pictures)))
     files["index.html"] = page(name, title, parts, options.command).encode()
     if kept:
         files[SAMPLES] = pack(kept)
@@ -128,6 +131,16 @@ def write_report(
         out_dir, " ".join(part.headline for part in parts), parts[0].tables[0].text, parts[0].tables[0].caption,
         tuple(sorted(files)),
     )
+
+
+def _table_files(tables: Sequence[Table], lead: str) -> dict[str, bytes]:
+    """Each table in its three formats; `lead` opens the first one's Markdown."""
+    files = {}
+    for table in tables:
+        files[f"{table.name}.md"] = f"{lead if table is tables[0] else ''}{table.markdown}".encode()
+        files[f"{table.name}.csv"] = table.csv.encode()
+        files[f"{table.name}.tex"] = table.latex.encode()
+    return files
 
 
 def report_tables(panel: Panel, options: ReportOptions) -> list[Table]:

@@ -180,3 +180,15 @@ def test_latex_escapes_every_special_sign() -> None:
         r"a\_b \& 5\% \#1 \{x\} \textasciitilde{} \textasciicircum{} \$ \textbackslash{}"
     )
     assert latex_escape("é図").isascii()
+
+
+def test_arms_that_sample_the_same_networks_are_one_method_of_the_sampler_table() -> None:
+    rows = [
+        cell(arm, {"sample.steps": steps}, frechet=value * 8 / steps, fixed={"sample.sampler": sampler})
+        for arm, sampler, value in (("base", "ancestral", 2.0), ("DDIM", "ddim", 1.0)) for steps in (8, 16)
+    ]
+    rows.append(cell("shrunk", {"sample.steps": 8}, fixed={"model.width": 8}))
+    (panel,) = panels(rows)
+    lines = sampler_table(panel).values
+    assert set(lines["method"]) == {"base / DDIM"}
+    assert lines.set_index("steps").loc["all", "ddim"] == pytest.approx(0.5)

@@ -17,7 +17,9 @@ from nbclient import NotebookClient
 from PIL import Image
 
 from harness.errors import StoreError
-from harness.report import Report, load_options, load_rows, write_report
+from harness.report import Report, load_options, load_rows, render, write, write_report
+from harness.report.figures import frontier_figure
+from harness.report.panel import panels
 from harness.report.samples import read_samples
 from tests.report.conftest import OPTIONS, REPORTED
 from tests.report.made_up import cell, missing, write_samples
@@ -136,6 +138,23 @@ def test_a_report_is_written_over_a_damaged_one(tmp_path: Path) -> None:
     report = write_report("r", "", small()[:1], tmp_path)
     assert len(load_rows(report.folder / "cells.json")) == 1
     assert report.table["method"].tolist() == ["base"]
+
+
+def test_a_large_report_is_the_same_bytes_by_two_processes(
+    report: Report, rows: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not render.can_fork():
+        pytest.skip("this system, or this process with its threads, renders figures in one process only")
+    monkeypatch.setattr(write, "MANY_CELLS", 1)
+    title = "Dual-rate <against> its baselines & rivals"
+    again = write_report("quickstart", title, rows, tmp_path / "again", OPTIONS, report.folder.parent, REPORTED)
+    assert contents(again.folder) == contents(report.folder)
+
+
+def test_a_child_that_dies_costs_time_but_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    figure = frontier_figure(panels(small())[0])
+    monkeypatch.setattr(render, "_send", lambda *_: os._exit(1))
+    assert render.begin([figure], apart=True)() == render.render([figure])
 
 
 def test_a_report_imports_no_torch() -> None:
