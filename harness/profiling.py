@@ -16,13 +16,13 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from harness.config import Experiment
-from harness.data import batches, open_data
+from harness.data import batches
 from harness.distributed import Ranks, pick_device
 from harness.estimate import training_gmacs_per_step
 from harness.measure.latency import clock_of, device_name
 from harness.measure.peaks import reference_tflops
 from harness.store import atomic_path
-from harness.train import build_training, micro_batch_of, optimise
+from harness.train import build_training, micro_batch_of, optimise, training_data
 
 WARM_UP, TIMED, TRACED = 3, 10, 3
 """Steps of each part; with torch.compile the first of the warm-up compiles."""
@@ -42,8 +42,7 @@ def profile_training(experiment: Experiment, trace: Path | None, timed: int = TI
     FLOPs are the model's: three times the forward pass, two to a multiply-add, recomputed activations not counted.
     """
     device = pick_device()
-    dataset = open_data(experiment.data)
-    dataset.ready(experiment.train.workers)
+    dataset = training_data(experiment)
     state, objective = build_training(experiment, dataset.info, device)
     stream = batches(
         dataset,

@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ from torch.nn.parallel import DistributedDataParallel
 from harness.build import build_loss_settings, build_model
 from harness.checkpoints import CheckpointWriter, checkpoints, read_newest, set_aside_and_say
 from harness.compiling import compile_networks
-from harness.config import Experiment, TrainConfig
-from harness.data import DataInfo, Dataset, batches, open_data
+from harness.config import DataConfig, Experiment, TrainConfig
+from harness.data import DataInfo, Dataset, batches, fingerprint, open_data
 from harness.data.loader import Batch
 from harness.distributed import Ranks, current_ranks, pick_device
 from harness.errors import ConfigError
@@ -119,8 +120,7 @@ def train_network(
     settings, ranks = experiment.train, current_ranks()
     micro_batch = micro_batch_of(settings, ranks)
     device = pick_device(ranks)
-    dataset = open_data(experiment.data)
-    dataset.ready(settings.workers)
+    dataset = training_data(experiment)
     state, objective = build_training(experiment, dataset.info, device)
     _resume(state, training, folder, ranks)
     module = objective if ranks.world == 1 else _distributed(objective, settings, device)
@@ -147,6 +147,18 @@ def train_network(
                 raise Stopped(f"training {training} stopped at step {state.step} of {settings.steps}")
     seconds = time.monotonic() - started
     return _finish(state, training, folder, ranks, experiment, dataset, seconds, state.step - first)
+
+
+def training_data(experiment: Experiment) -> Dataset:
+    """The images, ready to load. Trainings that follow one another in a process share them, decoded once."""
+    dataset = _opened(experiment.data, fingerprint(experiment.data))
+    dataset.ready(experiment.train.workers)
+    return dataset
+
+
+@lru_cache(maxsize=1)
+def _opened(data: DataConfig, fingerprint: str) -> Dataset:
+    return open_data(data)
 
 
 def build_training(experiment: Experiment, info: DataInfo, device: torch.device) -> tuple[State, TrainingLoss]:

@@ -1,0 +1,192 @@
+"""Sampling: nothing in the loop waits for the device, and no speed-up changes an image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from harness import compiling
+from harness.benchmarks.speed import compare
+from harness.config import Experiment
+from harness.estimate import gmacs_per_image
+from harness.measure.latency import measure_sampling
+from harness.sampling import Drawing, fresh_drawing
+from models.denoise import Denoise
+from tests.harness.tiny_experiments import tiny
+
+CLASSES: dict[str, Any] = {"model": {"class_conditional": True}, "train": {"label_dropout": 0.1}}
+GUIDED = {"guidance": 2.0, "guidance_interval": [0.1, 5.0]}
+METHODS: dict[str, Experiment] = {
+    "single_rate": tiny(),
+    "dual_rate": tiny("dual_rate"),
+    "cached": tiny(sample={"cache_from_level": 1, "refreshes": 2}),
+    "guided": tiny(**CLASSES, sample=GUIDED),
+    "dual_rate, guided": tiny("dual_rate", **CLASSES, sample=GUIDED),
+    "edm": tiny(diffusion={"preconditioning": "edm"}),
+}
+SAMPLERS: dict[str, dict[str, Any]] = {
+    "ancestral": {"variance": 0.5},
+    "ddim": {"eta": 0.5},
+    "heun": {"churn": 2.0},
+    "dpmpp_2m": {},
+}
+WAITING = {"aten::_local_scalar_dense", "aten::equal", "aten::nonzero", "aten::is_nonzero", "aten::masked_select"}
+"""Operators whose answer the host must wait for."""
+
+
+def sampled_by(experiment: Experiment, sampler: str) -> Experiment:
+    sample = experiment.sample.model_copy(update={"sampler": sampler, **SAMPLERS[sampler]})
+    return experiment.model_copy(update={"sample": sample})
+
+
+def filled(experiment: Experiment) -> Drawing:
+    """A drawing whose layers that start at zero are not zero."""
+    drawing = fresh_drawing(experiment, torch.device("cpu"))
+    generator = torch.Generator().manual_seed(1)
+    for parameter in drawing.model.parameters():
+        parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return drawing
+
+
+class NoWaiting(TorchDispatchMode):
+    """Fails on any operator that makes the host wait for the device, and on any copy between devices."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operators = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.operators += 1
+        assert function._schema.name not in WAITING, f"{function} in the sampling loop"
+        result = function(*args, **(kwargs or {}))
+        if function._schema.name == "aten::_to_copy" and isinstance(args[0], Tensor):
+            assert args[0].device == result.device, "a copy between devices in the sampling loop"
+        return result
+
+
+@contextmanager
+def watched_loop(monkeypatch: pytest.MonkeyPatch) -> Iterator[NoWaiting]:
+    """The mode is on from the first evaluation to the end of the block: set-up before the loop may wait."""
+    mode = NoWaiting()
+    entered = False
+    call = Denoise.__call__
+
+    def first_entering(self: Denoise, z: Tensor, t: Tensor, step: int) -> Tensor:
+        nonlocal entered
+        if not entered:
+            entered = True
+            mode.__enter__()
+        return call(self, z, t, step)
+
+    monkeypatch.setattr(Denoise, "__call__", first_entering)
+    try:
+        yield mode
+    finally:
+        if entered:
+            mode.__exit__(None, None, None)
+        monkeypatch.setattr(Denoise, "__call__", call)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("method", METHODS)
+def test_nothing_in_the_loop_waits_for_the_device(method: str, sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawing = fresh_drawing(sampled_by(METHODS[method], sampler), torch.device("cpu"))
+    with watched_loop(monkeypatch) as mode:
+        drawing.draw(0, torch.arange(2))
+    assert mode.operators > 100
+
+
+def test_the_watch_would_see_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawing = fresh_drawing(METHODS["single_rate"], torch.device("cpu"))
+    with watched_loop(monkeypatch), pytest.raises(AssertionError, match="in the sampling loop"):
+        drawing.draw(0, torch.arange(2), callback=lambda step, z, x: float(x.mean()))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("method", METHODS)
+def test_nothing_in_the_loop_waits_for_the_gpu(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawing = fresh_drawing(METHODS[method], torch.device("cuda"))
+    drawing.draw(0, torch.arange(2))
+    call = Denoise.__call__
+
+    def strict(self: Denoise, z: Tensor, t: Tensor, step: int) -> Tensor:
+        torch.cuda.set_sync_debug_mode("error")
+        return call(self, z, t, step)
+
+    monkeypatch.setattr(Denoise, "__call__", strict)
+    try:
+        drawing.draw(0, torch.arange(2))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_memory_layout_and_batch_change_no_image(method: str) -> None:
+    drawing = filled(METHODS[method])
+    together = drawing.draw(3, torch.arange(4))
+    alone = torch.cat([drawing.draw(3, torch.tensor([i])) for i in range(4)])
+    torch.testing.assert_close(alone, together, rtol=0, atol=2e-4)
+    assert any(p.ndim == 4 and not p.is_contiguous() for p in drawing.model.parameters()), "channels last"
+    drawing.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    torch.testing.assert_close(drawing.draw(3, torch.arange(4)), together, rtol=0, atol=2e-4)
+    assert together.std() > 0.1
+
+
+@pytest.mark.parametrize("method", ["cached", "dual_rate, guided"])
+def test_compiled_methods_draw_the_same_images_and_compile_once(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs: list[object] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    compile_function = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda function, dynamic, mode=None: compile_function(function, backend=backend, dynamic=dynamic)
+    )
+    experiment = METHODS[method]
+    plain = filled(experiment).draw(0, torch.arange(4))
+    compiled = experiment.model_copy(update={"sample": experiment.sample.model_copy(update={"compile": True})})
+    drawing = filled(compiled)
+    torch.testing.assert_close(drawing.draw(0, torch.arange(4)), plain, rtol=0, atol=2e-4)
+    made = len(graphs)
+    drawing.draw(1, torch.arange(4, 8))
+    assert len(graphs) - made <= 2, "another seed may compile its noise again, and nothing else"
+    drawing.draw(1, torch.arange(8, 12))
+    assert len(graphs) - made <= 2
+    timing = measure_sampling(drawing, experiment.measure.latency)
+    compiling.prepare_dynamo()
+    assert timing["compiled"] and not timing["cuda_graphs"]
+
+
+def test_results_of_graph_replays_are_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As CUDA graphs do, a stand-in hands out the same memory at every call: no earlier answer may change."""
+    buffer = torch.zeros(2)
+
+    class Replayed:
+        def step(self, value: float) -> tuple[Tensor, tuple[Tensor]]:
+            buffer.fill_(value)
+            return buffer, (buffer,)
+
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    model = Replayed()
+    compiling.compile_methods(model, cuda_graphs=True)
+    image, (context,) = model.step(1.0)
+    model.step(2.0)
+    assert image.tolist() == context.tolist() == [1.0, 1.0]
+
+
+def test_the_speed_benchmark_holds_time_against_flops() -> None:
+    base, subject = METHODS["single_rate"], METHODS["dual_rate"]
+    result = compare(base, subject)
+    assert result["flops_ratio"] == pytest.approx(gmacs_per_image(base) / gmacs_per_image(subject))
+    seconds = [result[name]["seconds_per_image"] for name in ("base", "subject")]
+    assert result["speed_up"] == pytest.approx(seconds[0] / seconds[1])
+    assert result["efficiency"] == pytest.approx(result["speed_up"] / result["flops_ratio"])
+    assert result["loop_share"] == result["subject"]["share"]["loop"] and 0 < result["loop_share"] < 1
