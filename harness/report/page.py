@@ -220,7 +220,7 @@ th[aria-sort=descending] button::after{content:" ↓"}
 td.status{white-space:normal;max-width:14rem;text-align:left;color:var(--soft)}
 tbody tr:hover>td{background:#f3f8fc}
 summary{cursor:pointer}
-.behind{width:min(34rem,78vw);white-space:normal;font-size:.8rem;color:var(--soft)}
+.behind{width:min(34rem,78vw);margin-right:calc(-1*min(34rem,78vw));position:relative;white-space:normal;font-size:.8rem;color:var(--soft)}
 pre{margin:.4rem 0;padding:.6rem;background:#f6f6f6;overflow:auto;font-size:.78rem;line-height:1.4;white-space:pre-wrap;
 overflow-wrap:anywhere;color:var(--ink)}
 .behind ul{padding-left:1.1rem;margin:.3rem 0;overflow-wrap:anywhere}
