@@ -49,7 +49,7 @@ def describe_submission(submitted: Submitted) -> str:
         cells = len(submitted.targets) - trainings
         parts.append(f"submitted {trainings} trainings and {cells} cells as {len(arrays)} job arrays: {numbers}")
     if submitted.live:
-        parts.append(f"{len(submitted.live)} trainings and cells have a job already")
+        parts.append(f"{len(submitted.live)} of its trainings and cells have a job already")
     return "; ".join(parts) or "nothing to submit"
 
 

@@ -23,6 +23,9 @@ from harness.sweep import Sweep, load_sweep
 
 WATCH_SECONDS = 5.0
 SHOWN_ROWS = 60
+SHOWN_ID = 10
+PLAIN_WIDTH = 160
+"""Columns where the output is no terminal."""
 STYLES = {"running": "cyan", "failed": "red", "blocked": "red", "cancelled": "yellow", "lost": "red", "done": "green"}
 LOG_BYTES = 200_000
 
@@ -34,7 +37,7 @@ def run(file: Path, overrides: Sequence[str], results: Path, watch: bool, json_o
         return
     out = console()
     if not watch:
-        out.print(table_of(read_status(plan(sweep, store), store), sweep, SHOWN_ROWS))
+        _print(read_status(plan(sweep, store), store), sweep, out)
         return
     with Live(console=out, auto_refresh=False, screen=out.is_terminal) as live:
         while True:
@@ -44,7 +47,13 @@ def run(file: Path, overrides: Sequence[str], results: Path, watch: bool, json_o
                 break
             time.sleep(WATCH_SECONDS)
     if out.is_terminal:
-        out.print(table_of(status, sweep, SHOWN_ROWS))
+        _print(status, sweep, out)
+
+
+def _print(status: SweepStatus, sweep: Sweep, out: Console) -> None:
+    if not out.is_terminal:
+        out.width = PLAIN_WIDTH
+    out.print(table_of(status, sweep, SHOWN_ROWS))
 
 
 def as_plain(status: SweepStatus, sweep: Sweep) -> dict[str, Any]:
@@ -87,8 +96,8 @@ def table_of(status: SweepStatus, sweep: Sweep, most: int) -> Group:
     rows = sorted(status.rows.values(), key=lambda row: STATES.index(row.state))
     shown = rows if len(rows) <= most else [row for row in rows if row.state != "done"][:most]
     table = Table(show_edge=False, pad_edge=False)
-    for column in ("", "id", "for", "state", "progress", "attempts", "job", "node", "elapsed", "ETA", ""):
-        table.add_column(column, overflow="fold" if column == "" else "ellipsis", no_wrap=column in ("id", "state"))
+    for column in ("id", "training or cell", "state", "done", "runs", "job", "node", "elapsed", "ETA"):
+        table.add_column(column, no_wrap=column != "training or cell", overflow="fold")
     for row in shown:
         table.add_row(*_columns(row, sweep))
     parts: list[Any] = [Text(summary_line(status)), table]
@@ -104,19 +113,20 @@ def table_of(status: SweepStatus, sweep: Sweep, most: int) -> Group:
 def _columns(row: Row, sweep: Sweep) -> list[str | Text]:
     from harness.dispatch import describe
 
-    unit = "steps" if row.target.kind == "training" else "images"
+    style = STYLES.get(row.state, "")
+    what = Text(describe(row.target, sweep))
+    if row.reason:
+        what.append(f"\n{row.reason}", style=style or "dim")
     return [
-        row.target.kind,
-        row.target.id,
-        Text(describe(row.target, sweep)),
-        Text(row.state, style=STYLES.get(row.state, "")),
-        f"{row.progress[0]}/{row.progress[1]} {unit}" if row.progress else "",
+        row.target.id[:SHOWN_ID],
+        what,
+        Text(row.state, style=style),
+        f"{row.progress[0]}/{row.progress[1]}" if row.progress else "",
         str(row.attempts or ""),
         row.job or "",
         row.node or "",
         clock_text(row.elapsed_seconds) if row.elapsed_seconds is not None else "",
         clock_text(row.eta_seconds) if row.eta_seconds is not None else "",
-        Text(row.reason),
     ]
 
 

@@ -1,4 +1,7 @@
-"""What SLURM runs: a callable for submitit that makes targets, saves when asked to stop, and is requeued."""
+"""What SLURM runs: a callable for submitit that makes targets, saves when asked to stop, and is requeued.
+
+Light to import: submitit reads the pickle before it listens to signals, and a signal that comes earlier ends the job.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,6 @@ from typing import Any
 import submitit
 from submitit.helpers import TorchDistributedEnvironment
 
-from harness import jobs
-from harness.distributed import process_group
 from harness.store import Store, Target
 
 TIMED_OUT = signal.SIGUSR2
@@ -31,13 +32,14 @@ class SlurmJob:
 
     def __call__(self) -> None:
         """Raises what the last of its targets raised that failed; the others are made all the same."""
-        from harness.train import Stopped
-
         environment = submitit.JobEnvironment()
         _remove_leftovers(environment)
         if environment.num_tasks > 1:
             TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
         with StopRequest(self.warning_seconds * SAVING_SHARE) as stop:
+            from harness.distributed import process_group
+            from harness.train import Stopped
+
             try:
                 with process_group():
                     self._make_targets(stop)
@@ -49,6 +51,7 @@ class SlurmJob:
                 raise
 
     def _make_targets(self, stop: StopRequest) -> None:
+        from harness import jobs
         from harness.train import Stopped
 
         failure: Exception | None = None
@@ -58,6 +61,8 @@ class SlurmJob:
             except Stopped:
                 raise
             except Exception as error:
+                if submitit.JobEnvironment().num_tasks > 1:
+                    raise  # the other ranks may not have failed, and would wait
                 failure = error
         if failure is not None:
             raise failure

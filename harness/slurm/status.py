@@ -218,7 +218,9 @@ class _Reader:
                 return "cancelled", "with its training" if job.reason.startswith("Dependency") else "by scancel"
             if job.state in ENDS:
                 return "failed", ENDS[job.state]
-            return "failed", "its process was killed" if said.get("state") == "running" else NO_RESULT
+            return "failed", "its process was killed, or could not write" if said.get(
+                "state"
+            ) == "running" else NO_RESULT
         if not self.queue.is_reachable:
             return "queued", f"submitted as job {assignment.job}; SLURM cannot be asked"
         return _ending_of_log(assignment.log.with_suffix(".err")) or (

@@ -86,7 +86,7 @@ def cancel_jobs(sweep: Sweep, store: Store, only: Collection[Target] | None = No
     with _lock(store):
         submissions = load_submissions(store)
         jobs = queue.read_live([submission.user for submission in submissions]) if submissions else {}
-        live, hopeless = _sort_out(plan(sweep, store), assignments(submissions), jobs)
+        live, hopeless = _sort_out(plan(sweep, store), store, assignments(submissions), jobs)
         own = {t: a for t, a in live.items() if (only is None or t in only) and a.submission.sweep == sweep.config.name}
         other = {t: a for t, a in live.items() if (only is None or t in only) and t not in own}
         ended = {assignment.job for assignment in own.values()} | hopeless
@@ -113,7 +113,7 @@ def propose(sweep: Sweep, store: Store, settings: ClusterSettings) -> tuple[list
     try:
         submissions = load_submissions(store)
         jobs = queue.read_live([submission.user for submission in submissions]) if submissions else {}
-        live, _ = _sort_out(planned, assignments(submissions), jobs)
+        live, _ = _sort_out(planned, store, assignments(submissions), jobs)
         most = queue.max_array_size()
     except SlurmError as error:
         note = f"SLURM cannot be reached ({error}); its queue and its MaxArraySize are not known"
@@ -147,14 +147,14 @@ def _live_targets(planned: Plan, store: Store) -> dict[Target, Assignment]:
         _cancel_by_name(jobs, array.name)
         array.withdrawn = True
         submission.save()
-    live, hopeless = _sort_out(planned, assignments(submissions), jobs)
+    live, hopeless = _sort_out(planned, store, assignments(submissions), jobs)
     if hopeless:
         queue.cancel(hopeless)
     return live
 
 
 def _sort_out(
-    planned: Plan, assigned: dict[Target, Assignment], jobs: dict[str, Job]
+    planned: Plan, store: Store, assigned: dict[Target, Assignment], jobs: dict[str, Job]
 ) -> tuple[dict[Target, Assignment], set[str]]:
     """(what live jobs make, jobs that wait for a training job that has ended without success)."""
 
@@ -162,9 +162,16 @@ def _sort_out(
         found = jobs.get(assignment.job)
         return found if found is not None and found.name == assignment.name and found.is_live else None
 
+    def is_live(target: Target) -> bool:
+        job = job_of(assigned[target]) if target in assigned else None
+        if job is None or job.is_pending:
+            return job is not None
+        noted = store.state(target)  # a job that has failed here may take a while to end, or be at another cell
+        return not (noted.get("state") in ("failed", "blocked") and noted.get("job") == job.id)
+
     targets = [Target("training", id) for id in planned.sweep.trainings]
     targets += [Target("cell", id) for id in planned.sweep.cells]
-    live = {t: assigned[t] for t in targets if t in assigned and job_of(assigned[t]) is not None}
+    live = {target: assigned[target] for target in targets if is_live(target)}
     hopeless: set[str] = set()
     for cell in planned.sweep.cells.values():
         target, training = Target("cell", cell.id), Target("training", cell.training)

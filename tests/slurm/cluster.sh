@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
 # A real SLURM cluster on this one machine, for the tests of harness/slurm and the scale benchmark.
-#   cluster.sh up                        install from Debian's or Ubuntu's packages if missing, configure, start
+#   cluster.sh up [NODES]                install from Debian's or Ubuntu's packages if missing, configure, start
 #   cluster.sh fail NODE                 a power loss: slurmd, steps and processes die; the node's jobs are requeued
 #   cluster.sh mend NODE                 start the node again
 #   cluster.sh controller stop|start     slurmctld alone; the queue is kept
 #   cluster.sh accounting off|on         without and with slurmdbd; the queue is kept
 #   cluster.sh down                      stop what it started
-# Environment: NODES (3), CPUS per node (all cores; nodes are over-subscribed), MAX_ARRAY_SIZE (1001), ACCOUNTING (on).
+# Environment: NODES (what is configured, else 3), CPUS per node (all cores; nodes are over-subscribed), MAX_ARRAY_SIZE (1001), ACCOUNTING (on).
 # Needs root and a machine that is no SLURM host otherwise: it writes /etc/slurm and /etc/hosts.
 # Nodes n1..nN listen on loopback, each with a pretend GPU (gres gpu:1). Partitions: debug (default, can be preempted)
 # and urgent (preempts debug). Logs: /var/log/slurm. SLURM holds a requeued job back for two minutes:
 # `scontrol update JobId=ID StartTime=now` lets it go at once.
 set -euo pipefail
 
-NODES=${NODES:-3} CPUS=${CPUS:-$(nproc)} MAX_ARRAY_SIZE=${MAX_ARRAY_SIZE:-1001} ACCOUNTING=${ACCOUNTING:-on}
+configured_nodes() { sed -n 's/^PartitionName=debug Nodes=n\[1-\([0-9]*\)\].*/\1/p' /etc/slurm/slurm.conf 2>/dev/null; }
+NODES=${NODES:-$(configured_nodes)} NODES=${NODES:-3} CPUS=${CPUS:-$(nproc)} MAX_ARRAY_SIZE=${MAX_ARRAY_SIZE:-1001} ACCOUNTING=${ACCOUNTING:-on}
 CLUSTER=harness-test
 
 die() { echo "cluster.sh: $*" >&2; exit 1; }
@@ -146,12 +147,14 @@ start_nodes() {
   until_true 30 usable "$NODES"
 }
 
-kill_node_processes() { # NODE: all job steps of the node and what runs in them
-  local p
+kill_node_processes() { # NODE: what guards its jobs first, so that nobody is left to report, then the jobs themselves
+  local p guards
+  guards=$(ss -xlpH | grep -F " /var/spool/slurmd-$1/" | grep -o 'pid=[0-9]*' | cut -d= -f2 || true)
+  # shellcheck disable=SC2086
+  [ -z "$guards" ] || kill -9 $guards || true
   for p in /proc/[0-9]*; do
     if { tr '\0' '\n' <"$p/environ" | grep -qx "SLURMD_NODENAME=$1"; } 2>/dev/null; then kill -9 "${p#/proc/}" || true; fi
   done
-  for p in $(ss -xlpH | grep -F " /var/spool/slurmd-$1/" | grep -o 'pid=[0-9]*' | cut -d= -f2); do kill -9 "$p" || true; done
 }
 
 up() {
@@ -210,7 +213,8 @@ accounting() { # off|on: (re)starts the controller with it
 }
 
 case "${1:-}" in
-up | down) "$1" ;;
+up) NODES=${2:-$NODES}; up ;;
+down) down ;;
 fail | mend) "$1" "${2:?NODE}" ;;
 controller | accounting) "$1" "${2:?stop|start or off|on}" ;;
 *) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"; exit 2 ;;

@@ -1,0 +1,96 @@
+"""The test cluster (cluster.sh) from Python: its faults, its queue, and waiting for things to happen on it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+SCRIPT = Path(__file__).with_name("cluster.sh")
+NAME = "harness-test"
+PATIENCE_SECONDS = 240.0
+
+
+def missing() -> str | None:
+    """Why there is no test cluster here, or None."""
+    if shutil.which("sbatch") is None:
+        return "sbatch is not installed; `bash tests/slurm/cluster.sh up` (as root) installs and starts a cluster"
+    asked = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=False)
+    if asked.returncode != 0:
+        return "no SLURM controller answers; `bash tests/slurm/cluster.sh up` (as root) starts one"
+    if f"= {NAME}\n" not in asked.stdout:
+        return f"this is not the test cluster {NAME}; faults are not made on a cluster that others use"
+    if os.geteuid() != 0:
+        return "faults on the test cluster need root"
+    return None
+
+
+def script(*arguments: str) -> None:
+    """Run cluster.sh; raises with what it says."""
+    environment = {**os.environ, "NODES": str(len(nodes()) or 3)}
+    done = subprocess.run(
+        ["bash", str(SCRIPT), *arguments], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, f"cluster.sh {' '.join(arguments)}: {done.stdout}{done.stderr}"
+
+
+def command(*words: str) -> str:
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout
+
+
+def nodes() -> list[str]:
+    asked = subprocess.run(
+        ["sinfo", "--noheader", "--Node", "--format=%N"], capture_output=True, text=True, check=False
+    )
+    return sorted(set(asked.stdout.split()))
+
+
+@contextmanager
+def failed_node(node: str) -> Iterator[None]:
+    script("fail", node)
+    try:
+        yield
+    finally:
+        script("mend", node)
+
+
+@contextmanager
+def stopped_controller() -> Iterator[None]:
+    script("controller", "stop")
+    try:
+        yield
+    finally:
+        script("controller", "start")
+
+
+@contextmanager
+def no_accounting() -> Iterator[None]:
+    script("accounting", "off")
+    try:
+        yield
+    finally:
+        script("accounting", "on")
+
+
+def release_held_jobs() -> None:
+    """Let requeued jobs go at once that SLURM would hold back for two minutes."""
+    for line in command("squeue", "--noheader", "--array", "--states=PENDING", "--format=%i %r").splitlines():
+        job, _, reason = line.partition(" ")
+        if reason == "BeginTime":
+            subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], capture_output=True, check=False)
+
+
+def wait_until(
+    happened: Callable[[], bool], what: str, seconds: float = PATIENCE_SECONDS, poll: float = 0.3, release: bool = True
+) -> None:
+    """Wait for `happened`; requeued jobs are let go meanwhile, unless `release` is False."""
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, f"waited {seconds:.0f} s for: {what}\n{command('squeue', '--states=all')}"
+        if release:
+            release_held_jobs()
+        time.sleep(poll)

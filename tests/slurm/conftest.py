@@ -1,0 +1,63 @@
+"""Tests on a real SLURM cluster: they skip where there is none, and fail instead if HARNESS_REQUIRE_SLURM=1."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from harness.dispatch import run_inline
+from harness.plan import plan
+from harness.slurm import queue
+from harness.store import Store
+from harness.sweep import load_sweep
+from tests.slurm import cluster
+from tests.slurm.sweeping import TINY, Running, figures
+
+SLOW = Path(__file__).with_name("slow")
+
+
+@pytest.fixture(autouse=True)
+def _cluster_or_skip(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("slurm") is None:
+        return
+    reason = cluster.missing()
+    if reason is not None:
+        if os.environ.get("HARNESS_REQUIRE_SLURM") == "1":
+            pytest.fail(f"HARNESS_REQUIRE_SLURM=1, but {reason}")
+        pytest.skip(reason)
+
+
+@pytest.fixture
+def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Running]]:
+    """Makes sweeps whose jobs are slow until told to hurry; their jobs are gone at the end, whatever happened."""
+    made: list[Running] = []
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("PYTHONPATH", str(SLOW))
+
+    def make(name: str = "run", **options: Any) -> Running:
+        sweep = Running(tmp_path / name, **options)
+        monkeypatch.setenv("SLOW_WHILE", str(sweep.slow))
+        made.append(sweep)
+        return sweep
+
+    yield make
+    for sweep in made:
+        sweep.hurry()
+        queue.cancel(sweep.live_jobs())
+        cluster.wait_until(lambda sweep=sweep: not sweep.live_jobs(), "the jobs of this test to be gone", seconds=60)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The figures of the tiny sweep, run in this process without any fault, by cell."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    file = folder / "tiny.yaml"
+    file.write_text(TINY)
+    sweep, store = load_sweep(file), Store(folder / "results")
+    assert run_inline(plan(sweep, store), store, Console(quiet=True)).is_complete
+    return figures(store, sweep)

@@ -1,0 +1,168 @@
+"""A tiny sweep on the test cluster, its undisturbed figures, and what tests do with both."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import signal
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from harness.dispatch import run_inline
+from harness.plan import plan
+from harness.slurm import queue
+from harness.slurm.records import load_submissions
+from harness.slurm.settings import load_settings
+from harness.slurm.status import Row, SweepStatus, read_status
+from harness.slurm.submit import Submitted, submit
+from harness.store import Store, Target
+from harness.sweep import Sweep, load_sweep
+from tests.slurm.cluster import wait_until
+
+STEPS = 60
+TINY = f"""
+name: tiny
+base:
+  model: {{kind: single_rate, width: 8, blocks: [1, 1], head_width: 8}}
+  train: {{steps: {STEPS}, batch: 16, checkpoint_every: 5, log_every: 5}}
+  sample: {{steps: 2, batch: 8}}
+  measure: {{images: 32, latency: {{repeats: 1, warmup: 0, batch: 8}}}}
+arms:
+  base:
+    grid: {{sample.sampler: [ancestral, ddim]}}
+"""
+BROKEN = "  broken:\n    set: {train.learning_rate: 1.0e+30, train.gradient_clip: null}\n"
+"""An arm whose loss is soon not finite."""
+
+
+@dataclass
+class Running:
+    """A sweep in a folder of its own. While `slow` exists its jobs take a second for each step and batch."""
+
+    folder: Path
+    text: str = TINY
+    options: list[str] = field(default_factory=list)
+    hold_cells: bool = False
+    """Whether the cells' jobs are submitted but held, where a test is about the training."""
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.file.write_text(self.text)
+        self.slow.touch()
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "tiny.yaml"
+
+    @property
+    def slow(self) -> Path:
+        return self.folder / "slow"
+
+    @property
+    def store(self) -> Store:
+        return Store(self.folder / "results")
+
+    @property
+    def sweep(self) -> Sweep:
+        return load_sweep(self.file)
+
+    @property
+    def trainings(self) -> list[Target]:
+        return [Target("training", id) for id in self.sweep.trainings]
+
+    @property
+    def cells(self) -> list[Target]:
+        return [Target("cell", id) for id in self.sweep.cells]
+
+    def submit(self, *options: str, only: set[Target] | None = None) -> Submitted:
+        held = ["cells.sbatch.hold=true"] if self.hold_cells else []
+        settings = load_settings({"time": "10m", "cells_per_job": 2}, str(self.file), [*held, *self.options, *options])
+        return submit(self.sweep, self.store, settings, only)
+
+    def hurry(self) -> None:
+        self.slow.unlink(missing_ok=True)
+
+    def status(self) -> SweepStatus:
+        return read_status(plan(self.sweep, self.store), self.store)
+
+    def row(self, target: Target) -> Row:
+        return self.status().rows[target]
+
+    def at_work_on(self, target: Target, least: int = 1) -> None:
+        """Wait until `target` has made progress, so that a fault hits it at work."""
+
+        def is_at_work() -> bool:
+            noted = self.store.state(target)
+            return noted.get("state") == "running" and (noted.get("progress") or [0])[0] >= least
+
+        wait_until(is_at_work, f"{target} at work")
+
+    def is_over(self) -> bool:
+        """Nothing of the sweep runs or waits any more."""
+        return not self.status().is_live
+
+    def finish(self) -> None:
+        """`harness sweep` again completes the sweep on the cluster."""
+        self.hurry()
+        wait_until(self.is_over, "the jobs of before to end")
+        if not self.status().is_complete:
+            self.submit()
+        self.wait_complete()
+
+    def wait_complete(self) -> None:
+        """The sweep completes by itself, without anybody's help."""
+        self.hurry()
+        wait_until(self.is_over, "the sweep to end")
+        self._check_complete()
+
+    def finish_here(self) -> None:
+        """The training's job ends well by itself; `harness sweep --cluster inline` then measures the held cells."""
+        self.hurry()
+        (training,) = self.trainings
+        wait_until(lambda: self.store.is_done(training) or self.is_over(), "the training to end")
+        assert self.store.is_done(training), self.row(training)
+        queue.cancel(self.live_jobs())
+        assert run_inline(plan(self.sweep, self.store), self.store, Console(quiet=True)).is_complete
+        self._check_complete()
+
+    def _check_complete(self) -> None:
+        status = self.status()
+        assert status.is_complete, [row for row in status.rows.values() if row.state != "done"]
+
+    def live_jobs(self) -> list[str]:
+        """Jobs of the sweep that SLURM still has, by its own word."""
+        names = {array.name for submission in load_submissions(self.store) for array in submission.arrays}
+        jobs = queue.read_live([getpass.getuser()]).values()
+        return [job.id for job in jobs if job.is_live and job.name in names]
+
+    def attempts(self, target: Target) -> int:
+        """How often the target has been begun."""
+        return int(self.store.state(target).get("attempts", 0))
+
+    def pid_of(self, target: Target) -> int:
+        return int(self.store.state(target)["pid"])
+
+    def kill(self, target: Target) -> None:
+        os.kill(self.pid_of(target), signal.SIGKILL)
+
+    def errors(self, target: Target) -> str:
+        """What the target's jobs have printed."""
+        assigned = self.status().assigned[target]
+        return "".join(path.read_text() for path in sorted(assigned.submission.folder.glob(f"{assigned.job}_*.err")))
+
+
+def figures(store: Store, sweep: Sweep) -> dict[str, Any]:
+    """What may not depend on any fault, by cell. Each cell of the sweep has exactly one record."""
+    found = read_figures(store)
+    assert set(found) == set(sweep.cells)
+    return found
+
+
+def read_figures(store: Store) -> dict[str, Any]:
+    """Quality and compute of all cells that have a record."""
+    records = {path.stem: json.loads(path.read_text()) for path in (store.runs / "cells").glob("*.json")}
+    return {id: {key: record[key] for key in ("quality", "compute")} for id, record in records.items()}
