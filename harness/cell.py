@@ -15,16 +15,17 @@ import torch
 from torch import Tensor
 
 from harness.build import build_model
-from harness.config import Experiment
+from harness.config import Experiment, parse_experiment
 from harness.data import Dataset, open_data
 from harness.distributed import current_ranks, pick_device
+from harness.lease import lease
 from harness.measure.fidelity import quality_meter, to_uint8
 from harness.measure.flops import sampling_cost
 from harness.measure.latency import measure_sampling
 from harness.measure.reference import Reference
 from harness.provenance import provenance
 from harness.sampling import Drawing
-from harness.store import Store, atomic_path, write_json
+from harness.store import Store, Target, atomic_path, write_json
 from harness.sweep import identify
 from harness.weights import DamagedFile, load_tensors, save_tensors, set_aside
 
@@ -87,10 +88,24 @@ def measure_cell(
     ranks.barrier()
 
 
+def time_again(store: Store, cell: str) -> dict[str, Any]:
+    """Time the sampling of a finished cell anew, here and now, and put it into its record; quality stays untouched.
+
+    Returns the record. Raises StoreError where the training's weights are gone.
+    """
+    target = Target("cell", cell)
+    with lease(store.lease_path(target)):
+        record = store.read_cell(cell)
+        experiment = parse_experiment(record["config"], str(store.cell_path(cell)))
+        drawing = load_drawing(experiment, store.weights_path(record["training"]))
+        record["time"] = measure_sampling(drawing, experiment.measure.latency)
+        record["provenance"] |= {"timed": {**provenance(), "at": time.time()}}
+        write_json(store.cell_path(cell), record)
+    return record
+
+
 def blocked_reason(store: Store, training: str) -> str:
     """Why a training has no weights, in one line."""
-    from harness.store import Target
-
     state = store.state(Target("training", training))
     if state.get("state") in ("failed", "cancelled"):
         return f"training {training} {state['state']}: {state.get('error') or 'no reason noted'}"

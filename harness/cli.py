@@ -211,6 +211,19 @@ def measure(
     single.measure(file, overrides, arm, results, json_output)
 
 
+@app.command("time")
+def time_(
+    file: SweepFile,
+    overrides: Overrides = [],  # noqa: B006
+    results: Results = RESULTS,
+    json_output: AsJson = False,
+) -> None:
+    """Time a sweep's finished cells again, on this machine as it is now; their images and quality stay as they are."""
+    from harness.commands import timing
+
+    timing.run(file, overrides, results, json_output)
+
+
 @app.command()
 def flops(
     file: ExperimentFile,

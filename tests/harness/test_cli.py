@@ -76,6 +76,19 @@ def test_the_report_comes_back_the_same_from_its_own_cells(finished: tuple[Path,
         assert (copy / path.name).read_bytes() == path.read_bytes(), path.name
 
 
+def test_time_again_changes_times_and_nothing_else(finished: tuple[Path, Path], tmp_path: Path) -> None:
+    sweep, undisturbed = finished
+    shutil.copytree(undisturbed, tmp_path / "results")
+    done = harness(tmp_path / "results", "time", sweep, "--json")
+    assert done.returncode == 0, done.stderr
+    times = json.loads(done.stdout)["cells"]
+    assert set(times) == set(load_sweep(sweep).cells)
+    assert figures(tmp_path / "results") == figures(undisturbed)
+    for cell, timing in times.items():
+        record = json.loads((tmp_path / "results" / "runs" / "cells" / f"{cell}.json").read_text())
+        assert record["time"] == timing and record["provenance"]["timed"]["at"] > record["provenance"]["finished"]
+
+
 def kill_when(results: Path, sweep: Path, moment: Callable[[], bool]) -> None:
     """Run the sweep and kill it with SIGKILL as soon as `moment` has come."""
     with subprocess.Popen(

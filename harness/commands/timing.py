@@ -1,0 +1,31 @@
+"""`harness time`: the seconds of finished cells, measured anew."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.cli import console, print_json
+from harness.plan import plan
+from harness.store import Store
+from harness.sweep import load_sweep
+
+
+def run(file: Path, overrides: Sequence[str], results: Path, json_output: bool) -> None:
+    """Time every finished cell of the sweep again on this machine, then make the report again."""
+    from harness.cell import time_again
+    from harness.commands import reporting
+    from harness.commands.single import bar
+
+    sweep, store, out = load_sweep(file, overrides), Store(results), console(json_output)
+    cells = sorted(plan(sweep, store).done_cells)
+    times = {}
+    with bar(out, "timing", "cells") as progress:
+        for number, cell in enumerate(cells):
+            times[cell] = time_again(store, cell)["time"]
+            progress(number + 1, len(cells))
+    made = reporting.make(sweep, store, {})
+    if json_output:
+        print_json({"cells": times, **made.summary})
+    else:
+        reporting.show(made, out)
