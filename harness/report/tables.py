@@ -471,6 +471,13 @@ def _ascii(character: str) -> str:
     return "".join(LATEX.get(c, c) for c in plain) or f"[U+{ord(character):04X}]"
 
 
+def _latex_head(column: str, side: str) -> str:
+    """A column's name, its words above each other."""
+    words = [latex_escape(word) for word in column.replace("/", "/ ").split()]
+    stacked = r"\\".join(words)
+    return rf"\shortstack[{side}]{{{stacked}}}" if len(words) > 1 else f"{{{stacked}}}"
+
+
 def _latex(table: Table) -> str:
     columns = list(table.text.columns)
     if not columns:
@@ -478,7 +485,7 @@ def _latex(table: Table) -> str:
     right = numeric_columns(table)
     shape = "".join("r" if column in right else "l" for column in columns)
     # In braces, since a line that opens with a bracket would be read as the option of the break before it.
-    head = " & ".join(f"{{{latex_escape(column)}}}" for column in columns) + r" \\"
+    head = " & ".join(_latex_head(column, "r" if column in right else "l") for column in columns) + r" \\"
     body = [
         " & ".join(cells) + r" \\"
         for cells in _cells(table, lambda t: f"{{{latex_escape(t)}}}", lambda c: rf"\textbf{c}")
@@ -486,13 +493,13 @@ def _latex(table: Table) -> str:
     caption = latex_escape(table.caption)
     if len(body) < LONG:
         lines = [
-            "% needs \\usepackage{booktabs}", r"\begin{table}", r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
-            rf"\caption{{{caption}}}", rf"\begin{{tabular}}{{{shape}}}", r"\toprule", head, r"\midrule", *body,
+            "% needs \\usepackage{booktabs}", r"\begin{table}", r"\centering\scriptsize\setlength{\tabcolsep}{2pt}",
+            rf"\caption{{{caption}}}\smallskip", rf"\begin{{tabular}}{{{shape}}}", r"\toprule", head, r"\midrule", *body,
             r"\bottomrule", r"\end{tabular}", r"\end{table}",
         ]
     else:
         lines = [
-            "% needs \\usepackage{booktabs,longtable}", r"{\footnotesize\setlength{\tabcolsep}{3pt}",
+            "% needs \\usepackage{booktabs,longtable}", r"{\scriptsize\setlength{\tabcolsep}{2pt}\setlength{\LTcapwidth}{\textwidth}",
             rf"\begin{{longtable}}{{{shape}}}", rf"\caption{{{caption}}}\\", r"\toprule", head, r"\midrule",
             r"\endfirsthead", r"\toprule", head, r"\midrule", r"\endhead", r"\bottomrule", r"\endfoot", *body,
             r"\end{longtable}", "}",
