@@ -494,12 +494,13 @@ def _latex(table: Table) -> str:
     if len(body) < LONG:
         lines = [
             "% needs \\usepackage{booktabs}", r"\begin{table}", r"\centering\scriptsize\setlength{\tabcolsep}{2pt}",
-            rf"\caption{{{caption}}}\smallskip", rf"\begin{{tabular}}{{{shape}}}", r"\toprule", head, r"\midrule", *body,
-            r"\bottomrule", r"\end{tabular}", r"\end{table}",
+            rf"\caption{{{caption}}}\smallskip", rf"\begin{{tabular}}{{{shape}}}", r"\toprule", head, r"\midrule",
+            *body, r"\bottomrule", r"\end{tabular}", r"\end{table}",
         ]
     else:
         lines = [
-            "% needs \\usepackage{booktabs,longtable}", r"{\scriptsize\setlength{\tabcolsep}{2pt}\setlength{\LTcapwidth}{\textwidth}",
+            "% needs \\usepackage{booktabs,longtable}", r"{\scriptsize\setlength{\tabcolsep}{2pt}",
+            r"\setlength{\LTcapwidth}{\textwidth}",
             rf"\begin{{longtable}}{{{shape}}}", rf"\caption{{{caption}}}\\", r"\toprule", head, r"\midrule",
             r"\endfirsthead", r"\toprule", head, r"\midrule", r"\endhead", r"\bottomrule", r"\endfoot", *body,
             r"\end{longtable}", "}",
