@@ -1,8 +1,8 @@
 """torch.compile for the networks, never for a loop around them.
 
-In training each U-ViT is compiled; in sampling the methods that a step calls (`step`, or `encode` and `denoise`), so that
-what turns a network's output into x̂ is fused with it, and the noise. Shapes are static: a further batch size compiles once
-more.
+In training each U-ViT is compiled; in sampling the noise, and the methods that a step calls (`step`, or `encode` and
+`denoise`), so that what turns a network's output into x̂ is fused with it. Shapes are static: a further batch size
+compiles once more.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ without a word, so it raises."""
 
 
 def prepare_dynamo() -> None:
-    """Forget what earlier networks have compiled (they share their code, so they would count against the limit), and let
-    a lack of compilation be an error rather than a slow run that is called compiled."""
+    """Let a lack of compilation be an error rather than a slow run that is called compiled.
+
+    What earlier networks have compiled is forgotten: they share their code, so it would count against the limit.
+    """
     torch.compiler.reset()
     torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
     torch._dynamo.config.fail_on_recompile_limit_hit = True
@@ -54,7 +56,10 @@ def compile_methods(model: Any, cuda_graphs: bool) -> None:
 
 
 def compiled_normal() -> Callable[..., Tensor]:
-    """:func:`models.noise.normal`, its two hundred integer operations fused; the draw is a tensor, lest each step compile."""
+    """:func:`models.noise.normal`, its two hundred integer operations fused.
+
+    The number of the draw goes in as a tensor, lest each step be compiled anew.
+    """
     fused = torch.compile(normal, dynamic=False)
 
     def draw_normal(seed: int, indices: Tensor, draw: int, shape: Sequence[int], stream: int = 0) -> Tensor:

@@ -2,7 +2,7 @@
 without weights.
 
 Planning counts on torch's meta device by FlopCounterMode, so that a network of any size is counted in seconds and in no
-memory. What is published is counted by fvcore; tests hold the two against each other on every architecture of the sweeps.
+memory. What is published is counted by fvcore; tests hold the two against each other on every architecture of a sweep.
 """
 
 from __future__ import annotations

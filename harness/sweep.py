@@ -311,7 +311,7 @@ def _merged(parent: dict[str, Any], child: dict[str, Any], source: str) -> dict[
         }
     if isinstance(parent.get("arms"), dict) and isinstance(child.get("arms"), dict):
         arms = copy.deepcopy(parent["arms"])
-        for name, arm in child["arms"].items():  # what an arm does not set anew it keeps from the same arm of the parent
+        for name, arm in child["arms"].items():  # what an arm does not set anew stays as in the parent
             inherits = isinstance(arms.get(name), dict) and isinstance(arm, dict)
             arms[name] = {**arms[name], **arm} if inherits else arm
         merged["arms"] = {name: arm for name, arm in arms.items() if arm is not None}

@@ -173,8 +173,10 @@ def build_training(experiment: Experiment, info: DataInfo, device: torch.device)
 
 
 def _distributed(objective: nn.Module, settings: TrainConfig, device: torch.device) -> DistributedDataParallel:
-    """The loss over all ranks. A context that is never dropped leaves the vector that stands in for it without a gradient,
-    which DistributedDataParallel must be told to look for.
+    """The loss over all ranks.
+
+    A context that is never dropped leaves the vector that stands in for it without a gradient, which
+    DistributedDataParallel must be told to look for.
     """
     return DistributedDataParallel(
         objective,

@@ -1,7 +1,7 @@
 """Make a zip of images for trying a sweep out where no data are: `python tools/made_images.py OUT.zip --size 64`.
 
-Coloured discs on coloured ground, the class in the disc's size and hue, in the layout of EDM and StyleGAN (dataset.json).
-The same arguments give the same bytes.
+Coloured discs on coloured ground, the class in the disc's size and hue, in the layout of EDM and StyleGAN
+(dataset.json). The same arguments give the same bytes.
 """
 
 from __future__ import annotations

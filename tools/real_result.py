@@ -2,13 +2,13 @@
 
     python tools/real_result.py --data FOLDER_OF_ZIPS --minutes 30
 
-Measures how fast each network trains here, chooses steps so that all arms have equal training GMACs and the trainings take
-about --minutes together, writes that down as a sweep file, and runs it by the harness's own functions: trainings, images,
-distances in EfficientNet-Lite0 features, FLOPs, time, report. Cut off at any minute, the same command goes on: the plan is
-kept, trainings have checkpoints, cells have shards. The table comes last.
+Measures how fast each network trains here, chooses steps so that all arms have equal training GMACs and the trainings
+take about --minutes together, writes that down as a sweep file, and runs it by the harness's own functions: trainings,
+images, distances in EfficientNet-Lite0 features, FLOPs, time, report. Cut off at any minute, the same command goes on:
+the plan is kept, trainings have checkpoints, cells have shards. The table comes last.
 
-On a GPU: bfloat16, compiled, the networks of sweeps/tiny_imagenet.yaml. On a CPU: small networks and few images, and the title
-says so. Sampling and measuring come on top of --minutes.
+On a GPU: bfloat16, compiled, the networks of sweeps/tiny_imagenet.yaml. On a CPU: small networks and few images, and
+the title says so. Sampling and measuring come on top of --minutes.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from rich.console import Console
 from harness.cli import console, main_of
 from harness.commands import reporting, single
 from harness.commands.sweeping import check_first
-from harness.distributed import pick_device
 from harness.dispatch import run_inline
+from harness.distributed import pick_device
 from harness.errors import ConfigError
 from harness.estimate import training_gmacs_per_step
 from harness.measure.latency import device_name
@@ -190,7 +190,7 @@ def kept_plan(path: Path, data: Path) -> None:
 
 
 def keep_weights(sweep: Sweep, store: Store, folder: Path, out: Console) -> None:
-    """Copy each trained arm's weights beside the report: as they are, or in bfloat16, if that makes them small enough."""
+    """Copy each trained arm's weights beside the report: as they are, or in bfloat16 if only that is small enough."""
     for arm in TRAINED:
         training = next(c.training for c in sweep.cells.values() if any(name == arm for name, _ in c.rows))
         source = store.weights_path(training)
@@ -247,7 +247,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--minutes", type=float, required=True, help="of training, all arms together")
     parser.add_argument("--size", type=int, default=32, help="side in pixels, by area downsampling")
     parser.add_argument("--results", type=Path, default=Path("results"))
-    parser.add_argument("--scale", choices=["auto", *SCALES], default="auto", help="auto: gpu where there is one, else cpu")
+    parser.add_argument(
+        "--scale", choices=["auto", *SCALES], default="auto", help="auto: gpu if there is one, else cpu"
+    )
     given = parser.parse_args(arguments)
     if given.minutes <= 0:
         raise ConfigError("--minutes", [f"{given.minutes:g} is not more than 0"])

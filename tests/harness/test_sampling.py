@@ -146,10 +146,12 @@ def test_compiled_methods_draw_the_same_images_and_compile_once(method: str, mon
         graphs.append(graph)
         return graph.forward
 
-    compile_function = torch.compile
-    monkeypatch.setattr(
-        torch, "compile", lambda function, dynamic, mode=None: compile_function(function, backend=backend, dynamic=dynamic)
-    )
+    original = torch.compile
+
+    def compile_eagerly(function: Any, dynamic: bool, mode: str | None = None) -> Any:
+        return original(function, backend=backend, dynamic=dynamic)
+
+    monkeypatch.setattr(torch, "compile", compile_eagerly)
     experiment = METHODS[method]
     plain = filled(experiment).draw(0, torch.arange(4))
     compiled = experiment.model_copy(update={"sample": experiment.sample.model_copy(update={"compile": True})})

@@ -19,11 +19,11 @@ from harness import checkpoints, compiling
 from harness.checkpoints import CheckpointWriter
 from harness.config import Experiment
 from harness.data import batches, open_data
+from harness.distributed import Ranks
 from harness.errors import StoreError
 from harness.measure.peaks import PEAK_TFLOPS, peak_tflops, reference_tflops
 from harness.profiling import describe_profile, profile_training
 from harness.train import Diverged, State, Stopped, build_training, micro_batch_of, optimise, train_network
-from harness.distributed import Ranks
 from harness.weights import load_tensors
 from models.uvit import UViT
 from tests.harness.tiny_experiments import tiny

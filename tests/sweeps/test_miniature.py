@@ -24,7 +24,7 @@ name: smallest
 extends: {miniature}
 base:
   data.path: {data}
-  measure: {{images: 4, features: efficientnet_lite0, inception_score: false, latency: {{batch: 2, warmup: 0, repeats: 1}}}}
+  measure.images: 4
   train.steps: 2
 arms:
   base: {{grid: {{sample.steps: [2]}}}}

@@ -1,0 +1,97 @@
+"""The script of the first real result: equal compute by construction, plans that load, weights that draw."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from rich.console import Console
+
+from harness.cell import load_drawing
+from harness.config import Experiment, parse_experiment
+from harness.data import DataInfo
+from harness.estimate import planned_costs, planned_gpu_hours
+from harness.store import Store
+from harness.sweep import load_experiment, load_sweep
+from harness.train import train_network
+from tools import real_result
+from tools.made_images import make
+from tools.real_result import SCALES, TEMPLATE, TRAINED, equal_compute_steps, keep_weights, scaled
+
+INFO = DataInfo("made", "train", 50_000, 32, 3, 100, "")
+
+
+def training_gmacs(experiment: Experiment) -> float:
+    """Forward GMACs per image times steps times batch."""
+    forward = sum(cost.gmacs for cost in planned_costs(experiment, INFO, training=True).values())
+    return forward * experiment.train.batch * experiment.train.steps
+
+
+def test_the_template_as_it_stands_has_equal_training_compute() -> None:
+    compute = [training_gmacs(load_experiment(TEMPLATE, [], arm)) for arm in TRAINED]
+    assert max(compute) / min(compute) < 1.005
+    assert load_experiment(TEMPLATE, [], "cached").train == load_experiment(TEMPLATE, [], "base").train
+
+
+def test_steps_share_the_time_so_that_compute_is_equal() -> None:
+    gmacs = {"base": 10.0, "shrunk": 2.5, "dual-rate": 12.5}
+    seconds = {"base": 0.1, "shrunk": 0.05, "dual-rate": 0.2}
+    steps = equal_compute_steps(gmacs, seconds, 3600.0)
+    assert sum(steps[arm] * seconds[arm] for arm in steps) == pytest.approx(3600, rel=1e-3)
+    compute = [steps[arm] * gmacs[arm] for arm in steps]
+    assert compute == pytest.approx([compute[0]] * 3, rel=1e-3)
+    assert min(equal_compute_steps(gmacs, seconds, 1e-9).values()) == 1
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_scale_is_a_sweep_of_all_methods_and_samplers(scale: str, tmp_path: Path) -> None:
+    data = tmp_path / "zips"
+    for split in ("train", "val"):
+        make(data / f"made-{split}.zip", images=4, size=32, classes=2)
+    file = tmp_path / "sweep.yaml"
+    file.write_text(yaml.safe_dump(scaled(scale, data, 32)))
+    cells = list(load_sweep(file).cells.values())
+    methods = {(arm, cell.experiment.sample.sampler) for cell in cells for arm, _ in cell.rows}
+    samplers = ("ancestral", "ddim", "heun")
+    assert methods == {(arm, sampler) for arm in ("base", "shrunk", "cached", "dual-rate") for sampler in samplers}
+    on_gpu = scale == "gpu"
+    assert {c.experiment.train.precision for c in cells} == {"bfloat16" if on_gpu else "float32"}
+    assert {c.experiment.sample.compile for c in cells} == {on_gpu}
+    title = load_sweep(file).config.title
+    assert ("CPU" in title, "trial" in title) == (scale == "cpu", scale == "trial")
+
+
+@pytest.mark.parametrize("limit", [10**9, 30_000, 0])
+def test_weights_are_kept_where_they_are_small_and_draw(
+    limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(real_result, "LARGEST_KEPT_BYTES", limit)
+    file = tmp_path / "sweep.yaml"
+    model = {"width": 8, "blocks": [1, 1], "head_width": 8, "embedding": 16}
+    train = {"steps": 1, "batch": 4}
+    base = {"model": model, "train": train, "sample": {"steps": 2, "batch": 4}}
+    file.write_text(yaml.safe_dump({"name": "s", "base": base, "arms": {arm: {} for arm in TRAINED}}))
+    sweep, store = load_sweep(file), Store(tmp_path / "results")
+    (training,) = sweep.trainings
+    train_network(sweep.trainings[training].experiment, training, store.training_folder(training))
+    size = store.weights_path(training).stat().st_size
+    assert 30_000 < size < 50_000, "or the middle limit tests nothing"
+    keep_weights(sweep, store, tmp_path, Console(quiet=True))
+    kept = tmp_path / "dual-rate.safetensors"
+    assert kept.exists() == (limit > 0)
+    if limit:
+        assert (kept.stat().st_size < 0.7 * size) == (limit == 30_000)
+        experiment = parse_experiment(base, "test")
+        images = [
+            load_drawing(experiment, weights).draw(0, torch.arange(2))
+            for weights in (kept, store.weights_path(training))
+        ]
+        torch.testing.assert_close(*images, rtol=0, atol=0.05)
+
+
+def test_planned_hours_are_flops_at_a_share_of_the_peak() -> None:
+    hour_of_an_h100 = 0.4 * 989.4e12 * 3600
+    assert planned_gpu_hours(hour_of_an_h100 / 2 / 1e9, "bfloat16") == pytest.approx(1.0)
+    assert planned_gpu_hours(1.0, "float32") > 10 * planned_gpu_hours(1.0, "bfloat16")
