@@ -1,8 +1,8 @@
 """What a training or cell will cost, before it runs: evaluations from a dry run of the very sampler, MACs of networks
 without weights.
 
-Planning counts on torch's meta device by FlopCounterMode, so that a network of any size is counted in seconds and in no
-memory. What is published is counted by fvcore; tests hold the two against each other on every architecture of a sweep.
+What is published is counted by fvcore, which runs a network once. Planning counts large networks on the meta device, by
+FlopCounterMode, in seconds and in no memory; tests hold the two against each other on every architecture of a sweep.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from models.noise import ImageNoise
 from models.samplers import SAMPLERS
 
 GIGA = 1e9
+LARGE_PARAMETERS = 20e6
 ANY_CLASS = 1
 PLANNED_DEVICE = "H100 SXM"
 PLANNED_UTILISATION = 0.4
@@ -124,8 +125,16 @@ def network_costs_of(experiment: Experiment, *, training: bool = False) -> dict[
 def _planned_costs(
     data: DataConfig, model: ModelConfig, diffusion: DiffusionConfig, cache_from_level: int | None, training: bool
 ) -> dict[str, MacCount]:
+    if not _is_large(model):
+        return _network_costs(data, model, diffusion, cache_from_level, training)
     experiment = Experiment.model_construct(data=data, model=model, diffusion=diffusion, train=TrainConfig())
     return planned_costs(experiment, open_data(data).info, cache_from_level, training=training)
+
+
+def _is_large(model: ModelConfig) -> bool:
+    """Whether running the network once would take noticeable time and memory, roughly."""
+    widths = (model.width * multiplier for multiplier in model.multipliers)
+    return sum(18 * width**2 * blocks for width, blocks in zip(widths, model.blocks, strict=False)) > LARGE_PARAMETERS
 
 
 def planned_costs(

@@ -13,7 +13,8 @@ import torch
 
 from harness.config import DataConfig
 from harness.data import open_data
-from harness.estimate import gmacs_per_image
+from harness.estimate import expected_evaluations, planned_costs
+from harness.measure.flops import sampling_macs
 from harness.sweep import load_sweep
 from tools.made_images import make
 
@@ -81,7 +82,9 @@ def test_a_miniature_runs_from_end_to_end(tmp_path: Path) -> None:
     made = json.loads(ran.stdout)
     assert made["failures"] == {}
     assert (Path(made["report"]) / "table.md").is_file()
-    sweep = load_sweep(file)
+    sweep, info = load_sweep(file), open_data(DataConfig(name="images", path=str(data))).info
     for cell in sweep.cells.values():
         record = json.loads((tmp_path / "results" / "runs" / "cells" / f"{cell.id}.json").read_text())
-        assert record["compute"]["gmacs_per_image"] == gmacs_per_image(cell.experiment), "planned is what fvcore counts"
+        costs = planned_costs(cell.experiment, info, cell.experiment.sample.cache_from_level)
+        planned = sampling_macs(costs, expected_evaluations(cell.experiment))
+        assert record["compute"]["macs_per_image"] == planned, "without weights, as fvcore counts them"
