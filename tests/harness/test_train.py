@@ -16,11 +16,13 @@ import torch
 from torch import Tensor
 
 from harness import checkpoints, compiling
+from harness.benchmarks.training import denoiser_times_cost, loader_alone
 from harness.checkpoints import CheckpointWriter
 from harness.config import Experiment
 from harness.data import batches, open_data
 from harness.distributed import Ranks
 from harness.errors import StoreError
+from harness.measure.flops import network_costs, training_macs_per_step
 from harness.measure.peaks import PEAK_TFLOPS, peak_tflops, reference_tflops
 from harness.profiling import describe_profile, profile_training
 from harness.train import Diverged, State, Stopped, build_training, micro_batch_of, optimise, train_network
@@ -126,10 +128,8 @@ def test_bfloat16_has_float32_master_weights_and_is_near_float32() -> None:
 
 def test_average_is_the_ramped_exponential_average() -> None:
     experiment = tiny(train={"ema": 0.3})
-    state, _ = run_steps(experiment, 0)
     name = "network.embed.weight"
     dataset = open_data(experiment.data)
-    _, objective = build_training(experiment, dataset.info, CPU)
     state, objective = build_training(experiment, dataset.info, CPU)
     expected = state.model.state_dict()[name].clone()
     for step, batch in enumerate(batches(dataset, 8, 0, 0, 4)):
@@ -251,8 +251,6 @@ def test_what_ended_a_training_comes_before_a_failed_write(tmp_path: Path, monke
 
 
 def test_profile_states_flops_of_the_model_and_leaves_a_trace(tmp_path: Path) -> None:
-    from harness.measure.flops import network_costs, training_macs_per_step
-
     experiment = tiny("dual_rate", train={"denoiser_times": 2})
     summary = profile_training(experiment, tmp_path / "trace.json", timed=2)
     model = build_training(experiment, open_data(experiment.data).info, CPU)[0].model
@@ -264,6 +262,17 @@ def test_profile_states_flops_of_the_model_and_leaves_a_trace(tmp_path: Path) ->
     assert 0 < summary["share_of_reference"] < 1 and "measured here" in summary["reference"]
     assert json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
     assert any("TFLOP/s" in line for line in describe_profile(summary))
+
+
+def test_reusing_an_encoder_pass_lowers_the_cost_per_denoiser_time() -> None:
+    one, four = denoiser_times_cost(tiny("dual_rate"), [1, 4], steps=1)
+    experiment = tiny("dual_rate")
+    model = build_training(experiment, open_data(experiment.data).info, CPU)[0].model
+    encoder, denoiser = (cost.macs for cost in network_costs(model, (1, 8, 8), training=True).values())
+    saving = (encoder / 4 + denoiser) / (encoder + denoiser)
+    assert four["gmacs_per_time"] / one["gmacs_per_time"] == pytest.approx(saving)
+    assert four["seconds_per_time"] == four["seconds_per_step"] / 32
+    assert loader_alone(experiment, seconds=0.05)["images_per_second"] > 0
 
 
 def test_peaks_are_known_or_said_to_be_unknown() -> None:

@@ -10,6 +10,7 @@ import yaml
 from rich.console import Console
 
 from harness.cell import load_drawing
+from harness.commands import sweeping
 from harness.config import Experiment, parse_experiment
 from harness.data import DataInfo
 from harness.estimate import planned_costs, planned_gpu_hours
@@ -89,6 +90,20 @@ def test_weights_are_kept_where_they_are_small_and_draw(
             for weights in (kept, store.weights_path(training))
         ]
         torch.testing.assert_close(*images, rtol=0, atol=0.05)
+
+
+def test_a_plan_says_that_it_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = {
+        "trainings": [{"planned_gpu_hours": 2000.0, "done": False}, {"planned_gpu_hours": 7.0, "done": True}],
+        "cells": [{"planned_gpu_hours": 50.0, "done": False}],
+    }
+    planned = sweeping._planned_hours(rows)
+    assert planned["gpu_hours"] == {"trainings": 2000.0, "cells": 50.0}
+    sweeping._show_planned_hours(planned, Console(width=200))
+    said = capsys.readouterr().out
+    assert said.startswith("planned, not measured: 2,050 GPU-hours (2,000 of trainings, 50 of cells)") and "40%" in said
+    sweeping._show_planned_hours(sweeping._planned_hours({"trainings": [], "cells": []}), Console())
+    assert not capsys.readouterr().out
 
 
 def test_planned_hours_are_flops_at_a_share_of_the_peak() -> None:
