@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from harness.store import Store, Target
 from harness.sweep import Cell, Sweep, Training
+
+WRITERS = 16
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,11 @@ def plan(sweep: Sweep, store: Store) -> Plan:
 
 def save_experiments(plan: Plan, store: Store, targets: Iterable[Target]) -> None:
     """Leave in the store what each job must know."""
-    for target in targets:
+
+    def save(target: Target) -> None:
         source = plan.sweep.trainings if target.kind == "training" else plan.sweep.cells
         store.save_experiment(target, source[target.id].experiment)
+
+    with ThreadPoolExecutor(WRITERS) as writers:  # each write waits for the disk; together they wait once
+        for _ in writers.map(save, targets):
+            pass

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from harness.config import Experiment
 
 Kind = Literal["training", "cell"]
+_UMASK_LOCK = threading.Lock()
 
 
 @contextlib.contextmanager
@@ -48,9 +51,11 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+@functools.cache
 def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
+    with _UMASK_LOCK:  # it can only be read by setting it, for all threads
+        mask = os.umask(0)
+        os.umask(mask)
     return mask
 
 
