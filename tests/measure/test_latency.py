@@ -199,7 +199,7 @@ def test_a_drawing_is_timed_at_the_batch_of_its_configuration(batch: int | None,
 
     drawn: list[int] = []
     experiment = parse_experiment({"sample": {"batch": 5}}, "test")
-    drawing: Any = SimpleNamespace(draw=draw, stepper=model, device=CPU, experiment=experiment)
+    drawing: Any = SimpleNamespace(draw=draw, stepper=model, device=CPU, experiment=experiment, cuda_graphs=False)
     record = latency.measure_sampling(drawing, LatencyConfig(batch=batch, warmup=0, repeats=1))
     assert record["batch"] == expected
     assert drawn == [1, expected]
