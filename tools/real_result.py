@@ -65,7 +65,7 @@ SCALES: dict[str, dict[str, dict[str, Any]]] = {
             "train.batch": 64,
             "train.learning_rate": 1e-3,
             "sample.batch": 100,
-            "measure.images": 1000,
+            "measure.images": 500,
             "measure.reference": "test",
             "measure.latency": {"batch": 50, "warmup": 1, "repeats": 3},
         },
