@@ -122,7 +122,7 @@ def propose(sweep: Sweep, store: Store, settings: ClusterSettings) -> tuple[list
     for place, array in enumerate(layout):
         own = settings.of(array.kind)
         name = _name(sweep.config.name, array, "…", place)
-        parameters = sbatch_parameters(own, name, Path("SOURCE"), _described(array.after))
+        parameters = sbatch_parameters(own, name, Path("SOURCE"), _described(array.after, layout))
         options = sbatch_options(parameters, Path("LOGS"), len(array.elements))
         proposals.append(Proposal(array, options, own.gpu_hours * len(array.elements)))
     return proposals, note
@@ -285,11 +285,12 @@ def _dependency(after: After | None, submission: Submission) -> str | None:
     return f"afterok:{parent.job_of(after.element)}"
 
 
-def _described(after: After | None) -> str | None:
-    """A dependency on a job that has no number yet."""
+def _described(after: After | None, layout: list[Array]) -> str | None:
+    """A dependency on an array that has no number yet: ARRAY and its place in the layout."""
     if after is None:
         return None
     if after.array is None:
         return f"afterok:{after.job}"
-    kind, element = ("aftercorr", "") if after.element is None else ("afterok", f"_{after.element}")
-    return f"{kind}:ARRAY{after.array}{element}"
+    if after.element is None:
+        return f"aftercorr:ARRAY{after.array}"
+    return f"afterok:ARRAY{after.array}" + (f"_{after.element}" if len(layout[after.array].elements) > 1 else "")

@@ -8,15 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
-from harness.dispatch import run_inline
-from harness.plan import plan
 from harness.slurm import queue
 from harness.store import Store
-from harness.sweep import load_sweep
 from tests.slurm import cluster
-from tests.slurm.sweeping import TINY, Running, figures
+from tests.slurm.sweeping import Running, read_figures, run_here
 
 SLOW = Path(__file__).with_name("slow")
 
@@ -53,11 +49,14 @@ def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The figures of the tiny sweep, run in this process without any fault, by cell."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    file = folder / "tiny.yaml"
-    file.write_text(TINY)
-    sweep, store = load_sweep(file), Store(folder / "results")
-    assert run_inline(plan(sweep, store), store, Console(quiet=True)).is_complete
-    return figures(store, sweep)
+def undisturbed_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """The tiny sweep, run in this process without any fault."""
+    sweep = Running(tmp_path_factory.mktemp("undisturbed"))
+    run_here(sweep, set(sweep.cells))
+    return sweep.store
+
+
+@pytest.fixture
+def undisturbed(undisturbed_store: Store) -> dict[str, Any]:
+    """The figures of the tiny sweep without any fault, by cell."""
+    return read_figures(undisturbed_store)

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from typer.testing import CliRunner
 
-from harness.dispatch import run_inline
-from harness.plan import plan
+from harness import jobs
+from harness.cli import app
+from harness.plan import plan, save_experiments
 from harness.slurm import queue
 from harness.slurm.records import load_submissions
 from harness.slurm.settings import load_settings
@@ -126,7 +127,7 @@ class Running:
         wait_until(lambda: self.store.is_done(training) or self.is_over(), "the training to end")
         assert self.store.is_done(training), self.row(training)
         queue.cancel(self.live_jobs())
-        assert run_inline(plan(self.sweep, self.store), self.store, Console(quiet=True)).is_complete
+        run_here(self, set(self.cells))
         self._check_complete()
 
     def _check_complete(self) -> None:
@@ -155,6 +156,15 @@ class Running:
         return "".join(path.read_text() for path in sorted(assigned.submission.folder.glob(f"{assigned.job}_*.err")))
 
 
+def run_here(sweep: Running, targets: set[Target]) -> None:
+    """Make `targets`, and the trainings that cells need, in this process: `--cluster inline`."""
+    planned = plan(sweep.sweep, sweep.store)
+    needed = [target for target in planned.targets() if target.kind == "training" or target in targets]
+    save_experiments(planned, sweep.store, needed)
+    for target in needed:
+        jobs.run(sweep.store, target)
+
+
 def figures(store: Store, sweep: Sweep) -> dict[str, Any]:
     """What may not depend on any fault, by cell. Each cell of the sweep has exactly one record."""
     found = read_figures(store)
@@ -166,3 +176,15 @@ def read_figures(store: Store) -> dict[str, Any]:
     """Quality and compute of all cells that have a record."""
     records = {path.stem: json.loads(path.read_text()) for path in (store.runs / "cells").glob("*.json")}
     return {id: {key: record[key] for key in ("quality", "compute")} for id, record in records.items()}
+
+
+def arguments(command: str, sweep: Running, *rest: str) -> list[str]:
+    """Of the command line, for `sweep`."""
+    return [command, str(sweep.file), "--results", str(sweep.store.root), *rest]
+
+
+def harness(command: str, sweep: Running, *rest: str) -> str:
+    """What the command line prints."""
+    done = CliRunner().invoke(app, arguments(command, sweep, *rest), catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout

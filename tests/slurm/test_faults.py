@@ -11,30 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from harness.cli import app
 from harness.errors import DispatchError
 from harness.slurm import queue
 from harness.slurm import submit as submit_module
 from harness.slurm.records import SubmittedArray, new_submission
 from tests.slurm import cluster
 from tests.slurm.cluster import wait_until
-from tests.slurm.sweeping import BROKEN, TINY, Running, figures, read_figures
+from tests.slurm.sweeping import BROKEN, TINY, Running, arguments, figures, harness, read_figures
 
 pytestmark = pytest.mark.slurm
 Make = Callable[..., Running]
-
-
-def arguments(command: str, sweep: Running, *rest: str) -> list[str]:
-    return [command, str(sweep.file), "--results", str(sweep.store.root), *rest]
-
-
-def harness(command: str, sweep: Running, *rest: str) -> str:
-    """What the command line prints."""
-    done = CliRunner().invoke(app, arguments(command, sweep, *rest), catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    return done.stdout
 
 
 def test_undisturbed_jobs_give_the_figures_of_this_process(running: Make, undisturbed: dict[str, Any]) -> None:
