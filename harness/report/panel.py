@@ -123,6 +123,7 @@ def condition_of(record: Mapping[str, Any]) -> Condition:
             reference_images=int(reference["images"]),
             reference_id=str(reference.get("id", "")),
             extractor=str(quality.get("extractor", "")),
+            official=quality["features"] != "inception" or quality.get("frechet_label", "FID") == "FID",
         )
     except (KeyError, TypeError) as error:
         raise StoreError(f"cell {record.get('id', '?')}: its record lacks {error}") from None

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from harness.measure.labels import frechet_label, kernel_label
+
 SCHEMA = 1
 
 Rank = tuple[int, float, str]
@@ -29,16 +31,18 @@ class Condition:
     reference_id: str
     extractor: str = ""
     """Identity of the extractor's weights, where the records state it."""
+    official: bool = True
+    """Whether Inception's weights are the official ones: other weights' distances are no FID."""
 
     @property
     def distance(self) -> str:
         """Name of the Fréchet distance: FID belongs to Inception features alone."""
-        return "FID" if self.features == "inception" else f"FD-{self.features}"
+        return frechet_label(self.features, self.official)
 
     @property
     def kernel(self) -> str:
         """Name of the kernel distance: KID belongs to Inception features alone."""
-        return "KID" if self.features == "inception" else f"KD-{self.features}"
+        return kernel_label(self.features, self.official)
 
     @property
     def slug(self) -> str:
@@ -227,18 +231,6 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = value
     return flat
-
-
-def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys to nested mappings: the inverse of :func:`flatten`."""
-    nested: dict[str, Any] = {}
-    for dotted, value in flat.items():
-        *parents, last = dotted.split(".")
-        level = nested
-        for parent in parents:
-            level = level.setdefault(parent, {})
-        level[last] = value
-    return nested
 
 
 def common(configurations: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

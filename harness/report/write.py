@@ -20,7 +20,7 @@ from harness.report.page import Part, Picture, page
 from harness.report.panel import Panel, panels
 from harness.report.render import begin
 from harness.report.reported import agreeing, read_reported, reported_figure
-from harness.report.rows import SCHEMA, Row, canonical, common, difference, flatten, nest, rank
+from harness.report.rows import SCHEMA, Row, canonical, common, difference, flatten, rank
 from harness.report.samples import SHOWN, pack, read_samples, unpack
 from harness.report.tables import (
     Table,
@@ -32,6 +32,7 @@ from harness.report.tables import (
     sampler_table,
 )
 from harness.store import write_atomically
+from harness.sweep import nest
 
 CELLS, SAMPLES = "cells.json", "samples.npz"
 MANY_CELLS = 2000

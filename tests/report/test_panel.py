@@ -8,8 +8,9 @@ import random
 import pytest
 
 from harness.errors import StoreError
-from harness.report.panel import panels
-from harness.report.rows import flatten, nest
+from harness.report.panel import condition_of, panels
+from harness.report.rows import flatten
+from harness.sweep import nest
 from tests.report.made_up import cell, missing, quickstart
 
 
@@ -67,7 +68,7 @@ def test_only_inception_features_give_a_distance_called_fid() -> None:
         (panel,) = panels([row])
         named[features] = (panel.distance, panel.kernel)
     assert named == {
-        "inception": ("FID", "KID"), "digits": ("FD-digits", "KD-digits"), "dinov2": ("FD-dinov2", "KD-dinov2"),
+        "inception": ("FID", "KID"), "digits": ("FD-digits", "KD-digits"), "dinov2": ("FD-DINOv2", "KD-DINOv2"),
     }
 
 
@@ -135,3 +136,17 @@ def test_flatten_and_nest_are_inverse() -> None:
     config = {"a": {"b": 1, "c": {"d": [1, 2]}}, "e": None, "f": {}}
     assert nest(flatten(config)) == config
     assert flatten(config) == {"a.b": 1, "a.c.d": [1, 2], "e": None, "f": {}}
+
+
+def test_inception_with_other_weights_is_no_fid() -> None:
+    """The record says by which name its distance goes; features alone do not make it FID."""
+    quality = {
+        "features": "inception",
+        "images": 10,
+        "reference": {"name": "r", "images": 20, "id": "x"},
+        "frechet_label": "FD-Inception",
+    }
+    record = {"id": "a", "quality": quality, "config": {"data": {"name": "digits"}}}
+    assert condition_of(record).distance == "FD-Inception"
+    record["quality"] = {**quality, "frechet_label": "FID"}
+    assert condition_of(record).distance == "FID" and condition_of(record).kernel == "KID"
