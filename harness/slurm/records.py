@@ -7,7 +7,9 @@ middle of a call, so that an array without a known number is found by its name a
 
 from __future__ import annotations
 
-import getpass
+import contextlib
+import os
+import pwd
 import time
 import uuid
 from collections.abc import Iterator
@@ -20,6 +22,13 @@ from harness.slurm.arrays import Element
 from harness.store import Kind, Store, Target, read_json, write_json
 
 SCHEMA = 1
+
+
+def current_user() -> str:
+    """The name that SLURM knows this user by, or the number where there is no name."""
+    with contextlib.suppress(KeyError):
+        return pwd.getpwuid(os.getuid()).pw_name
+    return str(os.getuid())
 
 
 @dataclass
@@ -53,7 +62,7 @@ class Submission:
     folder: Path
     sweep: str
     source: str
-    user: str = field(default_factory=getpass.getuser)
+    user: str = field(default_factory=current_user)
     created: float = field(default_factory=time.time)
     arrays: list[SubmittedArray] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
 import signal
@@ -16,7 +15,7 @@ from harness import jobs
 from harness.cli import app
 from harness.plan import plan, save_experiments
 from harness.slurm import queue
-from harness.slurm.records import load_submissions
+from harness.slurm.records import current_user, load_submissions
 from harness.slurm.settings import load_settings
 from harness.slurm.status import Row, SweepStatus, read_status
 from harness.slurm.submit import Submitted, submit
@@ -137,7 +136,7 @@ class Running:
     def live_jobs(self) -> list[str]:
         """Jobs of the sweep that SLURM still has, by its own word."""
         names = {array.name for submission in load_submissions(self.store) for array in submission.arrays}
-        jobs = queue.read_live([getpass.getuser()]).values()
+        jobs = queue.read_live([current_user()]).values()
         return [job.id for job in jobs if job.is_live and job.name in names]
 
     def attempts(self, target: Target) -> int:
