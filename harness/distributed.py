@@ -11,7 +11,6 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-
 WAIT = timedelta(days=1)
 """Longest wait of one rank for another: the first measures alone at the end of a cell, and may wait for a lease."""
 

@@ -28,7 +28,10 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], training: str, **met
 
 
 def load_tensors(path: Path, training: str | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """(tensors on the CPU, metadata). Raises :class:`DamagedFile`, or :class:`StoreError` for another training's file."""
+    """(tensors on the CPU, metadata).
+
+    Raises :class:`DamagedFile`, or :class:`StoreError` for another training's file.
+    """
     if not path.exists():
         raise StoreError(f"{path}: no such file")
     try:

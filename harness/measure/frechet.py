@@ -107,9 +107,7 @@ class Bias:
     deviation: float
 
 
-def small_sample_bias(
-    reference: NDArray[Any], sizes: Sequence[int], repeats: int = 20, seed: int = 0
-) -> list[Bias]:
+def small_sample_bias(reference: NDArray[Any], sizes: Sequence[int], repeats: int = 20, seed: int = 0) -> list[Bias]:
     """The Fréchet distance of real images against real images, at several numbers of images.
 
     A perfect generator draws from the reference itself (features (M, d)), with replacement: its true distance
@@ -122,7 +120,5 @@ def small_sample_bias(
     for size in sizes:
         draws = (real[randomness.integers(len(real), size=size)] for _ in range(repeats))
         distances = np.array([frechet_distance(statistics(draw), target) for draw in draws])
-        found.append(
-            Bias(size, float(distances.mean()), float(distances.std(ddof=1)) if repeats > 1 else 0.0)
-        )
+        found.append(Bias(size, float(distances.mean()), float(distances.std(ddof=1)) if repeats > 1 else 0.0))
     return found

@@ -215,9 +215,7 @@ def measure_time(
     single = time_sampling(sample, model, 1, device, warmup=warmup, repeats=repeats)
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(device)
-    full = (
-        single if batch == 1 else time_sampling(sample, model, batch, device, warmup=warmup, repeats=repeats)
-    )
+    full = single if batch == 1 else time_sampling(sample, model, batch, device, warmup=warmup, repeats=repeats)
     return {
         "device": device_name(device),
         "dtype": dtype,
@@ -238,9 +236,7 @@ def measure_time(
     }
 
 
-def measure_sampling(
-    drawing: Drawing, settings: LatencyConfig, *, find_largest: bool = False
-) -> dict[str, Any]:
+def measure_sampling(drawing: Drawing, settings: LatencyConfig, *, find_largest: bool = False) -> dict[str, Any]:
     """The record's ``time`` of a drawing: throughput at ``settings.batch`` (``sample.batch`` if unset).
 
     With `find_largest` on a GPU the throughput batch is the largest power of two that fits.

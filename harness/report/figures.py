@@ -51,11 +51,21 @@ def frontier_figure(panel: Panel, cost: Cost = "gmacs", reported: Sequence[tuple
         if total <= MOST_ERROR_BARS:
             _error_bars(axes, costs, found, colour)
         few = total <= MOST_ERROR_BARS
-        axes.plot(costs, means, marker, markeredgecolor=colour, markerfacecolor="white" if few else colour,
-                  markeredgewidth=0.6 if few else 0, markersize=2.8 if few else 1.5, alpha=0.75 if few else 0.2,
-                  zorder=2, rasterized=len(rows) > 1000)
-        axes.plot(costs[line], means[line], marker=marker, color=colour, zorder=3,
-                  markersize=3.8 if len(line) < 30 else 2)
+        axes.plot(
+            costs,
+            means,
+            marker,
+            markeredgecolor=colour,
+            markerfacecolor="white" if few else colour,
+            markeredgewidth=0.6 if few else 0,
+            markersize=2.8 if few else 1.5,
+            alpha=0.75 if few else 0.2,
+            zorder=2,
+            rasterized=len(rows) > 1000,
+        )
+        axes.plot(
+            costs[line], means[line], marker=marker, color=colour, zorder=3, markersize=3.8 if len(line) < 30 else 2
+        )
     for label, x, y in reported:
         axes.plot([x], [y], "x", color="#555555", zorder=3)
         axes.annotate(label, (x, y), xytext=(3, 2), textcoords="offset points", fontsize=5.5, color="#555555")
@@ -67,7 +77,10 @@ def frontier_figure(panel: Panel, cost: Cost = "gmacs", reported: Sequence[tuple
 
 @styled
 def against_figure(
-    panel: Panel, key: str, rows: Sequence[Row] | None = None, label: str | None = None,
+    panel: Panel,
+    key: str,
+    rows: Sequence[Row] | None = None,
+    label: str | None = None,
     kinds: Mapping[str, str] | None = None,
 ) -> Figure:
     """Distance against one varied key: a line joins the rows that differ in nothing else.
@@ -92,8 +105,16 @@ def against_figure(
             errors += [(places[rank(value_of(row, key))], summaries[row]) for row in ordered]
         colour, dashes, marker = look
         if few:
-            axes.plot(xs, ys, color=colour, linestyle=dashes, marker=marker, markeredgewidth=0.3,
-                      markeredgecolor="white", alpha=0.9)
+            axes.plot(
+                xs,
+                ys,
+                color=colour,
+                linestyle=dashes,
+                marker=marker,
+                markeredgewidth=0.3,
+                markeredgecolor="white",
+                alpha=0.9,
+            )
         else:
             axes.plot(xs, ys, color=colour, linestyle=dashes, linewidth=0.5, alpha=0.4)
         if few:
@@ -197,9 +218,7 @@ class Encoding:
     labels: dict[Rank, str]
 
 
-def _encodings(
-    rows: Sequence[Row], key: str, palette: Palette, kinds: Mapping[str, str]
-) -> dict[str, Encoding]:
+def _encodings(rows: Sequence[Row], key: str, palette: Palette, kinds: Mapping[str, str]) -> dict[str, Encoding]:
     """Colour, dashes and marker (as far as needed) of what varies beside `key`: the arm first, then the other keys.
 
     A key with more values than there are looks is left without one: its lines are told apart by their place alone.
@@ -261,10 +280,14 @@ def _encoding_legend(encodings: Mapping[str, Encoding]) -> list[Line2D]:
     """One entry per value of each encoding that has more than one."""
     plain: dict[str, Any] = {"color": PLAIN, "linestyle": "-", "marker": ""}
     return [
-        Line2D([], [], label=encoding.labels[value], **{
-            **plain, slot: look, **({"linestyle": ""} if slot == "marker" else {})
-        })
-        for slot, encoding in encodings.items() if len(encoding.looks) > 1
+        Line2D(
+            [],
+            [],
+            label=encoding.labels[value],
+            **{**plain, slot: look, **({"linestyle": ""} if slot == "marker" else {})},
+        )
+        for slot, encoding in encodings.items()
+        if len(encoding.looks) > 1
         for value, look in encoding.looks.items()
     ]
 
@@ -273,8 +296,9 @@ def _error_bars(axes: Axes, x: np.ndarray, found: Sequence[Distance], colour: st
     """95 % intervals of the distances: thin, behind the points."""
     errors = [min(Z * d.standard_error, 0.95 * abs(d.mean)) for d in found]
     if any(errors):
-        axes.errorbar(x, [d.mean for d in found], yerr=errors, fmt="none", ecolor=colour, elinewidth=0.6, alpha=0.5,
-                      zorder=1)
+        axes.errorbar(
+            x, [d.mean for d in found], yerr=errors, fmt="none", ecolor=colour, elinewidth=0.6, alpha=0.5, zorder=1
+        )
 
 
 def _places(values: Iterable[Any]) -> dict[Rank, float]:

@@ -59,9 +59,7 @@ class Series:
         return float(self.distance[self.frontier[0]])
 
 
-def series(
-    name: str, arm: str, rows: Iterable[Row], summaries: Mapping[Row, Distance], cost: Cost
-) -> Series | None:
+def series(name: str, arm: str, rows: Iterable[Row], summaries: Mapping[Row, Distance], cost: Cost) -> Series | None:
     """The points of `rows` that have a cost; None where there are none."""
     used = [row for row in rows if row in summaries and COSTS[cost](row) > 0]
     if not used:
@@ -74,9 +72,9 @@ def series(
         distance=np.array([max(d.mean, SMALLEST) for d in held]),
         training_noise=np.array([d.training_noise for d in held]),
         sampling_noise=np.array([d.sampling_noise for d in held]),
-        network=np.array([
-            networks.setdefault(tuple(str(r.get("training")) for r in row.records), len(networks)) for row in used
-        ]),
+        network=np.array(
+            [networks.setdefault(tuple(str(r.get("training")) for r in row.records), len(networks)) for row in used]
+        ),
         arm=arm,
     )
 
@@ -190,8 +188,19 @@ def compare(method: Series, base: Series, cost: Cost, replicates: int = REPLICAT
         bound = "at least" if method.cheapest < shared[0] else "at most" if base.cheapest < shared[0] else ""
     gap = np.log(own.min(axis=1) / others.min(axis=1))
     return Comparison(
-        method.arm, method.name, base.name, cost, _at_targets(method, base, own, others),
-        math.exp(ratios[0]), low, high, float(worst[0]), float(shared[0]), bound, method.best, base.best,
+        method.arm,
+        method.name,
+        base.name,
+        cost,
+        _at_targets(method, base, own, others),
+        math.exp(ratios[0]),
+        low,
+        high,
+        float(worst[0]),
+        float(shared[0]),
+        bound,
+        method.best,
+        base.best,
         best_differs=bool(abs(gap[0]) > np.subtract(*np.quantile(gap, [0.975, 0.025])) / 2),
     )
 
@@ -216,8 +225,13 @@ def _at_targets(method: Series, base: Series, own: np.ndarray, others: np.ndarra
         low, high = _interval(base_cost[known, i] - own_cost[known, i]) if reached else (math.nan, math.nan)
         found.append(
             Matched(
-                float(target), math.exp(base_cost[0, i]), math.exp(own_cost[0, i]), method.cheapest <= target,
-                math.exp(base_cost[0, i] - own_cost[0, i]) if reached else math.nan, low, high,
+                float(target),
+                math.exp(base_cost[0, i]),
+                math.exp(own_cost[0, i]),
+                method.cheapest <= target,
+                math.exp(base_cost[0, i] - own_cost[0, i]) if reached else math.nan,
+                low,
+                high,
             )
         )
     return tuple(found)
@@ -246,7 +260,11 @@ def _near(points: Series, errors: float = 3.0) -> Series:
     worst = np.minimum.accumulate((points.distance * width)[order])
     keep = np.sort(order[(points.distance / width)[order] <= worst])
     return Series(
-        points.name, points.cost[keep], points.distance[keep], points.training_noise[keep],
-        points.sampling_noise[keep], np.unique(points.network[keep], return_inverse=True)[1],
+        points.name,
+        points.cost[keep],
+        points.distance[keep],
+        points.training_noise[keep],
+        points.sampling_noise[keep],
+        np.unique(points.network[keep], return_inverse=True)[1],
         points.arm,
     )

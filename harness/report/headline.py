@@ -32,10 +32,13 @@ def roles(panel: Panel, base: str | None = None, subject: str | None = None) -> 
     base = base or arms[0]
     network = next(row.config.get("model") for row in panel.measured if row.arm == base)
     family = tuple(
-        arm for arm in arms
-        if arm == base or all(
+        arm
+        for arm in arms
+        if arm == base
+        or all(
             row.config.get("model") == network and row.setting("sample.cache_from_level") is None
-            for row in panel.measured if row.arm == arm
+            for row in panel.measured
+            if row.arm == arm
         )
     )
     dual = [row.arm for row in panel.measured if row.setting("model.kind") == "dual_rate"]

@@ -148,7 +148,9 @@ def _behind(row: Row, shared: Mapping[str, Any]) -> str:
 def _cell(record: Mapping[str, Any]) -> str:
     made = record.get("provenance") or {}
     parts = [
-        f"seed {record['config'].get('seed', 0)}", f"cell {record['id']}", f"training {record.get('training', '?')}"
+        f"seed {record['config'].get('seed', 0)}",
+        f"cell {record['id']}",
+        f"training {record.get('training', '?')}",
     ]
     if made.get("commit"):
         parts.append(f"commit {_commit(made)}")

@@ -47,8 +47,14 @@ class Reported:
 
 
 NUMBERS = {
-    "steps": int, "evaluations": int, "refreshes": int, "images": int, "distance": float, "tflops_per_image": float,
-    "gflops_per_evaluation": float, "multiply_add_counts": int,
+    "steps": int,
+    "evaluations": int,
+    "refreshes": int,
+    "images": int,
+    "distance": float,
+    "tflops_per_image": float,
+    "gflops_per_evaluation": float,
+    "multiply_add_counts": int,
 }
 
 
@@ -79,7 +85,9 @@ def agreeing(reported: Sequence[Reported], panel: Panel) -> list[tuple[str, floa
     return [
         (f"[{line.source}] {line.method}", line.gmacs_per_image, line.distance)
         for line in reported
-        if condition is not None and line.distance is not None and line.gmacs_per_image is not None
+        if condition is not None
+        and line.distance is not None
+        and line.gmacs_per_image is not None
         and (line.data, line.features, line.images, line.reference)
         == (condition.data, condition.features, condition.images, condition.reference)
     ]
@@ -90,13 +98,21 @@ def reported_figure(reported: Sequence[Reported]) -> Figure:
     """Reported distance against reported cost, one colour per source and data set; open markers: nothing measured."""
     drawn = [
         (line, line.tflops_per_image, line.distance)
-        for line in reported if line.distance is not None and line.tflops_per_image is not None
+        for line in reported
+        if line.distance is not None and line.tflops_per_image is not None
     ]
     groups = list(dict.fromkeys((line.source, line.data, line.method) for line, _, _ in drawn))
     looks = {group: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, group in enumerate(groups)}
     legend = [
-        Line2D([], [], color=colour, marker=marker, linestyle="", markerfacecolor="white",
-               label=f"[{source}] {method}, {data.removeprefix('ImageNet ')}")
+        Line2D(
+            [],
+            [],
+            color=colour,
+            marker=marker,
+            linestyle="",
+            markerfacecolor="white",
+            label=f"[{source}] {method}, {data.removeprefix('ImageNet ')}",
+        )
         for (source, data, method), (colour, marker) in looks.items()
     ]
     figure, axes = column_figure(1.9, legend)
@@ -104,8 +120,14 @@ def reported_figure(reported: Sequence[Reported]) -> Figure:
         colour, marker = looks[line.source, line.data, line.method]
         axes.plot([cost], [distance], marker, color=colour, markerfacecolor="white")
         if line.steps is not None:
-            axes.annotate(f"{line.steps}", (cost, distance), xytext=(3, 2), textcoords="offset points", fontsize=5.5,
-                          color="#555555")
+            axes.annotate(
+                f"{line.steps}",
+                (cost, distance),
+                xytext=(3, 2),
+                textcoords="offset points",
+                fontsize=5.5,
+                color="#555555",
+            )
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.margins(x=0.1)

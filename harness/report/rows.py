@@ -131,9 +131,7 @@ class Row:
         return self._median("time", "latency_seconds")
 
     def _median(self, section: str, key: str) -> float:
-        values = sorted(
-            value for r in self.records if (value := (r.get(section) or {}).get(key)) is not None
-        )
+        values = sorted(value for r in self.records if (value := (r.get(section) or {}).get(key)) is not None)
         if not values:
             return math.nan
         middle = len(values) // 2

@@ -100,8 +100,14 @@ def column_figure(axes_height: float, legend: Sequence[Line2D] = (), title: str 
         axes.set_title(title, loc="left", pad=3)
     if legend:
         figure.legend(
-            handles=list(legend), loc="lower center", ncols=columns, borderaxespad=0.2, handlelength=2.0,
-            columnspacing=1.0, handletextpad=0.5, labelspacing=0.25,
+            handles=list(legend),
+            loc="lower center",
+            ncols=columns,
+            borderaxespad=0.2,
+            handlelength=2.0,
+            columnspacing=1.0,
+            handletextpad=0.5,
+            labelspacing=0.25,
         )
     return figure, axes
 

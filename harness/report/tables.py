@@ -65,7 +65,9 @@ def main_table(panel: Panel, base: Row | None, kinds: Mapping[str, str] | None =
     their status.
     """
     at = Setting(
-        panel, base, kinds or {},
+        panel,
+        base,
+        kinds or {},
         extra=tuple(key for key in varied_keys(panel.rows) if key not in STANDARD_KEYS),
         several_clocks=len({row.clock for row in panel.measured if row.seconds > 0}) > 1,
         best=min(panel.distances.values(), key=lambda d: d.mean, default=None),
@@ -74,7 +76,8 @@ def main_table(panel: Panel, base: Row | None, kinds: Mapping[str, str] | None =
     values = [_values(row, panel.distances.get(row), at) for row in panel.rows]
     text = [_text(row, panel.distances.get(row), at) for row in panel.rows]
     strong = {
-        (index, panel.distance) for index, row in enumerate(panel.rows)
+        (index, panel.distance)
+        for index, row in enumerate(panel.rows)
         if row.measured and panel.distances[row] is at.best
     }
     caption = f"{conditions(panel)}{_legend(panel, base)}"
@@ -142,7 +145,8 @@ def _marked(row: Row, found: Distance | None, at: Setting) -> str:
     if found is None:
         return row.status
     marks = "".join(
-        mark for mark, other in ((SAME_AS_BEST, at.best), (SAME_AS_BASE, at.of_base))
+        mark
+        for mark, other in ((SAME_AS_BEST, at.best), (SAME_AS_BASE, at.of_base))
         if other is not None and found is not other and within_noise(found, other)
     )
     return f"{spread(found)}{marks}{f' ({row.status})' if row.status else ''}"
@@ -157,8 +161,7 @@ def _legend(panel: Panel, base: Row | None) -> str:
     if base is None:
         return text + " No base row was measured, so there are no speed-ups."
     return (
-        f"{text} {SAME_AS_BASE}: within noise of the base row. "
-        f"Speed-ups are over {base.name}, whatever the distance."
+        f"{text} {SAME_AS_BASE}: within noise of the base row. Speed-ups are over {base.name}, whatever the distance."
     )
 
 
@@ -222,16 +225,27 @@ def ablation_table(panel: Panel, kinds: Mapping[str, str] | None = None) -> Tabl
                 compute = geometric_mean(a.gmacs / b.gmacs for a, b in pairs)
                 shown = next(iter(settings.values())).setting(key)
                 held = {
-                    "arm": arm, "method": rows[0].label, "key": key, "value": _plain(shown), "settings": len(pairs),
-                    "distance_ratio": ratio, "compute_ratio": compute, f"best_{panel.distance}": best,
+                    "arm": arm,
+                    "method": rows[0].label,
+                    "key": key,
+                    "value": _plain(shown),
+                    "settings": len(pairs),
+                    "distance_ratio": ratio,
+                    "compute_ratio": compute,
+                    f"best_{panel.distance}": best,
                 }
                 values.append(held)
-                text.append({
-                    "method": rows[0].label, "key": kinds.get(key, _short(key)), "value": show(shown),
-                    "settings": str(len(pairs)),
-                    f"{panel.distance} ×": number(ratio) if value != first else "1",
-                    "compute ×": number(compute) if value != first else "1", f"best {panel.distance}": number(best),
-                })
+                text.append(
+                    {
+                        "method": rows[0].label,
+                        "key": kinds.get(key, _short(key)),
+                        "value": show(shown),
+                        "settings": str(len(pairs)),
+                        f"{panel.distance} ×": number(ratio) if value != first else "1",
+                        "compute ×": number(compute) if value != first else "1",
+                        f"best {panel.distance}": number(best),
+                    }
+                )
     caption = (
         f"{conditions(panel)} Each value of each varied key against the key's first value: geometric mean of the "
         "ratios over the settings of all other keys in which both were measured (settings: how many)."
@@ -308,37 +322,49 @@ def _ratio_to(
 ) -> float:
     return geometric_mean(
         summaries[held[sampler]].mean / summaries[held[other]].mean
-        for held in settings if sampler in held and other in held
+        for held in settings
+        if sampler in held and other in held
     )
 
 
-def matched_table(
-    panel: Panel, found: Iterable[tuple[Comparison, Comparison | None]], name: str = "matched"
-) -> Table:
+def matched_table(panel: Panel, found: Iterable[tuple[Comparison, Comparison | None]], name: str = "matched") -> Table:
     """Compute and time at equal quality: one line per method and target distance, "not reached" where it is not."""
     values, text = [], []
     for compute, time in found:
         for i, at in enumerate(compute.matched):
             timed = time.matched[i] if time and i < len(time.matched) and time.matched[i].target == at.target else None
-            values.append({
-                "method": compute.name, "base": compute.base, panel.distance: at.target,
-                "base_gmacs": at.base_cost, "gmacs": at.cost, "gmacs_is_upper_bound": at.bound,
-                "compute_ratio": at.ratio, "compute_ratio_low": at.low, "compute_ratio_high": at.high,
-                "base_seconds": timed.base_cost if timed else math.nan,
-                "seconds": timed.cost if timed else math.nan,
-                "time_ratio": timed.ratio if timed else math.nan,
-                "time_ratio_low": timed.low if timed else math.nan,
-                "time_ratio_high": timed.high if timed else math.nan,
-            })
+            values.append(
+                {
+                    "method": compute.name,
+                    "base": compute.base,
+                    panel.distance: at.target,
+                    "base_gmacs": at.base_cost,
+                    "gmacs": at.cost,
+                    "gmacs_is_upper_bound": at.bound,
+                    "compute_ratio": at.ratio,
+                    "compute_ratio_low": at.low,
+                    "compute_ratio_high": at.high,
+                    "base_seconds": timed.base_cost if timed else math.nan,
+                    "seconds": timed.cost if timed else math.nan,
+                    "time_ratio": timed.ratio if timed else math.nan,
+                    "time_ratio_low": timed.low if timed else math.nan,
+                    "time_ratio_high": timed.high if timed else math.nan,
+                }
+            )
             bound = "≤ " if at.bound and math.isfinite(at.cost) else ""
-            text.append({
-                "method": compute.name, "base": compute.base, panel.distance: number(at.target),
-                "base GMACs": _reached(at.base_cost), "GMACs": bound + _reached(at.cost),
-                "compute speed-up": _interval(at.ratio, at.low, at.high),
-                "base s": _reached(timed.base_cost) if timed else DASH,
-                "s": _reached(timed.cost) if timed else DASH,
-                "time speed-up": _interval(timed.ratio, timed.low, timed.high) if timed else DASH,
-            })
+            text.append(
+                {
+                    "method": compute.name,
+                    "base": compute.base,
+                    panel.distance: number(at.target),
+                    "base GMACs": _reached(at.base_cost),
+                    "GMACs": bound + _reached(at.cost),
+                    "compute speed-up": _interval(at.ratio, at.low, at.high),
+                    "base s": _reached(timed.base_cost) if timed else DASH,
+                    "s": _reached(timed.cost) if timed else DASH,
+                    "time speed-up": _interval(timed.ratio, timed.low, timed.high) if timed else DASH,
+                }
+            )
     caption = (
         f"{conditions(panel)} Cost per image at equal {panel.distance}, interpolated on each method's frontier "
         "(log–log). Distances: the points of the base's frontier and the best that both reach. A speed-up is "
@@ -442,14 +468,50 @@ def _markdown_escape(text: str) -> str:
 
 
 LATEX = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", '"': "''", "\n": " ",
-    "–": "--", "—": "---", "±": r"$\pm$", "×": r"$\times$", "≤": r"$\leq$", "≥": r"$\geq$", "≈": r"$\approx$",
-    "†": r"\textsuperscript{\textdagger}", "‡": r"\textsuperscript{\textdaggerdbl}", "“": "``", "”": "''", "’": "'",
-    "\N{THIN SPACE}": r"\,", "\N{NO-BREAK SPACE}": "~", "²": r"\textsuperscript{2}", "³": r"\textsuperscript{3}",
-    "λ": r"$\lambda$", "σ": r"$\sigma$", "τ": r"$\tau$", "η": r"$\eta$", "ρ": r"$\rho$", "ε": r"$\varepsilon$",
-    "α": r"$\alpha$", "β": r"$\beta$", "μ": r"$\mu$", "µ": r"$\mu$", "Δ": r"$\Delta$", "→": r"$\to$", "…": r"\ldots{}",
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': "''",
+    "\n": " ",
+    "–": "--",
+    "—": "---",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "≤": r"$\leq$",
+    "≥": r"$\geq$",
+    "≈": r"$\approx$",
+    "†": r"\textsuperscript{\textdagger}",
+    "‡": r"\textsuperscript{\textdaggerdbl}",
+    "“": "``",
+    "”": "''",
+    "’": "'",
+    "\N{THIN SPACE}": r"\,",
+    "\N{NO-BREAK SPACE}": "~",
+    "²": r"\textsuperscript{2}",
+    "³": r"\textsuperscript{3}",
+    "λ": r"$\lambda$",
+    "σ": r"$\sigma$",
+    "τ": r"$\tau$",
+    "η": r"$\eta$",
+    "ρ": r"$\rho$",
+    "ε": r"$\varepsilon$",
+    "α": r"$\alpha$",
+    "β": r"$\beta$",
+    "μ": r"$\mu$",
+    "µ": r"$\mu$",
+    "Δ": r"$\Delta$",
+    "→": r"$\to$",
+    "…": r"\ldots{}",
     "·": r"$\cdot$",
 }
 LATEX_COMMANDS = str.maketrans(LATEX)
@@ -493,16 +555,38 @@ def _latex(table: Table) -> str:
     caption = latex_escape(table.caption)
     if len(body) < LONG:
         lines = [
-            "% needs \\usepackage{booktabs}", r"\begin{table}", r"\centering\scriptsize\setlength{\tabcolsep}{2pt}",
-            rf"\caption{{{caption}}}\smallskip", rf"\begin{{tabular}}{{{shape}}}", r"\toprule", head, r"\midrule",
-            *body, r"\bottomrule", r"\end{tabular}", r"\end{table}",
+            "% needs \\usepackage{booktabs}",
+            r"\begin{table}",
+            r"\centering\scriptsize\setlength{\tabcolsep}{2pt}",
+            rf"\caption{{{caption}}}\smallskip",
+            rf"\begin{{tabular}}{{{shape}}}",
+            r"\toprule",
+            head,
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
         ]
     else:
         lines = [
-            "% needs \\usepackage{booktabs,longtable}", r"{\scriptsize\setlength{\tabcolsep}{2pt}",
+            "% needs \\usepackage{booktabs,longtable}",
+            r"{\scriptsize\setlength{\tabcolsep}{2pt}",
             r"\setlength{\LTcapwidth}{\textwidth}",
-            rf"\begin{{longtable}}{{{shape}}}", rf"\caption{{{caption}}}\\", r"\toprule", head, r"\midrule",
-            r"\endfirsthead", r"\toprule", head, r"\midrule", r"\endhead", r"\bottomrule", r"\endfoot", *body,
-            r"\end{longtable}", "}",
+            rf"\begin{{longtable}}{{{shape}}}",
+            rf"\caption{{{caption}}}\\",
+            r"\toprule",
+            head,
+            r"\midrule",
+            r"\endfirsthead",
+            r"\toprule",
+            head,
+            r"\midrule",
+            r"\endhead",
+            r"\bottomrule",
+            r"\endfoot",
+            *body,
+            r"\end{longtable}",
+            "}",
         ]
     return "\n".join(lines) + "\n"

@@ -129,7 +129,10 @@ def write_report(
     files[CELLS] = _cells_json(name, title, cells, options, arms, [*files, CELLS]).encode()
     _replace(out_dir, files)
     return Report(
-        out_dir, " ".join(part.headline for part in parts), parts[0].tables[0].text, parts[0].tables[0].caption,
+        out_dir,
+        " ".join(part.headline for part in parts),
+        parts[0].tables[0].text,
+        parts[0].tables[0].caption,
         tuple(sorted(files)),
     )
 
@@ -169,7 +172,8 @@ def base_row(panel: Panel, options: ReportOptions) -> Row | None:
     if who is None:
         return None
     fitting = [
-        row for row in panel.measured
+        row
+        for row in panel.measured
         if row.arm == who.base and all(rank(row.setting(k)) == rank(v) for k, v in options.base_row.items())
     ]
     summaries = panel.distances
@@ -177,7 +181,9 @@ def base_row(panel: Panel, options: ReportOptions) -> Row | None:
 
 
 def report_figures(
-    panel: Panel, options: ReportOptions, samples: Mapping[str, np.ndarray] | None = None,
+    panel: Panel,
+    options: ReportOptions,
+    samples: Mapping[str, np.ndarray] | None = None,
     reported: Path | None = None,
 ) -> list[Drawn]:
     """Every figure of a panel: frontiers, distance against each varied key, samples, and the literature apart."""
@@ -254,7 +260,8 @@ def sample_lines(panel: Panel, samples: Mapping[str, np.ndarray]) -> list[tuple[
     summaries = panel.distances
     return [
         (f"{row.name}: {panel.distance} {number(summaries[row].mean)}", samples[_first(row)])
-        for row in sample_rows(panel) if _first(row) in samples
+        for row in sample_rows(panel)
+        if _first(row) in samples
     ]
 
 
@@ -274,7 +281,11 @@ def _first(row: Row) -> str:
 
 
 def _cells_json(
-    name: str, title: str, cells: Sequence[Mapping[str, Any]], options: ReportOptions, arms: Sequence[str],
+    name: str,
+    title: str,
+    cells: Sequence[Mapping[str, Any]],
+    options: ReportOptions,
+    arms: Sequence[str],
     files: Sequence[str],
 ) -> str:
     """The rows as compact, sorted JSON: what all configurations share is written once."""
@@ -290,13 +301,18 @@ def _cells_json(
     ordered = sorted(zip([order[cell["arm"]] for cell in cells], lines, strict=True))
     head = json.dumps(
         {
-            "schema": SCHEMA, "name": name, "title": title, "options": {**asdict(options), "arms": list(arms)},
-            "files": sorted(files), "common": flatten(shared),
+            "schema": SCHEMA,
+            "name": name,
+            "title": title,
+            "options": {**asdict(options), "arms": list(arms)},
+            "files": sorted(files),
+            "common": flatten(shared),
         },
-        sort_keys=True, ensure_ascii=False,
+        sort_keys=True,
+        ensure_ascii=False,
     )
     body = ",\n".join(line for _, line in ordered)
-    return f'{head[:-1]}{ROWS}\n{body}\n]}}\n'
+    return f"{head[:-1]}{ROWS}\n{body}\n]}}\n"
 
 
 def load_cells(path: Path) -> dict[str, Any]:

@@ -164,7 +164,10 @@ BAD = {
     "misspelt key": ("  sampel: {steps: 3}", "did you mean 'sample'"),
     "1e-4": ("  train.learning_rate: 1e-4", "write it with a dot"),
     "interval over steps": ("  sample.refresh_interval: 40", "refresh_interval"),
-    "data that is not there": ("  data: {name: images, path: /nowhere/at/all.zip}\n  measure.features: efficientnet_lite0", "/nowhere"),
+    "data that is not there": (
+        "  data: {name: images, path: /nowhere/at/all.zip}\n  measure.features: inception",
+        "/nowhere",
+    ),
     "weights that are not there": ("  measure: {features: inception, weights: /no/inception.pt}", "/no/inception.pt"),
 }
 

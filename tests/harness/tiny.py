@@ -53,7 +53,7 @@ def harness(results: Path, *arguments: object) -> subprocess.CompletedProcess[st
 
 
 def figures(results: Path) -> dict[str, Any]:
-    """All of each cell's record that must be the same whenever and wherever it is made: everything but time and place."""
+    """What must be the same in each cell's record whenever and wherever it is made: all but time and place."""
     cells = sorted((results / "runs" / "cells").glob("*.json"))
     records = {path.stem: json.loads(path.read_text()) for path in cells}
     kept = ("quality", "compute", "config", "training")

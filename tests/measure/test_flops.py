@@ -215,9 +215,7 @@ OPERATORS: dict[str, tuple[Any, tuple[Tensor, ...], int]] = {
 
 
 @pytest.mark.parametrize(("function", "inputs", "macs"), OPERATORS.values(), ids=OPERATORS)
-def test_each_operator_by_hand_and_by_torchs_counter(
-    function: Any, inputs: tuple[Tensor, ...], macs: int
-) -> None:
+def test_each_operator_by_hand_and_by_torchs_counter(function: Any, inputs: tuple[Tensor, ...], macs: int) -> None:
     assert count_macs(function, inputs).macs == macs
     assert flop_counter_macs(function, inputs) == macs
 

@@ -104,9 +104,7 @@ def test_the_standard_error_equals_the_jackknife() -> None:
     """Leave one out, literally: an independent estimate of the same spread."""
     features = gaussian(5, 300) * 1.3 + 0.4
     reference = statistics(gaussian(5, 800))
-    left_out = [
-        frechet_distance(statistics(np.delete(features, i, axis=0)), reference) for i in range(len(features))
-    ]
+    left_out = [frechet_distance(statistics(np.delete(features, i, axis=0)), reference) for i in range(len(features))]
     jackknife = np.sqrt((len(features) - 1) * np.var(left_out))
     distance, error = distance_and_standard_error(features, reference)
     assert error == pytest.approx(jackknife, rel=0.03)

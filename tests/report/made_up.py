@@ -65,20 +65,35 @@ def cell(
             "per_seed": per_seed,
         },
         "compute": {
-            "gmacs_per_image": gmacs, "gflops_per_image": 2 * gmacs, "evaluations": {"network": 32},
-            "gmacs_per_evaluation": {"network": HEAVY}, "parameters": {"network": 1_000_000},
-            "training_gmacs_per_step": 7.0, "training_steps": config["train"]["steps"],
+            "gmacs_per_image": gmacs,
+            "gflops_per_image": 2 * gmacs,
+            "evaluations": {"network": 32},
+            "gmacs_per_evaluation": {"network": HEAVY},
+            "parameters": {"network": 1_000_000},
+            "training_gmacs_per_step": 7.0,
+            "training_steps": config["train"]["steps"],
         },
         "time": {
-            "device": "cpu made-up", "dtype": "float32", "compiled": False, "threads": 2, "batch": 250,
-            "seconds_per_image": seconds if seconds is not None else gmacs * 0.01 + 0.0004, "repeats": 5,
-            "seconds_per_image_quartiles": [gmacs * 0.0099, gmacs * 0.0103], "images_per_second": 100.0,
-            "latency_seconds": gmacs * 0.03 + 0.002, "peak_memory_bytes": None,
+            "device": "cpu made-up",
+            "dtype": "float32",
+            "compiled": False,
+            "threads": 2,
+            "batch": 250,
+            "seconds_per_image": seconds if seconds is not None else gmacs * 0.01 + 0.0004,
+            "repeats": 5,
+            "seconds_per_image_quartiles": [gmacs * 0.0099, gmacs * 0.0103],
+            "images_per_second": 100.0,
+            "latency_seconds": gmacs * 0.03 + 0.002,
+            "peak_memory_bytes": None,
         },
         "samples": f"samples/{digest(config)}.npz",
         "provenance": {
-            "commit": "0123456789abcdef", "dirty": False, "versions": {"torch": "2.0", "numpy": "2.0"},
-            "started": 1767225600.0, "finished": 1767225660.5, "training_images_per_second": 2000.0,
+            "commit": "0123456789abcdef",
+            "dirty": False,
+            "versions": {"torch": "2.0", "numpy": "2.0"},
+            "started": 1767225600.0,
+            "finished": 1767225660.5,
+            "training_images_per_second": 2000.0,
         },
     }
     return {"arm": arm, "label": label or arm, "varied": varied, "record": record}
@@ -107,21 +122,33 @@ def _quickstart(seed: int, generator: np.random.Generator, noise: float) -> Iter
             yield cell("base", varied, frechet=draw(value), gmacs=HEAVY * evaluations, seed=seed)
     for steps in (8, 16, 32):
         yield cell(
-            "edm", {"sample.steps": steps}, frechet=draw(0.66 * (1 + (10 / steps) ** 1.2)),
-            gmacs=HEAVY * (2 * steps - 1), seed=seed, label="EDM",
+            "edm",
+            {"sample.steps": steps},
+            frechet=draw(0.66 * (1 + (10 / steps) ** 1.2)),
+            gmacs=HEAVY * (2 * steps - 1),
+            seed=seed,
+            label="EDM",
             fixed={"diffusion.preconditioning": "edm", "sample.sampler": "heun"},
         )
     for steps in (8, 16, 32):
         yield cell(
-            "shrunk", {"sample.steps": steps}, frechet=draw(1.9 * (1 + (9 / steps) ** 1.2)), gmacs=0.0048 * steps,
-            seed=seed, fixed={"model.width": 32},
+            "shrunk",
+            {"sample.steps": steps},
+            frechet=draw(1.9 * (1 + (9 / steps) ** 1.2)),
+            gmacs=0.0048 * steps,
+            seed=seed,
+            fixed={"model.width": 32},
         )
     for steps, interval in ((16, 2), (16, 4), (32, 4), (32, 8)):
         refreshes = steps // interval
         yield cell(
-            "cached", {"sample.steps": steps, "sample.refresh_interval": interval},
-            frechet=draw(1.3 * (1 + (7 / refreshes) ** 1.5)), gmacs=HEAVY * refreshes + 0.004 * (steps - refreshes),
-            seed=seed, label="feature cache", fixed={"sample.cache_from_level": 1},
+            "cached",
+            {"sample.steps": steps, "sample.refresh_interval": interval},
+            frechet=draw(1.3 * (1 + (7 / refreshes) ** 1.5)),
+            gmacs=HEAVY * refreshes + 0.004 * (steps - refreshes),
+            seed=seed,
+            label="feature cache",
+            fixed={"sample.cache_from_level": 1},
         )
     for width in (0.25, 0.5):
         for sampler in ("ancestral", "ddim"):
@@ -129,11 +156,17 @@ def _quickstart(seed: int, generator: np.random.Generator, noise: float) -> Iter
                 refreshes = steps // interval
                 value = floor[sampler] * (1.25 if width < 0.5 else 1.1) * (1 + (4 / refreshes) ** 1.2 + 2 / steps)
                 varied = {
-                    "model.light_width": width, "sample.sampler": sampler, "sample.steps": steps,
+                    "model.light_width": width,
+                    "sample.sampler": sampler,
+                    "sample.steps": steps,
                     "sample.refresh_interval": interval,
                 }
                 yield cell(
-                    "dual-rate", varied, frechet=draw(value), gmacs=HEAVY * refreshes + LIGHT[width] * steps, seed=seed,
+                    "dual-rate",
+                    varied,
+                    frechet=draw(value),
+                    gmacs=HEAVY * refreshes + LIGHT[width] * steps,
+                    seed=seed,
                     fixed={"model.kind": "dual_rate"},
                 )
 

@@ -133,7 +133,8 @@ def test_letters_stay_text_in_pdf(panel: Panel) -> None:
 def test_more_values_than_looks_do_not_flood_the_legend() -> None:
     rows = [
         cell("dual-rate", {"model.light_width": width, "sample.steps": steps}, frechet=width + steps, fixed=DUAL)
-        for width in (0.25, 0.5) for steps in range(1, 60)
+        for width in (0.25, 0.5)
+        for steps in range(1, 60)
     ]
     panel = panels(rows)[0]
     figure = against_figure(panel, "model.light_width", figure_keys(panel)["model.light_width"])
@@ -151,9 +152,7 @@ def test_values_that_are_no_numbers_stand_in_order() -> None:
 
 
 def test_distance_against_the_time_of_training() -> None:
-    rows = [
-        cell("base", {"train.steps": steps}, frechet=1000 / steps) for steps in (500, 1000, 2000)
-    ]
+    rows = [cell("base", {"train.steps": steps}, frechet=1000 / steps) for steps in (500, 1000, 2000)]
     panel = panels(rows)[0]
     names = [item.name for item in report_figures(panel, ReportOptions())]
     assert {"by-training-steps", "by-training-seconds", "by-training-gmacs"} <= set(names)

@@ -18,8 +18,14 @@ points = st.lists(
 
 def series(name: str, cost: np.ndarray, distance: np.ndarray, training: float = 0, sampling: float = 0) -> Series:
     n = len(cost)
-    return Series(name, np.asarray(cost, float), np.asarray(distance, float), np.full(n, training),
-                  np.full(n, sampling), np.zeros(n, int))
+    return Series(
+        name,
+        np.asarray(cost, float),
+        np.asarray(distance, float),
+        np.full(n, training),
+        np.full(n, sampling),
+        np.zeros(n, int),
+    )
 
 
 @given(points)
@@ -28,9 +34,7 @@ def test_the_frontier_is_what_nothing_beats(found: list[tuple[float, float]]) ->
     cost, distance = (np.array(values) for values in zip(*found, strict=True))
     line = pareto(cost, distance)
     kept = {found[i] for i in line}
-    undominated = {
-        p for p in found if not any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in found)
-    }
+    undominated = {p for p in found if not any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in found)}
     assert kept == undominated
     assert list(cost[line]) == sorted(cost[line])
 
@@ -55,7 +59,7 @@ def test_every_replicate_has_a_frontier_of_its_own() -> None:
     distance = np.array([[4.0, 2.0, 1.0], [4.0, 1.0, 2.0], [4.0, 4.0, 4.0]])
     found = np.exp(cost_at(cost, distance, np.array([1.0, 2.0])))
     assert found[0] == pytest.approx([4.0, 2.0])
-    assert found[1] == pytest.approx([2.0, 2 ** 0.5])
+    assert found[1] == pytest.approx([2.0, 2**0.5])
     assert found[2].tolist() == [math.inf, math.inf]
 
 

@@ -14,9 +14,18 @@ DUAL = {"model.kind": "dual_rate"}
 def curve(arm: str, factor: float, floor: float = 0.0, seeds: tuple[int, ...] = (0, 1), **kwargs: Any) -> list[Any]:
     """An arm whose distance is cost⁻¹ where the base's is, at `factor` times its cost."""
     return [
-        cell(arm, {"sample.steps": steps}, frechet=floor + 8 / steps, gmacs=factor * steps, seconds=2 * factor * steps,
-             seed=seed, standard_error=0.001, **kwargs)
-        for seed in seeds for steps in (4, 8, 16)
+        cell(
+            arm,
+            {"sample.steps": steps},
+            frechet=floor + 8 / steps,
+            gmacs=factor * steps,
+            seconds=2 * factor * steps,
+            seed=seed,
+            standard_error=0.001,
+            **kwargs,
+        )
+        for seed in seeds
+        for steps in (4, 8, 16)
     ]
 
 
@@ -41,8 +50,10 @@ def test_a_loss_is_said_as_plainly() -> None:
 def test_no_difference_is_called_noise() -> None:
     generator = panel_of(
         [cell("base", {"sample.steps": s}, frechet=8 / s, gmacs=s, standard_error=1.0 / s) for s in (4, 8, 16)],
-        [cell("dual-rate", {"sample.steps": s}, frechet=8.1 / s, gmacs=s, standard_error=1.0 / s, fixed=DUAL)
-         for s in (4, 8, 16)],
+        [
+            cell("dual-rate", {"sample.steps": s}, frechet=8.1 / s, gmacs=s, standard_error=1.0 / s, fixed=DUAL)
+            for s in (4, 8, 16)
+        ],
     )
     text = headline(generator)
     assert "no difference beyond noise" in text
@@ -62,13 +73,23 @@ def test_frontiers_without_a_common_range_give_a_bound() -> None:
 
 def test_the_base_family_holds_every_sampler_on_the_same_network() -> None:
     """A DDIM arm of the base's own network sets the bar, whatever its name; a shrunk or cached one does not."""
-    ddim = [cell("DDIM", {"sample.steps": s}, frechet=8 / s, gmacs=s / 4, fixed={"sample.sampler": "ddim"})
-            for s in (4, 8, 16)]
-    cached = [cell("cached", {"sample.steps": 8}, frechet=1.0, gmacs=1.0,
-                   fixed={"sample.cache_from_level": 1, "sample.refresh_interval": 2})]
+    ddim = [
+        cell("DDIM", {"sample.steps": s}, frechet=8 / s, gmacs=s / 4, fixed={"sample.sampler": "ddim"})
+        for s in (4, 8, 16)
+    ]
+    cached = [
+        cell(
+            "cached",
+            {"sample.steps": 8},
+            frechet=1.0,
+            gmacs=1.0,
+            fixed={"sample.cache_from_level": 1, "sample.refresh_interval": 2},
+        )
+    ]
     shrunk = [cell("shrunk", {"sample.steps": 8}, frechet=1.0, gmacs=1.0, fixed={"model.width": 8})]
-    panel = panel_of(curve("base", 1.0, seeds=(0,)), ddim, cached, shrunk,
-                     curve("dual-rate", 0.5, seeds=(0,), fixed=DUAL))
+    panel = panel_of(
+        curve("base", 1.0, seeds=(0,)), ddim, cached, shrunk, curve("dual-rate", 0.5, seeds=(0,), fixed=DUAL)
+    )
     who = roles(panel)
     assert who is not None and (who.family, who.subject) == (("base", "DDIM"), "dual-rate")
     (found,) = [c for c in comparisons(panel, who, "gmacs") if c.name == "dual-rate"]

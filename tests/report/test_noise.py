@@ -15,11 +15,19 @@ from tests.report.made_up import cell
 
 def rows_of(values: np.ndarray, standard_error: float | None = None) -> tuple[Row, ...]:
     """Rows from distances (rows, trainings, samplings)."""
-    return panels([
-        cell("base", {"sample.steps": step + 1}, frechet=list(map(float, sampled)), seed=seed,
-             standard_error=standard_error)
-        for step, trained in enumerate(values) for seed, sampled in enumerate(trained)
-    ])[0].measured
+    return panels(
+        [
+            cell(
+                "base",
+                {"sample.steps": step + 1},
+                frechet=list(map(float, sampled)),
+                seed=seed,
+                standard_error=standard_error,
+            )
+            for step, trained in enumerate(values)
+            for seed, sampled in enumerate(trained)
+        ]
+    )[0].measured
 
 
 def test_mean_and_spread_by_hand() -> None:

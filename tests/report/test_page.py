@@ -64,7 +64,7 @@ def test_all_text_is_escaped(html: str, read: Reader) -> None:
 
 
 def test_every_row_is_there_with_its_configuration_one_click_away(report: Report, html: str) -> None:
-    table = html[html.index("<h2>Results</h2>"):]
+    table = html[html.index("<h2>Results</h2>") :]
     table = table[: table.index("</table>")]
     lines = table.split("<tr>")[2:]
     assert len(lines) == len(report.table)

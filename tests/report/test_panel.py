@@ -17,7 +17,8 @@ from tests.report.made_up import cell, missing, quickstart
 def test_cells_that_differ_by_the_trainings_seed_alone_are_one_row() -> None:
     rows = [
         cell("base", {"sample.steps": steps}, frechet=[1.0 + seed, 2.0 + seed], seed=seed)
-        for steps in (8, 16) for seed in (1, 0)
+        for steps in (8, 16)
+        for seed in (1, 0)
     ]
     (panel,) = panels(rows)
     assert [row.steps for row in panel.rows] == [8, 16]
@@ -68,14 +69,18 @@ def test_only_inception_features_give_a_distance_called_fid() -> None:
         (panel,) = panels([row])
         named[features] = (panel.distance, panel.kernel)
     assert named == {
-        "inception": ("FID", "KID"), "digits": ("FD-digits", "KD-digits"), "dinov2": ("FD-DINOv2", "KD-DINOv2"),
+        "inception": ("FID", "KID"),
+        "digits": ("FD-digits", "KD-digits"),
+        "dinov2": ("FD-DINOv2", "KD-DINOv2"),
     }
 
 
 def test_rows_without_a_result_stay_with_their_status() -> None:
     rows = [
-        cell("base", {"sample.steps": 8}), missing("base", {"sample.steps": 16}, "blocked: disk full"),
-        cell("base", {"sample.steps": 32}, seed=0), missing("base", {"sample.steps": 32}),
+        cell("base", {"sample.steps": 8}),
+        missing("base", {"sample.steps": 16}, "blocked: disk full"),
+        cell("base", {"sample.steps": 32}, seed=0),
+        missing("base", {"sample.steps": 32}),
     ]
     (panel,) = panels(rows)
     assert [row.status for row in panel.rows] == ["", "blocked: disk full", "1 of 2 seeds: missing"]
@@ -123,12 +128,14 @@ def test_the_order_of_the_input_does_not_matter() -> None:
 
 def test_refreshes_and_interval_follow_from_however_they_were_set() -> None:
     fixed = {"model.kind": "dual_rate"}
-    rows = panels([
-        cell("a", {"sample.steps": 32, "sample.refresh_interval": 5}, fixed=fixed),
-        cell("b", {"sample.steps": 32, "sample.refreshes": 8}, fixed=fixed),
-        cell("c", {"sample.steps": 32, "sample.refresh_steps": [0, 3, 20, 31]}, fixed=fixed),
-        cell("d", {"sample.steps": 32}),
-    ])[0].rows
+    rows = panels(
+        [
+            cell("a", {"sample.steps": 32, "sample.refresh_interval": 5}, fixed=fixed),
+            cell("b", {"sample.steps": 32, "sample.refreshes": 8}, fixed=fixed),
+            cell("c", {"sample.steps": 32, "sample.refresh_steps": [0, 3, 20, 31]}, fixed=fixed),
+            cell("d", {"sample.steps": 32}),
+        ]
+    )[0].rows
     assert [(row.refreshes, row.interval) for row in rows] == [(7, 5), (8, 4.0), (4, 8.0), (None, None)]
 
 

@@ -49,21 +49,32 @@ def test_measured_and_reported_share_a_figure_only_where_all_agrees() -> None:
     row = cell("base")
     row["record"]["config"]["data"] = {"name": "ImageNet", "size": 64}
     row["record"]["quality"] |= {
-        "features": "inception", "images": 50000, "reference": {"name": "train", "images": 1281167, "id": "x"}
+        "features": "inception",
+        "images": 50000,
+        "reference": {"name": "train", "images": 1281167, "id": "x"},
     }
     (panel,) = panels([row])
     edm = next(r for r in rows() if r.source == "EDM" and r.data == "ImageNet 64×64")
     assert agreeing([edm], panel) == [("[EDM] EDM (stochastic)", pytest.approx(56210), 1.36)]
-    for other in ({"data": "CIFAR-10 32×32"}, {"features": "dinov2"}, {"images": 10000}, {"reference": "val"},
-                  {"multiply_add_counts": None}, {"distance": None}):
+    for other in (
+        {"data": "CIFAR-10 32×32"},
+        {"features": "dinov2"},
+        {"images": 10000},
+        {"reference": "val"},
+        {"multiply_add_counts": None},
+        {"distance": None},
+    ):
         assert agreeing([replace(edm, **other)], panel) == []
     assert agreeing(rows(), panels([cell("base")])[0]) == []
 
 
 @pytest.mark.parametrize(
     ("column", "value", "message"),
-    [("distance", "about 1", "line 2: distance: 'about 1' is not a number"), ("caveat", "", "source and its caveat"),
-     ("source", "", "source and its caveat")],
+    [
+        ("distance", "about 1", "line 2: distance: 'about 1' is not a number"),
+        ("caveat", "", "source and its caveat"),
+        ("source", "", "source and its caveat"),
+    ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, column: str, value: str, message: str) -> None:
     names = REPORTED.read_text(encoding="utf-8").splitlines()[0].split(",")

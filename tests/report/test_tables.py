@@ -25,8 +25,14 @@ def small() -> list[dict[str, Any]]:
     return [
         cell("base", {"sample.steps": 16}, frechet=[1.0, 1.2], gmacs=4.0, seconds=0.4),
         cell("base", {"sample.steps": 8}, frechet=[2.0, 2.2], gmacs=2.0, seconds=0.2),
-        cell("dual-rate", {"sample.steps": 16, "sample.refresh_interval": 4}, frechet=[1.1, 1.1], gmacs=1.0,
-             seconds=0.2, fixed=DUAL),
+        cell(
+            "dual-rate",
+            {"sample.steps": 16, "sample.refresh_interval": 4},
+            frechet=[1.1, 1.1],
+            gmacs=1.0,
+            seconds=0.2,
+            fixed=DUAL,
+        ),
         missing("dual-rate", {"sample.steps": 8, "sample.refresh_interval": 4}, "blocked: a | b"),
     ]
 
@@ -58,8 +64,18 @@ def test_the_base_row_is_named_and_can_be_chosen() -> None:
 
 def test_the_caption_states_the_conditions() -> None:
     caption = table_of(small()).caption
-    for stated in ("digits 8×8", "FD-digits of 2000 images", "digits train (1797 images)", "1 training × 2 sampling",
-                   "cpu made-up", "float32", "batch 250", "2 threads", "not compiled", "median of 5 repeats"):
+    for stated in (
+        "digits 8×8",
+        "FD-digits of 2000 images",
+        "digits train (1797 images)",
+        "1 training × 2 sampling",
+        "cpu made-up",
+        "float32",
+        "batch 250",
+        "2 threads",
+        "not compiled",
+        "median of 5 repeats",
+    ):
         assert stated in caption
 
 
@@ -107,10 +123,19 @@ def test_csv_reads_back() -> None:
 
 def test_the_ablation_by_hand() -> None:
     rows = [
-        cell("dual-rate", {"sample.steps": steps, "sample.refresh_interval": interval}, frechet=frechet, gmacs=gmacs,
-             fixed=DUAL)
+        cell(
+            "dual-rate",
+            {"sample.steps": steps, "sample.refresh_interval": interval},
+            frechet=frechet,
+            gmacs=gmacs,
+            fixed=DUAL,
+        )
         for steps, interval, frechet, gmacs in (
-            (16, 2, 1.0, 8.0), (16, 4, 2.0, 4.0), (32, 2, 0.5, 16.0), (32, 4, 4.0, 8.0), (32, 8, 5.0, 4.0),
+            (16, 2, 1.0, 8.0),
+            (16, 4, 2.0, 4.0),
+            (32, 2, 0.5, 16.0),
+            (32, 4, 4.0, 8.0),
+            (32, 8, 5.0, 4.0),
         )
     ]
     (panel,) = panels(rows)
@@ -126,10 +151,15 @@ def test_the_ablation_by_hand() -> None:
 
 def test_samplers_side_by_side_with_their_ratio_to_ancestral() -> None:
     rows = [
-        cell(arm, {"sample.sampler": sampler, "sample.steps": steps}, frechet=value * 8 / steps,
-             fixed=DUAL if arm == "dual-rate" else None)
+        cell(
+            arm,
+            {"sample.sampler": sampler, "sample.steps": steps},
+            frechet=value * 8 / steps,
+            fixed=DUAL if arm == "dual-rate" else None,
+        )
         for arm, of in (("base", {"ancestral": 2.0, "ddim": 1.0}), ("dual-rate", {"ancestral": 1.0, "ddim": 3.0}))
-        for sampler, value in of.items() for steps in (8, 16)
+        for sampler, value in of.items()
+        for steps in (8, 16)
     ]
     (panel,) = panels(rows)
     lines = sampler_table(panel).values
@@ -141,8 +171,17 @@ def test_samplers_side_by_side_with_their_ratio_to_ancestral() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.0123456, "0.0123"), (1.0, "1.00"), (123.4, "123"), (12345.6, "12346"), (math.nan, "–"), (0.0, "0"),
-     (-0.5, "-0.500"), (2.5e-6, "2.50e-06"), (9.999, "10.00")],
+    [
+        (0.0123456, "0.0123"),
+        (1.0, "1.00"),
+        (123.4, "123"),
+        (12345.6, "12346"),
+        (math.nan, "–"),
+        (0.0, "0"),
+        (-0.5, "-0.500"),
+        (2.5e-6, "2.50e-06"),
+        (9.999, "10.00"),
+    ],
 )
 def test_numbers(value: float, text: str) -> None:
     assert number(value) == text
@@ -168,8 +207,13 @@ def test_latex_compiles(rows: list[dict[str, Any]], tmp_path: Path) -> None:
     assert any(r"\begin{tabular}" in table for table in tables)
     (tmp_path / "tables.tex").write_text(LATEX_DOCUMENT % "\n\\clearpage\n".join(tables), encoding="utf-8")
     done = subprocess.run(
-        [compiler, "-interaction=nonstopmode", "-halt-on-error", "tables.tex"], cwd=tmp_path, capture_output=True,
-        text=True, errors="replace", check=False, timeout=60,
+        [compiler, "-interaction=nonstopmode", "-halt-on-error", "tables.tex"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+        timeout=60,
     )
     assert done.returncode == 0, done.stdout[-2000:]
     assert "Missing character" not in done.stdout
@@ -185,7 +229,8 @@ def test_latex_escapes_every_special_sign() -> None:
 def test_arms_that_sample_the_same_networks_are_one_method_of_the_sampler_table() -> None:
     rows = [
         cell(arm, {"sample.steps": steps}, frechet=value * 8 / steps, fixed={"sample.sampler": sampler})
-        for arm, sampler, value in (("base", "ancestral", 2.0), ("DDIM", "ddim", 1.0)) for steps in (8, 16)
+        for arm, sampler, value in (("base", "ancestral", 2.0), ("DDIM", "ddim", 1.0))
+        for steps in (8, 16)
     ]
     rows.append(cell("shrunk", {"sample.steps": 8}, fixed={"model.width": 8}))
     (panel,) = panels(rows)

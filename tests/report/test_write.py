@@ -163,9 +163,7 @@ def test_a_report_imports_no_torch() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_notebook_draws_every_figure_again(
-    report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_notebook_draws_every_figure_again(report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HARNESS_REPORT", str(report.folder))
     monkeypatch.setenv("HARNESS_REPORTED", str(REPORTED))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
@@ -173,7 +171,10 @@ def test_the_notebook_draws_every_figure_again(
     place = {"metadata": {"path": str(tmp_path)}}
     NotebookClient(notebook, timeout=120, kernel_name="python3", resources=place).execute()
     printed = "".join(
-        output["text"] for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs
+        output["text"]
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
         if output.output_type == "stream" and output.name == "stdout"
     )
     drawn = {name for name in report.files if name.endswith((".png", ".pdf"))}

@@ -85,7 +85,7 @@ def release_held_jobs() -> None:
 
 
 def wait_until(
-    happened: Callable[[], bool], what: str, seconds: float = PATIENCE_SECONDS, poll: float = 0.3, release: bool = True
+    happened: Callable[[], bool], what: str, seconds: float = PATIENCE_SECONDS, poll: float = 0.5, release: bool = True
 ) -> None:
     """Wait for `happened`; requeued jobs are let go meanwhile, unless `release` is False."""
     deadline = time.monotonic() + seconds

@@ -28,7 +28,7 @@ TINY = f"""
 name: tiny
 base:
   model: {{kind: single_rate, width: 8, blocks: [1, 1], head_width: 8}}
-  train: {{steps: {STEPS}, batch: 16, checkpoint_every: 5, log_every: 5}}
+  train: {{steps: {STEPS}, batch: 16, checkpoint_every: 2, log_every: 5}}
   sample: {{steps: 2, batch: 8}}
   measure: {{images: 32, latency: {{repeats: 1, warmup: 0, batch: 8}}}}
 arms:

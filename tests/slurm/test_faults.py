@@ -22,6 +22,7 @@ from tests.slurm.sweeping import BROKEN, TINY, Running, arguments, figures, harn
 
 pytestmark = pytest.mark.slurm
 Make = Callable[..., Running]
+SLURM = ("--cluster", "slurm", "--slurm")
 
 
 def test_undisturbed_jobs_give_the_figures_of_this_process(running: Make, undisturbed: dict[str, Any]) -> None:
@@ -88,7 +89,7 @@ def test_kill_of_the_process(running: Make, undisturbed: dict[str, Any]) -> None
     sweep = running(hold_cells=True)
     sweep.submit()
     (training,) = sweep.trainings
-    sweep.at_work_on(training, least=6)
+    sweep.at_work_on(training, least=3)
     sweep.kill(training)
     wait_until(lambda: sweep.attempts(training) == 2, "the training to start again")
     sweep.finish_here()
@@ -99,7 +100,7 @@ def test_a_process_killed_too_often_fails_and_says_so(running: Make, undisturbed
     sweep = running(hold_cells=True, options=["restarts=0"])
     sweep.submit()
     (training,) = sweep.trainings
-    sweep.at_work_on(training, least=6)
+    sweep.at_work_on(training, least=3)
     sweep.kill(training)
     wait_until(sweep.is_over, "the job to fail")
     assert (sweep.row(training).state, sweep.row(training).reason[:22]) == ("failed", "its process was killed")
@@ -121,7 +122,9 @@ def test_scancel_by_a_person_stays_cancelled_until_retry(running: Make, undistur
     assert (row.state, row.reason) == ("blocked", f"training {training.id} cancelled: by scancel")
     assert sweep.live_jobs() == [] and sweep.attempts(training) == 1
     sweep.hurry()
-    assert json.loads(harness("retry", sweep, "--json"))["retried"] == [str(t) for t in (training, *sweep.cells)]
+    assert json.loads(harness("retry", sweep, "--json", *SLURM, "cells_per_job=2"))["retried"] == [
+        str(t) for t in (training, *sweep.cells)
+    ]
     sweep.wait_complete()
     assert figures(sweep.store, sweep.sweep) == undisturbed
 
@@ -222,15 +225,16 @@ def test_terminal_killed_between_sbatch_and_its_record(running: Make, undisturbe
 
 
 def test_accounting_off(running: Make, undisturbed: dict[str, Any]) -> None:
-    sweep = running(options=["restarts=0"])
+    sweep = running(hold_cells=True, options=["restarts=0"])
     (training,) = sweep.trainings
     with cluster.no_accounting():
         sweep.submit()
-        sweep.at_work_on(training, least=6)
+        sweep.at_work_on(training, least=3)
         sweep.kill(training)
         wait_until(sweep.is_over, "the job to fail")
         assert sweep.row(training).state == "failed" and sweep.row(sweep.cells[0]).state == "blocked"
-        sweep.finish()
+        sweep.submit()
+        sweep.finish_here()
     assert figures(sweep.store, sweep.sweep) == undisturbed
 
 
@@ -242,7 +246,7 @@ def test_disk_full_in_the_middle_of_a_checkpoint(running: Make, undisturbed: dic
     cluster.command("mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(results))
     try:
         sweep.submit()
-        sweep.at_work_on(training, least=6)
+        sweep.at_work_on(training, least=3)
         size = next(sweep.store.training_folder(training.id).glob("checkpoint-*")).stat().st_size
         filler = results / "filler"
         fill(filler, leave=size // 2)
@@ -269,7 +273,7 @@ def test_checkpoint_cut_in_half(running: Make, undisturbed: dict[str, Any]) -> N
     sweep = running(hold_cells=True)
     sweep.submit()
     (training,) = sweep.trainings
-    sweep.at_work_on(training, least=12)
+    sweep.at_work_on(training, least=5)
     cluster.command("scancel", sweep.row(training).job or "")
     wait_until(sweep.is_over, "the jobs to be cancelled")
     newest = max(sweep.store.training_folder(training.id).glob("checkpoint-*"))
@@ -286,7 +290,12 @@ def test_two_submissions_at_the_same_moment(running: Make, undisturbed: dict[str
     sweep = running()
     terminals = [
         subprocess.Popen(
-            [sys.executable, "-m", "harness.cli", *arguments("sweep", sweep, "--json", "--cluster", "slurm")],
+            [
+                sys.executable,
+                "-m",
+                "harness.cli",
+                *arguments("sweep", sweep, "--json", *SLURM, "cells.sbatch.hold=true"),
+            ],
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -296,7 +305,7 @@ def test_two_submissions_at_the_same_moment(running: Make, undisturbed: dict[str
     assert sorted(len(one["submitted"]) for one in said) == [0, 3]
     assert sorted(len(one["live"]) for one in said) == [0, 3]
     assert len(sweep.live_jobs()) == 3
-    sweep.wait_complete()
+    sweep.finish_here()
     assert figures(sweep.store, sweep.sweep) == undisturbed
 
 
@@ -327,7 +336,7 @@ def test_source_edited_between_submission_and_start(running: Make, undisturbed: 
             sys.executable,
             "-m",
             "harness.cli",
-            *arguments("sweep", sweep, "--json", "--cluster", "slurm", "--slurm", "sbatch.hold=true"),
+            *arguments("sweep", sweep, "--json", *SLURM, "sbatch.hold=true", "--slurm", "cells_per_job=2"),
         ],
         cwd=copied,
         stdout=subprocess.PIPE,
