@@ -105,14 +105,6 @@ class Running:
         """Nothing of the sweep runs or waits any more."""
         return not self.status().is_live
 
-    def finish(self) -> None:
-        """`harness sweep` again completes the sweep on the cluster."""
-        self.hurry()
-        wait_until(self.is_over, "the jobs of before to end")
-        if not self.status().is_complete:
-            self.submit()
-        self.wait_complete()
-
     def wait_complete(self) -> None:
         """The sweep completes by itself, without anybody's help."""
         self.hurry()
