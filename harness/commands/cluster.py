@@ -14,7 +14,7 @@ from rich.live import Live
 
 from harness.cli import console, print_json
 from harness.commands.status import find_targets, summary_line, table_of
-from harness.dispatch import default_cluster
+from harness.commands.sweeping import chosen_cluster
 from harness.plan import Plan, plan
 from harness.slurm.settings import ClusterSettings, load_settings
 from harness.slurm.status import LIVE, TO_RETRY, SweepStatus, read_status
@@ -22,7 +22,7 @@ from harness.slurm.submit import Submitted, cancel_jobs, propose, submit
 from harness.store import Store, Target
 from harness.sweep import Sweep, load_sweep
 
-WATCH_SECONDS = 5.0
+WAIT_SECONDS = 5.0
 
 
 def settings_of(sweep: Sweep, options: Sequence[str]) -> ClusterSettings:
@@ -55,16 +55,18 @@ def describe_submission(submitted: Submitted) -> str:
 
 def wait_for(sweep: Sweep, store: Store, out: Console) -> dict[str, str]:
     """Show the status until no job of the sweep is left; what has no result then, with the reason."""
+    shown = ""
     with Live(console=out, auto_refresh=False, transient=True) as live:
         while True:
             status = read_status(plan(sweep, store), store)
             if out.is_terminal:
                 live.update(table_of(status, sweep, out.height - 4), refresh=True)
+            elif (line := summary_line(status)) != shown:
+                out.print(line, highlight=False, markup=False)
+                shown = line
             if not status.is_live:
-                break
-            time.sleep(WATCH_SECONDS)
-    out.print(summary_line(status), highlight=False, markup=False)
-    return failures_of(status)
+                return failures_of(status)
+            time.sleep(WAIT_SECONDS)
 
 
 def failures_of(status: SweepStatus) -> dict[str, str]:
@@ -94,7 +96,7 @@ def retry(
             print_json({"retried": []})
         return
     check_sweep(planned, store)
-    if (cluster or default_cluster()) == "slurm":
+    if chosen_cluster(cluster, options) == "slurm":
         retried = submit_sweep(planned, store, out, options, chosen).targets
     else:
         retried = _retry_here(planned, store, out, chosen)

@@ -39,7 +39,7 @@ def run(
     store = Store(results)
     planned = plan(sweep, store)
     out = console(json_output)
-    chosen = _chosen_cluster(cluster, slurm)
+    chosen = chosen_cluster(cluster, slurm)
     if dry_run:
         show_plan(planned, store, out, chosen, slurm, json_output)
         return
@@ -68,7 +68,8 @@ def run(
         sys.exit(1)
 
 
-def _chosen_cluster(named: str | None, slurm: Sequence[str]) -> str:
+def chosen_cluster(named: str | None, slurm: Sequence[str]) -> str:
+    """slurm, local or inline. Raises :class:`ConfigError` for another name, or settings of SLURM without it."""
     from harness import dispatch
 
     chosen = named or dispatch.default_cluster()
