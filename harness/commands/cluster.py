@@ -70,8 +70,9 @@ def wait_for(sweep: Sweep, store: Store, out: Console) -> dict[str, str]:
 
 
 def failures_of(status: SweepStatus) -> dict[str, str]:
-    """Why each target without a result has none."""
-    return {str(row.target): row.reason or row.state for row in status.rows.values() if row.state != "done"}
+    """Why each cell without a result has none, and each training that ended badly."""
+    bad = status.in_states(TO_RETRY) + [row for row in status.in_states(["missing"]) if row.target.kind == "cell"]
+    return {str(row.target): row.reason or row.state for row in bad}
 
 
 def retry(
