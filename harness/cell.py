@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from harness.build import build_model
-from harness.config import Experiment, parse_experiment
+from harness.config import Experiment, as_plain, parse_experiment
 from harness.data import Dataset, open_data
 from harness.distributed import current_ranks, pick_device
 from harness.lease import lease
@@ -184,7 +184,7 @@ def _record(
         "schema": 1,
         "id": cell,
         "training": training,
-        "config": json.loads(experiment.model_dump_json(exclude_none=True)),
+        "config": as_plain(experiment),
         "quality": {**meter.conditions(measure.images), "per_seed": per_seed},
         "compute": sampling_cost(drawing, evaluations),
         "time": measure_sampling(drawing, measure.latency),

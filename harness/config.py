@@ -387,6 +387,24 @@ def parse_section(model: type[Section], values: Mapping[str, Any], source: str) 
         raise ConfigError(source, problems) from None
 
 
+def as_plain(section: Section) -> dict[str, Any]:
+    """`section` as JSON values that :func:`parse_experiment` reads back to an equal one; unset keys are left out."""
+    plain = json.loads(section.model_dump_json())
+    return _without_unset(plain, type(section))
+
+
+def _without_unset(values: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for key, value in values.items():
+        field = model.model_fields[key]
+        section = _section_of(field.annotation)
+        if isinstance(value, dict) and section is not None:
+            kept[key] = _without_unset(value, section)
+        elif value is not None or field.default is not None:  # a None that is not the default says something
+            kept[key] = value
+    return kept
+
+
 DUAL_RATE_DEFAULTS: dict[str, dict[str, Any]] = {
     "model": {"light_width": 0.5, "context_levels": "all", "context_entry": "level"},
     "train": {"context_dropout": 0.0, "pairs": "range", "denoiser_times": 1},

@@ -12,12 +12,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from harness.config import Experiment, as_plain, parse_experiment
 from harness.errors import StoreError
-
-if TYPE_CHECKING:
-    from harness.config import Experiment
 
 Kind = Literal["training", "cell"]
 _UMASK_LOCK = threading.Lock()
@@ -159,11 +157,9 @@ class Store:
         """Keep what a job needs to know, where the job finds it. The same target always has the same experiment."""
         path = self.experiment_path(target)
         if not path.exists():
-            write_json(path, json.loads(experiment.model_dump_json(exclude_none=True)))
+            write_json(path, as_plain(experiment))
 
     def load_experiment(self, target: Target) -> Experiment:
-        from harness.config import parse_experiment
-
         path = self.experiment_path(target)
         return parse_experiment(read_json(path), str(path))
 

@@ -271,7 +271,8 @@ def flatten(values: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 def _hint(dotted: str) -> str:
     siblings = [k for k in KEYS if k.rpartition(".")[0] == dotted.rpartition(".")[0]]
-    hint = nearest(dotted, siblings) or nearest(dotted, list(KEYS)) or nearest(dotted, sorted(SECTIONS))
+    first = nearest(dotted, siblings) if "." in dotted else nearest(dotted, sorted(SECTIONS))
+    hint = first or nearest(dotted, list(KEYS))
     listed = [k.rpartition(".")[2] for k in siblings] if "." in dotted else sorted(SECTIONS)
     return f"{hint}; choices: {', '.join(listed)}" if listed else hint
 

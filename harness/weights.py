@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,7 +25,9 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], training: str, **met
     """Write `tensors` (any device, contiguous copies are made) atomically, marked with their training's id."""
     whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
-        save_file(whole, temporary, metadata={"format": FORMAT, "training": training, **metadata})
+        # one key, for several are written in no fixed order: the same weights are the same bytes
+        facts = json.dumps({"training": training, **metadata}, sort_keys=True)
+        save_file(whole, temporary, metadata={FORMAT: facts})
 
 
 def load_tensors(path: Path, training: str | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -36,12 +39,13 @@ def load_tensors(path: Path, training: str | None = None) -> tuple[dict[str, Ten
         raise StoreError(f"{path}: no such file")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
+            facts = (file.metadata() or {}).get(FORMAT)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError) as error:
         raise DamagedFile(f"{path}: is cut short or damaged ({error})") from None
-    if metadata.get("format") != FORMAT:
-        raise StoreError(f"{path}: format: {metadata.get('format')!r} is not {FORMAT!r}")
+    if facts is None:
+        raise StoreError(f"{path}: was not written by this project (no {FORMAT!r} in its metadata)")
+    metadata: dict[str, str] = json.loads(facts)
     if training is not None and metadata.get("training") != training:
         raise StoreError(
             f"{path}: belongs to training {metadata.get('training')}, not to {training}: "

@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from harness.cli import console, print_json
+from harness.config import as_plain
 from harness.errors import ConfigError
 from harness.store import Store, Target, read_json, write_json
 from harness.sweep import Sweep, load_sweep
@@ -108,7 +109,7 @@ def rows_of(sweep: Sweep, store: Store, failures: Mapping[str, str]) -> list[dic
             label = sweep.config.arms[arm].label or arm
             row = {"arm": arm, "label": label, "varied": varied, "record": record, "status": status}
             if record is None:
-                row["config"] = json.loads(cell.experiment.model_dump_json(exclude_none=True))
+                row["config"] = as_plain(cell.experiment)
             rows.append(row)
     return rows
 

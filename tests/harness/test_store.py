@@ -137,3 +137,11 @@ def test_store_round_trip_and_damage(tmp_path: Path) -> None:
     write_atomically(store.cell_path("abc"), '{"id": "other"}')
     with pytest.raises(StoreError, match="is not the record of cell abc"):
         store.read_cell("abc")
+
+
+def test_a_key_set_to_nothing_is_still_nothing_when_a_job_reads_it(tmp_path: Path) -> None:
+    """`gradient_clip: null` is not its default; left out of the file it would come back as the default."""
+    store, target = Store(tmp_path), Target("training", "abc")
+    experiment = parse_experiment({"train": {"gradient_clip": None}}, "test")
+    store.save_experiment(target, experiment)
+    assert store.load_experiment(target) == experiment

@@ -91,7 +91,7 @@ def test_other_features_go_to_files_and_tables_of_their_own(tmp_path: Path) -> N
     heads = {name: text.splitlines()[0].split(",") for name, text in tables.items() if name.startswith("table")}
     assert len(heads) == 2
     for columns in heads.values():
-        assert ("FD-digits" in columns) != ("FD-efficientnet_lite0" in columns)
+        assert ("FD-digits" in columns) != ("FD-EfficientNet-Lite0" in columns)
 
 
 def test_a_sweep_of_which_nothing_is_measured_has_a_report_that_says_so(tmp_path: Path) -> None:
