@@ -29,7 +29,7 @@ name: tiny
 base:
   model: {{kind: single_rate, width: 8, blocks: [1, 1], head_width: 8}}
   train: {{steps: {STEPS}, batch: 16, checkpoint_every: 2, log_every: 5}}
-  sample: {{steps: 2, batch: 8}}
+  sample: {{steps: 2, batch: 2}}
   measure: {{images: 32, latency: {{repeats: 1, warmup: 0, batch: 8}}}}
 arms:
   base:
@@ -41,7 +41,8 @@ BROKEN = "  broken:\n    set: {train.learning_rate: 1.0e+30, train.gradient_clip
 
 @dataclass
 class Running:
-    """A sweep in a folder of its own. While `slow` exists its jobs take a second for each step and batch."""
+    """A sweep in a folder of its own. While `slow` exists its jobs take half a second, or what is written there,
+    for each step and batch."""
 
     folder: Path
     text: str = TINY
@@ -52,7 +53,7 @@ class Running:
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.file.write_text(self.text)
-        self.slow.touch()
+        self.dawdle(0.5)
 
     @property
     def file(self) -> Path:
@@ -82,6 +83,10 @@ class Running:
         held = ["cells.sbatch.hold=true"] if self.hold_cells else []
         settings = load_settings({"time": "10m", "cells_per_job": 2}, str(self.file), [*held, *self.options, *options])
         return submit(self.sweep, self.store, settings, only)
+
+    def dawdle(self, seconds: float) -> None:
+        """Jobs take that long for each step and batch."""
+        self.slow.write_text(str(seconds))
 
     def hurry(self) -> None:
         self.slow.unlink(missing_ok=True)

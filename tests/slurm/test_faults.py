@@ -37,6 +37,7 @@ def test_undisturbed_jobs_give_the_figures_of_this_process(running: Make, undist
 
 def test_time_out_three_times_over(running: Make, undisturbed: dict[str, Any]) -> None:
     sweep = running(options=["trainings.time=1m", "trainings.warning=20s"])
+    sweep.dawdle(3)  # 60 steps take longer than three times the minute
     sweep.submit()
     (training,) = sweep.trainings
     saved: list[str] = []
@@ -74,8 +75,8 @@ def test_node_loss(running: Make, undisturbed: dict[str, Any], kind: str) -> Non
     if kind == "cell":
         sweep.hurry()
         wait_until(lambda: sweep.store.is_done(sweep.trainings[0]), "the training")
-        sweep.slow.touch()
-    sweep.at_work_on(target, least=8)
+        sweep.dawdle(0.5)
+    sweep.at_work_on(target, least=3)
     before = sweep.row(target)
     with cluster.failed_node(before.node or ""):
         wait_until(lambda: sweep.attempts(target) == 2, f"{target} to start again")

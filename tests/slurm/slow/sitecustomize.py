@@ -1,7 +1,7 @@
 """Python reads this at start where its folder is on PYTHONPATH: slows jobs down so that a fault can hit them.
 
-Each training step and each batch of images waits for as long as the file named by SLOW_WHILE exists, a second at most.
-Nothing else of what a job does is changed, and once the file is gone it runs at full speed.
+While the file named by SLOW_WHILE exists, each training step and each batch of images waits for the seconds that are
+written in it. Nothing else of what a job does is changed, and once the file is gone it runs at full speed.
 """
 
 import importlib.abc
@@ -14,8 +14,14 @@ PATCHED = {"harness.train": "optimise", "harness.cell": "to_uint8"}
 
 
 def dawdle():
-    for _ in range(20):
-        if not os.path.exists(os.environ["SLOW_WHILE"]):  # noqa: PTH110 - pathlib is not loaded yet
+    started = time.monotonic()
+    while True:
+        try:
+            with open(os.environ["SLOW_WHILE"]) as file:  # noqa: PTH123 - pathlib is not loaded yet
+                seconds = float(file.read() or 0)
+        except FileNotFoundError:
+            return
+        if time.monotonic() - started >= seconds:
             return
         time.sleep(0.05)
 
