@@ -9,7 +9,8 @@ from torch import Tensor
 from harness.config import DiffusionConfig, Experiment, ModelConfig, SampleConfig
 from harness.errors import ConfigError
 from models import refresh, spacing
-from models.dual_rate import DualRate, Parameterization, Preconditioning, Prediction, SingleRate
+from models.cache import CachedSingleRate
+from models.dual_rate import DualRate, Model, Parameterization, Preconditioning, Prediction, SingleRate
 from models.guidance import Guidance
 from models.objective import LossSettings
 from models.process import CosineSchedule, resolution_shift
@@ -33,7 +34,7 @@ class ImageInfo(Protocol):
 def build_model(experiment: Experiment, info: ImageInfo) -> SingleRate | DualRate:
     """The networks of `experiment` for images of `info`, freshly initialised from torch's generator."""
     model = experiment.model
-    classes = info.classes if model.class_conditional else None
+    classes = label_count(model, info)
     if model.class_conditional and classes is None:
         raise ConfigError("model.class_conditional", ["the data have no labels"])
     recompute = experiment.train.checkpoint_activations
@@ -46,6 +47,18 @@ def build_model(experiment: Experiment, info: ImageInfo) -> SingleRate | DualRat
         return DualRate(UViT(heavy), UViT(light), parameterization, model.context_levels or "all")
     except ValueError as error:
         raise ConfigError("model", [str(error)]) from None
+
+
+def build_stepper(model: SingleRate | DualRate, cache_from_level: int | None) -> Model:
+    """What a sampler steps: the model, or a feature cache over a single_rate one."""
+    if cache_from_level is not None and isinstance(model, SingleRate):
+        return CachedSingleRate(model, cache_from_level)
+    return model
+
+
+def label_count(model: ModelConfig, info: ImageInfo) -> int | None:
+    """Classes that the networks know; None without labels."""
+    return info.classes if model.class_conditional else None
 
 
 def _parameterization(diffusion: DiffusionConfig) -> Parameterization:

@@ -8,7 +8,6 @@ FlopCounterMode, in seconds and in no memory; tests hold the two against each ot
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +17,8 @@ from harness.build import (
     build_guidance,
     build_model,
     build_schedule,
+    build_stepper,
+    label_count,
     refresh_mask,
     sampler_options,
     time_steps,
@@ -33,9 +34,7 @@ from harness.measure.flops import (
     training_macs_per_step,
 )
 from harness.measure.peaks import PEAK_TFLOPS
-from models.cache import CachedSingleRate
 from models.denoise import Denoise
-from models.dual_rate import SingleRate
 from models.noise import ImageNoise
 from models.samplers import SAMPLERS
 
@@ -107,12 +106,9 @@ def _network_costs(
 ) -> dict[str, MacCount]:
     experiment = Experiment.model_construct(data=data, model=model, diffusion=diffusion, train=TrainConfig())
     info = open_data(data).info
-    network = build_model(experiment, info)
-    classes = (info.classes or 0) if model.class_conditional else 0
-    stepper: Any = network
-    if cache_from_level is not None and isinstance(network, SingleRate):
-        stepper = CachedSingleRate(network, cache_from_level)
-    return network_costs(stepper, (info.channels, info.size, info.size), classes, training=training)
+    stepper = build_stepper(build_model(experiment, info), cache_from_level)
+    shape = (info.channels, info.size, info.size)
+    return network_costs(stepper, shape, label_count(model, info) or 0, training=training)
 
 
 def network_costs_of(experiment: Experiment, *, training: bool = False) -> dict[str, MacCount]:
@@ -141,12 +137,10 @@ def planned_costs(
     experiment: Experiment, info: ImageInfo, cache_from_level: int | None = None, *, training: bool = False
 ) -> dict[str, MacCount]:
     """Multiply-adds of one evaluation of each network for one image of `info`, without allocating a weight."""
-    classes = (info.classes or 0) if experiment.model.class_conditional else 0
+    classes = label_count(experiment.model, info) or 0
     with torch.device("meta"):
         network = build_model(experiment, info)
-        stepper: Any = network
-        if cache_from_level is not None and isinstance(network, SingleRate):
-            stepper = CachedSingleRate(network, cache_from_level)
+        stepper = build_stepper(network, cache_from_level)
         shape = (info.channels, info.size, info.size)
         calls = network_evaluations(stepper, shape, classes, training=training)
         return {

@@ -15,6 +15,8 @@ from harness.build import (
     build_guidance,
     build_model,
     build_schedule,
+    build_stepper,
+    label_count,
     refresh_mask,
     sampler_options,
     time_steps,
@@ -23,9 +25,8 @@ from harness.compiling import compile_methods, compiled_normal, cuda_graphs_skip
 from harness.config import Experiment
 from harness.data import DataInfo, open_data
 from harness.distributed import pick_device
-from models.cache import CachedSingleRate
 from models.denoise import Denoise
-from models.dual_rate import DualRate, Model, SingleRate
+from models.dual_rate import DualRate, SingleRate
 from models.noise import ImageNoise, normal
 from models.samplers import SAMPLERS
 
@@ -41,10 +42,8 @@ class Drawing:
         # half as quick again on a CPU, convolutions and transformers alike; GPUs' bfloat16 convolutions want it too
         self.model = model.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
         self.image_shape = (info.channels, info.size, info.size)
-        self.classes = info.classes if experiment.model.class_conditional else None
-        self.stepper: Model = self.model
-        if sample.cache_from_level is not None and isinstance(model, SingleRate):
-            self.stepper = CachedSingleRate(model, sample.cache_from_level)
+        self.classes = label_count(experiment.model, info)
+        self.stepper = build_stepper(self.model, sample.cache_from_level)
         self.schedule = build_schedule(experiment.diffusion, info.size)
         self.times = time_steps(sample, self.schedule)
         self.refreshes = refresh_mask(sample)

@@ -29,6 +29,7 @@ from harness.config import (
     parse_section,
 )
 from harness.errors import ConfigError
+from harness.store import file_sha256
 from harness.yamlfile import load_mapping, load_text
 
 SCHEMA = 1
@@ -224,8 +225,7 @@ def _measure_identity(measure: MeasureConfig, data: DataConfig) -> dict[str, Any
 
 def _file_digest(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     except OSError as error:
         raise ConfigError("measure.weights", [f"{path} cannot be read: {error.strerror}"]) from None
 

@@ -31,8 +31,8 @@ from harness.data.loader import Batch
 from harness.distributed import Ranks, current_ranks, pick_device
 from harness.errors import ConfigError
 from harness.measure.latency import device_name
-from harness.store import write_atomically, write_json
-from harness.weights import save_tensors, set_aside, sha256
+from harness.store import file_sha256, write_atomically, write_json
+from harness.weights import save_tensors, set_aside
 from models.augment import augment
 from models.dual_rate import DualRate, SingleRate
 from models.objective import LossSettings, Randomness, loss
@@ -308,7 +308,7 @@ def _finish(
             "steps": state.step,
             "data": dataset.info.name,
             "weights_bytes": weights.stat().st_size,
-            "weights_sha256": sha256(weights),
+            "weights_sha256": file_sha256(weights),
             "ranks": ranks.world,
             "device": device_name(next(state.model.parameters()).device),
             "precision": experiment.train.precision,

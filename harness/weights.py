@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,8 +21,8 @@ class DamagedFile(StoreError):
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], training: str, **metadata: str) -> None:
-    """Write `tensors` (any device, contiguous copies are made) atomically, marked with their training's id."""
-    whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    """Write `tensors` (any device, no two of one storage) atomically, marked with their training's id."""
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
         # one key, for several are written in no fixed order: the same weights are the same bytes
         facts = json.dumps({"training": training, **metadata}, sort_keys=True)
@@ -61,8 +60,3 @@ def set_aside(path: Path) -> Path:
         number += 1
     path.rename(aside)
     return aside
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

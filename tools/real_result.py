@@ -26,9 +26,9 @@ import torch
 import yaml
 from rich.console import Console
 
+from harness.checks import check_sweep
 from harness.cli import console, main_of
 from harness.commands import reporting, single
-from harness.commands.sweeping import check_first
 from harness.dispatch import run_inline
 from harness.distributed import pick_device
 from harness.errors import ConfigError
@@ -223,7 +223,7 @@ def run(scale: str, data: Path, size: int, minutes: float, results: Path) -> Non
     planned = plan(sweep, store)
     failures: dict[str, str] = {}
     if planned.missing_cells:
-        check_first(planned, store)
+        check_sweep(planned, store)
         outcome = run_inline(planned, store, out)
         failures = {str(target): why for group in (outcome.failed, outcome.blocked) for target, why in group.items()}
     made = reporting.make(sweep, store, failures, again=True)

@@ -45,7 +45,9 @@ def run(
         return
     failures: dict[str, str] = {}
     if planned.missing_cells:
-        check_first(planned, store)
+        from harness.checks import check_sweep
+
+        check_sweep(planned, store)
         out.print(_announcement(planned), highlight=False)
         if chosen == "slurm":
             submitted = _submit(planned, store, out, slurm)
@@ -126,13 +128,6 @@ def _print_submitted(submitted: Submitted, file: Path, out: Console, json_output
         highlight=False,
         markup=False,
     )
-
-
-def check_first(planned: Plan, store: Store) -> None:
-    """What can fail cheaply fails before a network is trained: data, extractor, reference, disk."""
-    from harness.checks import check_sweep
-
-    check_sweep(planned, store)
 
 
 def show_plan(planned: Plan, store: Store, out: Console, chosen: str, slurm: Sequence[str], json_output: bool) -> None:

@@ -29,6 +29,7 @@ from torch_fidelity.utils import create_feature_extractor
 from harness.errors import ConfigError, DataError
 from harness.measure import digits_extractor
 from harness.measure.labels import frechet_label, kernel_label
+from harness.store import file_sha256
 
 INCEPTION_HASH = "6726825d"
 """First digits of the SHA-256 of the official Inception weights file; its name carries them."""
@@ -261,7 +262,7 @@ def load_extractor(
     except RuntimeError as failure:  # a state dict that does not fit
         raise DataError(f"measure.weights: {weights} is no file of {features}'s ({_reason(failure)})") from failure
     identity = _identity(module, kind.preprocessing)
-    official = weights is None or (features == "inception" and _file_hash(Path(weights)).startswith(INCEPTION_HASH))
+    official = weights is None or (features == "inception" and file_sha256(Path(weights)).startswith(INCEPTION_HASH))
     return Extractor(features, kind, module.to(device), device, identity, official)
 
 
@@ -302,7 +303,7 @@ def _check_inception(weights: str | None) -> None:
         path = Path(torch.hub.get_dir()) / "checkpoints" / URL_INCEPTION_V3.rsplit("/", 1)[-1]
         if not path.exists():
             _download(URL_INCEPTION_V3, path)
-        if not _file_hash(path).startswith(INCEPTION_HASH):
+        if not file_sha256(path).startswith(INCEPTION_HASH):
             raise DataError(f"features inception: {path} is damaged (its hash is not {INCEPTION_HASH}…); delete it")
     else:
         path = Path(weights)
@@ -320,14 +321,6 @@ def _download(url: str, path: Path) -> None:
             f"features inception: no weights. {url} could not be downloaded ({_reason(failure)}). "
             f"Put the file at {path}, or set measure.weights to its path"
         ) from failure
-
-
-def _file_hash(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _reason(failure: BaseException) -> str:

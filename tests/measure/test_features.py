@@ -249,7 +249,7 @@ def test_a_damaged_download_in_torchs_cache_is_noticed(tmp_path: Path, monkeypat
 def test_weights_with_the_official_hash_make_it_fid(
     inception_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(features, "INCEPTION_HASH", features._file_hash(inception_weights)[:8])
+    monkeypatch.setattr(features, "INCEPTION_HASH", features.file_sha256(inception_weights)[:8])
     by_path = load_extractor("inception", inception_weights)
     assert (by_path.frechet_label, by_path.kernel_label) == ("FID", "KID")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
