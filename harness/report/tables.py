@@ -74,14 +74,16 @@ def main_table(panel: Panel, base: Row | None, kinds: Mapping[str, str] | None =
         of_base=panel.distances.get(base) if base is not None else None,
     )
     values = [_values(row, panel.distances.get(row), at) for row in panel.rows]
-    text = [_text(row, panel.distances.get(row), at) for row in panel.rows]
+    text = pd.DataFrame([_text(row, panel.distances.get(row), at) for row in panel.rows])
+    same_seeds = "seeds" in text and text["seeds"][text["seeds"] != DASH].nunique() <= 1  # the caption has them
     strong = {
         (index, panel.distance)
         for index, row in enumerate(panel.rows)
         if row.measured and panel.distances[row] is at.best
     }
-    caption = f"{conditions(panel)}{_legend(panel, base)}"
-    return Table("table", caption, pd.DataFrame(values), pd.DataFrame(text), frozenset(strong))
+    caption = f"{conditions(panel)}{_legend(panel, base, same_seeds)}"
+    shown = text.drop(columns="seeds") if same_seeds else text
+    return Table("table", caption, pd.DataFrame(values), shown, frozenset(strong))
 
 
 def _values(row: Row, found: Distance | None, at: Setting) -> dict[str, Any]:
@@ -152,9 +154,10 @@ def _marked(row: Row, found: Distance | None, at: Setting) -> str:
     return f"{spread(found)}{marks}{f' ({row.status})' if row.status else ''}"
 
 
-def _legend(panel: Panel, base: Row | None) -> str:
+def _legend(panel: Panel, base: Row | None, same_seeds: bool) -> str:
+    explained = "" if same_seeds else "seeds: trainings × samplings; "
     text = (
-        f" {panel.distance}: mean ± standard deviation over seeds (seeds: trainings × samplings; "
+        f" {panel.distance}: mean ± standard deviation over seeds ({explained}"
         "se: the standard error, where there is one seed). "
         f"Bold: the least distance; {SAME_AS_BEST}: within noise of it (95 %)."
     )
@@ -517,6 +520,8 @@ LATEX = {
 LATEX_COMMANDS = str.maketrans(LATEX)
 LONG = 45
 """Lines from which on a LaTeX table may break over pages."""
+WRAPPED = 24
+"""Letters from which on a cell of a LaTeX table is broken into lines."""
 
 
 def latex_escape(text: str) -> str:
@@ -540,6 +545,16 @@ def _latex_head(column: str, side: str) -> str:
     return rf"\shortstack[{side}]{{{stacked}}}" if len(words) > 1 else f"{{{stacked}}}"
 
 
+def _latex_cell(text: str) -> str:
+    """A cell's text in braces; what is long (a status, mostly) broken into lines, so that the page's width is kept."""
+    escaped = latex_escape(text)
+    return (
+        rf"{{\parbox[t]{{{WRAPPED // 2}em}}{{\raggedright {escaped}\strut}}}}"
+        if len(text) > WRAPPED
+        else f"{{{escaped}}}"
+    )
+
+
 def _latex(table: Table) -> str:
     columns = list(table.text.columns)
     if not columns:
@@ -548,29 +563,27 @@ def _latex(table: Table) -> str:
     shape = "".join("r" if column in right else "l" for column in columns)
     # In braces, since a line that opens with a bracket would be read as the option of the break before it.
     head = " & ".join(_latex_head(column, "r" if column in right else "l") for column in columns) + r" \\"
-    body = [
-        " & ".join(cells) + r" \\"
-        for cells in _cells(table, lambda t: f"{{{latex_escape(t)}}}", lambda c: rf"\textbf{c}")
-    ]
+    body = [" & ".join(cells) + r" \\" for cells in _cells(table, _latex_cell, lambda c: rf"\textbf{c}")]
     caption = latex_escape(table.caption)
     if len(body) < LONG:
         lines = [
-            "% needs \\usepackage{booktabs}",
+            "% needs \\usepackage{booktabs,graphicx}; a table wider than the text is shrunk to it",
             r"\begin{table}",
             r"\centering\scriptsize\setlength{\tabcolsep}{2pt}",
             rf"\caption{{{caption}}}\smallskip",
-            rf"\begin{{tabular}}{{{shape}}}",
+            rf"\sbox0{{\begin{{tabular}}{{{shape}}}",
             r"\toprule",
             head,
             r"\midrule",
             *body,
             r"\bottomrule",
-            r"\end{tabular}",
+            r"\end{tabular}}%",
+            r"\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi",
             r"\end{table}",
         ]
     else:
         lines = [
-            "% needs \\usepackage{booktabs,longtable}",
+            "% needs \\usepackage{booktabs,longtable}; breaks over pages, so it is not shrunk: if too wide, set it in landscape",
             r"{\scriptsize\setlength{\tabcolsep}{2pt}",
             r"\setlength{\LTcapwidth}{\textwidth}",
             rf"\begin{{longtable}}{{{shape}}}",
