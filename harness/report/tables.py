@@ -583,7 +583,7 @@ def _latex(table: Table) -> str:
         ]
     else:
         lines = [
-            "% needs \\usepackage{booktabs,longtable}; breaks over pages, so it is not shrunk: if too wide, set it in landscape",
+            "% needs \\usepackage{booktabs,longtable}; breaks over pages: if too wide, set it in landscape",
             r"{\scriptsize\setlength{\tabcolsep}{2pt}",
             r"\setlength{\LTcapwidth}{\textwidth}",
             rf"\begin{{longtable}}{{{shape}}}",
