@@ -65,12 +65,12 @@ SCALES: dict[str, dict[str, dict[str, Any]]] = {
             "train.batch": 64,
             "train.learning_rate": 1e-3,
             "sample.batch": 100,
-            "measure.images": 500,
+            "measure.images": 1000,
             "measure.reference": "test",
             "measure.latency": {"batch": 50, "warmup": 1, "repeats": 3},
         },
         "shrunk": {"model.width": 24, "model.blocks": [2, 3]},
-        "dual-rate": {"model.light_blocks": [1, 1]},
+        "dual-rate": {"model.light_blocks": [1, 1], "model.context_entry": "block", "train.denoiser_times": 4},
     },
     "trial": {
         "base": {
