@@ -20,6 +20,7 @@ from harness.data import batches
 from harness.distributed import Ranks, pick_device
 from harness.estimate import training_gmacs_per_step
 from harness.measure.latency import clock_of, device_name
+from harness.measure.memory import peak_memory_bytes, peak_memory_of, reset_peak_memory
 from harness.measure.peaks import reference_tflops
 from harness.store import atomic_path
 from harness.train import build_training, micro_batch_of, optimise, training_data
@@ -67,10 +68,9 @@ def profile_training(experiment: Experiment, trace: Path | None, timed: int = TI
         return times
 
     run(WARM_UP)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    reset_peak_memory(device)
     times = run(timed)
-    memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    memory = peak_memory_bytes(device)
     if trace is not None:
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
         with profile(activities=activities) as profiler:
@@ -103,6 +103,7 @@ def _summary(
         "reference": what,
         "share_of_reference": None if reference is None else achieved / reference,
         "peak_memory_bytes": memory,
+        "peak_memory_of": peak_memory_of(device),
         "trace": None if trace is None else str(trace),
     }
 
@@ -122,7 +123,7 @@ def describe_profile(summary: dict[str, Any]) -> list[str]:
         f"achieved: {summary['tflops_achieved']:.4g} TFLOP/s, {against}",
     ]
     if memory is not None:
-        lines.append(f"peak memory: {memory / 2**30:.2f} GiB")
+        lines.append(f"peak memory: {memory / 2**30:.2f} GiB ({summary['peak_memory_of']})")
     if summary["trace"] is not None:
         lines.append(f"trace: {summary['trace']} (open it in chrome://tracing or ui.perfetto.dev)")
     return lines

@@ -254,7 +254,7 @@ def main(arguments: list[str]) -> None:
     if given.minutes <= 0:
         raise ConfigError("--minutes", [f"{given.minutes:g} is not more than 0"])
     scale = given.scale if given.scale != "auto" else "gpu" if torch.cuda.is_available() else "cpu"
-    run(scale, given.data.resolve(), given.size, given.minutes, given.results)
+    run(scale, given.data, given.size, given.minutes, given.results)
 
 
 if __name__ == "__main__":

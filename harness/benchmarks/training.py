@@ -77,8 +77,8 @@ def show(title: str, rows: list[dict[str, Any]], loader: dict[str, Any]) -> None
             "–" if memory is None else f"{memory / 2**30:.2f} GiB",
         )
     out.print(table)
-    conditions = ("device", "precision", "compiled", "threads", "batch", "steps")
-    out.print(", ".join(f"{key}: {first[key]}" for key in conditions), highlight=False)
+    conditions = ("device", "precision", "compiled", "threads", "batch", "steps", "peak_memory_of")
+    out.print(", ".join(f"{key.replace('_', ' ')}: {first[key]}" for key in conditions), highlight=False)
     out.print(
         f"the loader alone: {loader['images_per_second']:,.0f} images/s with {loader['workers']} workers"
         f"{', data in memory' if loader['in_memory'] else ''}; training: {first['images_per_second']:,.1f} images/s",

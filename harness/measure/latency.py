@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from harness.config import LatencyConfig
+from harness.measure.memory import peak_memory_bytes, peak_memory_of, reset_peak_memory
 
 if TYPE_CHECKING:
     from harness.sampling import Drawing
@@ -209,12 +210,10 @@ def measure_time(
     """The record's ``time``: throughput at `batch`, latency at batch 1, and the conditions they hold for.
 
     ``sample(n)`` draws n images with `model`. `dtype`, `compiled` and `cuda_graphs` say how it does so. Peak
-    memory is the GPU allocator's during the throughput runs, None on a CPU.
+    memory is of the throughput runs: the GPU allocator's, on a CPU the whole process's.
     """
-    on_gpu = device.type == "cuda"
     single = time_sampling(sample, model, 1, device, warmup=warmup, repeats=repeats)
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats(device)
+    reset_peak_memory(device)
     full = single if batch == 1 else time_sampling(sample, model, batch, device, warmup=warmup, repeats=repeats)
     return {
         "device": device_name(device),
@@ -232,7 +231,8 @@ def measure_time(
         "latency_seconds_quartiles": single.quartiles,
         "share": full.share,
         "latency_share": single.share,
-        "peak_memory_bytes": torch.cuda.max_memory_allocated(device) if on_gpu else None,
+        "peak_memory_bytes": peak_memory_bytes(device),
+        "peak_memory_of": peak_memory_of(device),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 
 from harness.report.panel import Panel
 from harness.report.rows import Row, common, difference, flatten, show
-from harness.report.tables import DASH, Table, numeric_columns
+from harness.report.tables import DASH, Table, number, numeric_columns
 
 
 @dataclass(frozen=True)
@@ -140,9 +141,25 @@ def _behind(row: Row, shared: Mapping[str, Any]) -> str:
     """The configuration behind a row: what sets it apart, then a link to what all rows share; and its cells."""
     cells = "".join(f"<li>{_cell(record)}</li>" for record in row.records)
     return (
-        f'<div class="behind">{_settings(difference(row.config, shared))}'
+        f'<div class="behind">{_settings(difference(row.config, shared))}{_costs(row)}'
         f'<p><a href="#common">and what all rows share</a></p><ul>{cells}</ul></div>'
     )
+
+
+def _costs(row: Row) -> str:
+    """What the row costs beyond the table's columns."""
+    memory_of = (row.records[0].get("time") or {}).get("peak_memory_of") if row.records else None
+    parts = [
+        f"{words} {number(value / unit)}{after}"
+        for words, value, unit, after in (
+            ("parameters:", row.parameters, 1e6, " M"),
+            ("compute of training:", row.training_gmacs, 1e3, " TMACs"),
+            ("peak memory in sampling:", row.peak_memory, 2**20, f" MiB ({memory_of})"),
+            ("latency at batch 1:", row.latency, 1e-3, " ms"),
+        )
+        if math.isfinite(value)
+    ]
+    return f"<p>{escape('; '.join(parts))}</p>" if parts else ""
 
 
 def _cell(record: Mapping[str, Any]) -> str:

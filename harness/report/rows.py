@@ -138,6 +138,17 @@ class Row:
         return values[middle] if len(values) % 2 else (values[middle - 1] + values[middle]) / 2
 
     @property
+    def parameters(self) -> float:
+        """Parameters of all its networks; nan where they were not counted."""
+        counts = (self.records[0].get("compute") or {}).get("parameters") if self.records else None
+        return sum(counts.values()) if counts else math.nan
+
+    @property
+    def peak_memory(self) -> float:
+        """Bytes at the peak of sampling the throughput batch: median over the training seeds."""
+        return self._median("time", "peak_memory_bytes")
+
+    @property
     def training_seconds(self) -> float:
         """Seconds that its training takes at the measured speed: mean over the seeds, nan where it is not recorded."""
         speeds = [(record.get("provenance") or {}).get("training_images_per_second") for record in self.records]

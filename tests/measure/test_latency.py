@@ -13,6 +13,7 @@ from torch import Tensor
 from harness.config import LatencyConfig, parse_experiment
 from harness.measure import latency
 from harness.measure.latency import CpuClock, Timing, largest_batch, marked_evaluations, measure_time, time_sampling
+from harness.measure.memory import peak_memory_bytes, reset_peak_memory
 from tests.measure import networks
 
 CPU = torch.device("cpu")
@@ -175,10 +176,22 @@ def test_the_time_of_a_record() -> None:
     assert (record["dtype"], record["compiled"], record["cuda_graphs"]) == ("bfloat16", True, False)
     assert record["threads"] == torch.get_num_threads()
     assert record["device"]
-    assert record["peak_memory_bytes"] is None
+    assert record["peak_memory_bytes"] > 0 and record["peak_memory_of"] == "the whole process"
     low, high = record["seconds_per_image_quartiles"]
     assert low <= record["seconds_per_image"] <= high
     assert record["images_per_second"] == pytest.approx(1 / record["seconds_per_image"])
+
+
+def test_the_peak_of_a_processs_memory_counts_from_its_reset() -> None:
+    reset_peak_memory(CPU)
+    before = peak_memory_bytes(CPU)
+    held = torch.ones(50_000_000)
+    peak = peak_memory_bytes(CPU)
+    assert before is not None and peak is not None and peak >= before + held.nbytes // 2
+    nbytes = held.nbytes
+    del held
+    reset_peak_memory(CPU)
+    assert (peak_memory_bytes(CPU) or 0) <= peak - nbytes // 2
 
 
 def test_a_throughput_batch_of_one_is_timed_once() -> None:
