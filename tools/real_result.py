@@ -91,7 +91,7 @@ SCALES: dict[str, dict[str, dict[str, Any]]] = {
 }
 """What each scale changes of the template: for all arms (`base`), and for an arm of its own."""
 GRIDS: dict[str, dict[str, list[Any]]] = {
-    "cpu": {"single": [8, 16, 32], "refreshed": [[16, 4], [16, 8], [32, 8]]},
+    "cpu": {"single": [8, 16, 32], "refreshed": [[8, 4], [16, 4], [16, 8], [32, 8]]},
     "trial": {"single": [4], "refreshed": [[4, 2]]},
 }
 TITLES = {
