@@ -70,7 +70,12 @@ SCALES: dict[str, dict[str, dict[str, Any]]] = {
             "measure.latency": {"batch": 50, "warmup": 1, "repeats": 3},
         },
         "shrunk": {"model.width": 24, "model.blocks": [2, 3]},
-        "dual-rate": {"model.light_blocks": [1, 1], "model.context_entry": "block", "train.denoiser_times": 4},
+        "dual-rate": {
+            "model.light_blocks": [1, 1],
+            "model.light_levels": ["conv", "conv"],
+            "model.context_entry": "block",
+            "train.denoiser_times": 4,
+        },
     },
     "trial": {
         "base": {
