@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -88,7 +89,7 @@ def against_figure(
     Colour, dashes and marker carry the arm and the other varied keys, in that order, as far as they reach.
     """
     kinds = kinds or {}
-    chosen = [r for r in (panel.measured if rows is None else rows) if r.measured and value_of(r, key) is not None]
+    chosen = [row for row in (panel.measured if rows is None else rows) if row.measured and has_value(row, key)]
     palette, summaries = Palette(panel.arms), panel.distances
     encodings = _encodings(chosen, key, palette, kinds)
     figure, axes = column_figure(1.9, _encoding_legend(encodings))
@@ -133,6 +134,9 @@ def words(key: str) -> str:
     return NAMES.get(key, short(key))
 
 
+NAME_LETTERS = 72
+"""Letters of a line of samples' name before it is broken."""
+
 PLAIN = "#444444"
 """Colour of what no colour stands for."""
 
@@ -165,6 +169,11 @@ def value_of(row: Row, key: str) -> Any:
     return None if value is None or math.isnan(value) else value
 
 
+def has_value(row: Row, key: str) -> bool:
+    """Whether the row has a value of `key` to stand at: nothing (None) is one where its arm varies the key."""
+    return value_of(row, key) is not None or key in row.varied
+
+
 def figure_keys(panel: Panel) -> dict[str, list[Row]]:
     """The keys worth a figure, each with its rows: those that take two values or more with all else equal."""
     found: dict[str, list[Row]] = {}
@@ -188,13 +197,16 @@ def sample_figure(lines: Sequence[tuple[str, np.ndarray]], scale: int = 1) -> Fi
     `lines` are (name, images): images uint8 (N, H, W) or (N, H, W, 3), the same N and H for all.
     """
     shown = min(len(images) for _, images in lines)
-    side, text, gap = COLUMN / shown, 0.15, 0.03
-    height = len(lines) * (side + text + gap)
+    side, gap = COLUMN / shown, 0.03
+    names = ["\n".join(textwrap.wrap(name, NAME_LETTERS)) for name, _ in lines]
+    texts = [0.05 + 0.1 * (name.count("\n") + 1) for name in names]
+    height = sum(texts) + len(lines) * (side + gap)
     figure = Figure(figsize=(COLUMN, height))
-    for index, (name, images) in enumerate(lines):
-        top = height - index * (side + text + gap)
-        figure.text(0.004, (top - text + 0.035) / height, name, fontsize=6, va="bottom", ha="left")
+    top = height
+    for name, text, (_, images) in zip(names, texts, lines, strict=True):
+        figure.text(0.004, (top - text + 0.035) / height, name, fontsize=6, va="bottom", ha="left", linespacing=1.1)
         axes = figure.add_axes((0, (top - text - side) / height, 1, side / height))
+        top -= text + side + gap
         strip = np.concatenate([_framed(image) for image in images[:shown]], axis=1)
         axes.imshow(strip, cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="auto")
         axes.set_axis_off()
@@ -236,7 +248,7 @@ def _encodings(rows: Sequence[Row], key: str, palette: Palette, kinds: Mapping[s
             "arm", {rank(arm): palette.colour(arm) for arm in arms}, {rank(arm): labels[arm] for arm in arms}
         )
     for what in keys:
-        values = {rank(v): v for row in rows if (v := value_of(row, what)) is not None}
+        values = {rank(value_of(row, what)): value_of(row, what) for row in rows if has_value(row, what)}
         slot = next((slot for slot, looks in free.items() if len(values) <= len(looks)), None)
         if slot is None:
             continue
@@ -244,7 +256,7 @@ def _encodings(rows: Sequence[Row], key: str, palette: Palette, kinds: Mapping[s
         ordered = sorted(values)
         name = "" if what == "sample.sampler" else f"{kinds.get(what) or short(what)} "
         found[slot] = Encoding(
-            what, dict(zip(ordered, looks, strict=False)), {v: f"{name}{show(values[v])}" for v in ordered}
+            what, dict(zip(ordered, looks, strict=False)), {v: f"{name}{_said(values[v])}" for v in ordered}
         )
     return found
 
@@ -255,7 +267,7 @@ def short(key: str) -> str:
 
 
 def _look(row: Row, encodings: Mapping[str, Encoding]) -> tuple[str, Any, str]:
-    look: dict[str, Any] = {"color": PLAIN, "linestyle": "-", "marker": "."}
+    look: dict[str, Any] = {"color": PLAIN, "linestyle": "-", "marker": "o"}
     for slot, encoding in encodings.items():
         value = row.arm if encoding.what == "arm" else value_of(row, encoding.what)
         look[slot] = encoding.looks.get(rank(value), look[slot])
@@ -301,6 +313,10 @@ def _error_bars(axes: Axes, x: np.ndarray, found: Sequence[Distance], colour: st
         )
 
 
+def _said(value: Any) -> str:
+    return "none" if value is None else show(value)
+
+
 def _places(values: Iterable[Any]) -> dict[Rank, float]:
     """Where each value stands on the axis: numbers at themselves, anything else in order."""
     ranked = sorted({rank(value) for value in values})
@@ -310,7 +326,7 @@ def _places(values: Iterable[Any]) -> dict[Rank, float]:
 
 
 def _value_axis(axes: Axes, values: Sequence[Any], places: Mapping[Rank, float]) -> None:
-    texts = {places[rank(value)]: show(value) for value in values}
+    texts = {places[rank(value)]: _said(value) for value in values}
     ticks = sorted(texts)
     numeric = all(rank(value)[0] == 0 for value in values)
     if numeric and ticks and ticks[0] > 0 and ticks[-1] / ticks[0] >= 4:

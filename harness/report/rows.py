@@ -202,7 +202,11 @@ class Row:
         if self.refreshes is not None:
             told.append(f"{self.refreshes} refreshes")
         standard = {"sample.sampler", "sample.steps", *REFRESH_KEYS}
-        told += [f"{key.rpartition('.')[2]} {show(v)}" for key, v in self.varied.items() if key not in standard]
+        told += [
+            f"{key.rpartition('.')[2].replace('_', ' ')} {show(value)}"
+            for key, value in self.varied.items()
+            if key not in standard and value is not None
+        ]
         return f"{self.label} ({', '.join(told)})"
 
 
@@ -218,7 +222,9 @@ def canonical(value: Any) -> str:
 
 
 def rank(value: Any) -> Rank:
-    """A key that sorts values of any kind: numbers by size, then the rest by their text."""
+    """A key that sorts values of any kind: nothing (None), then numbers by size, then the rest by their text."""
+    if value is None:
+        return (-1, 0.0, "")
     if type(value) is int or type(value) is float:
         return (0, float(value), "")
     return (1, 0.0, value if isinstance(value, str) else canonical(value))

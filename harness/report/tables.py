@@ -246,7 +246,7 @@ def ablation_table(panel: Panel, kinds: Mapping[str, str] | None = None) -> Tabl
                     {
                         "method": rows[0].label,
                         "key": kinds.get(key, _short(key)),
-                        "value": show(shown),
+                        "value": "none" if shown is None else show(shown),
                         "settings": str(len(pairs)),
                         f"{panel.distance} ×": number(ratio) if value != first else "1",
                         "compute ×": number(compute) if value != first else "1",
@@ -264,7 +264,8 @@ def _by_value(rows: Iterable[Row], key: str) -> dict[Rank, dict[Any, Row]]:
     """Value of `key` → the other varied keys' values → row; values in order."""
     found: dict[Rank, dict[Any, Row]] = {}
     for row in rows:
-        if (value := row.setting(key)) is not None:
+        value = row.setting(key)
+        if value is not None or key in row.varied:  # nothing (None) is a value too where the arm varies the key
             found.setdefault(rank(value), {})[setting_without(row, key)] = row
     return {value: found[value] for value in sorted(found)}
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from harness.report import ReportOptions
+from harness.report.figures import against_figure, figure_keys
 from harness.report.panel import panels
 from harness.report.tables import Table, ablation_table, latex_escape, main_table, number, sampler_table
 from harness.report.write import base_row, report_tables
@@ -147,6 +148,21 @@ def test_the_ablation_by_hand() -> None:
     assert interval["settings"].tolist() == [2, 2, 1]
     assert interval["best_FD-digits"].tolist() == [0.5, 2.0, 5.0]
     assert lines.loc["sample.steps"]["settings"].tolist() == [2, 2]
+
+
+def test_nothing_is_a_value_of_a_key_that_an_arm_varies() -> None:
+    rows = [
+        cell("base", {"sample.guidance": 3.0, "sample.guidance_interval": interval}, frechet=frechet)
+        for interval, frechet in ((None, 4.0), ([0.2, 2.0], 3.0))
+    ]
+    (panel,) = panels([*rows, cell("base", {"sample.guidance": 1.0, "sample.guidance_interval": None}, frechet=2.0)])
+    lines = ablation_table(panel).text.set_index(["key", "value"])
+    assert lines.loc["guidance interval"].index.tolist() == ["none", "[0.2, 2]"]
+    assert lines.loc[("guidance interval", "[0.2, 2]")]["FD-digits ×"] == "0.750"
+    (rows_of_figure,) = [rows for key, rows in figure_keys(panel).items() if key == "sample.guidance_interval"]
+    axes = against_figure(panel, "sample.guidance_interval", rows_of_figure).axes[0]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["none", "[0.2, 2]"]
+    assert "guidance_interval" not in panel.measured[0].name and "–" not in panel.measured[0].name
 
 
 def test_samplers_side_by_side_with_their_ratio_to_ancestral() -> None:
