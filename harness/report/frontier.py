@@ -8,7 +8,7 @@ number of steps.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -143,7 +143,8 @@ class Comparison:
     base: str
     cost: Cost
     matched: tuple[Matched, ...]
-    """At each point of the base's frontier and at the best distance that both reach, from the worst to the best."""
+    """At each point of the base's frontier and at the best distance that both reach, from the worst to the best; or at
+    the distances that were asked for."""
     ratio: float
     """Geometric mean of base's cost over the method's, over the distances `worst` to `shared`."""
     low: float
@@ -167,8 +168,15 @@ class Comparison:
         return "more" if self.high < 1 and self.bound != "at least" else "equal"
 
 
-def compare(method: Series, base: Series, cost: Cost, replicates: int = REPLICATES, seed: int = 0) -> Comparison:
-    """Costs at equal distance, with intervals.
+def compare(
+    method: Series,
+    base: Series,
+    cost: Cost,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+    targets: Sequence[float] | None = None,
+) -> Comparison:
+    """Costs at equal distance, with intervals; at `targets` if given, so that two kinds of cost can be read together.
 
     The interval is a parametric bootstrap: each replicate shifts all points of a network by its training noise and each
     point by its sampling noise (both log-normal), builds both frontiers anew and averages over the range of distances
@@ -192,7 +200,7 @@ def compare(method: Series, base: Series, cost: Cost, replicates: int = REPLICAT
         method.name,
         base.name,
         cost,
-        _at_targets(method, base, own, others),
+        _at_targets(method, base, own, others, _targets(method, base) if targets is None else np.array(targets)),
         math.exp(ratios[0]),
         low,
         high,
@@ -210,16 +218,22 @@ def _begin(cost: np.ndarray, distance: np.ndarray) -> np.ndarray:
     return distance[:, np.lexsort((distance[0], cost))[0]]
 
 
-def _at_targets(method: Series, base: Series, own: np.ndarray, others: np.ndarray) -> tuple[Matched, ...]:
+def _targets(method: Series, base: Series) -> np.ndarray:
+    """The points of the base's frontier and the best distance that both reach, from the worst to the best."""
     targets = base.distance[base.frontier]
     shared = max(method.best, base.best)
     if not np.isclose(targets, shared, rtol=1e-9).any():
         targets = np.append(targets, shared)
-    targets = np.sort(targets)[::-1]
+    return np.sort(targets)[::-1]
+
+
+def _at_targets(
+    method: Series, base: Series, own: np.ndarray, others: np.ndarray, targets: np.ndarray
+) -> tuple[Matched, ...]:
     own_cost, base_cost = cost_at(method.cost, own, targets), cost_at(base.cost, others, targets)
     found = []
     for i, target in enumerate(targets):
-        reached = bool(np.isfinite(own_cost[0, i]))
+        reached = bool(np.isfinite(own_cost[0, i]) and np.isfinite(base_cost[0, i]))
         known = np.isfinite(own_cost[:, i]) | np.isfinite(base_cost[:, i])
         # A target that one of the two misses counts as a ratio of 0, or of infinity.
         low, high = _interval(base_cost[known, i] - own_cost[known, i]) if reached else (math.nan, math.nan)

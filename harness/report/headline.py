@@ -58,6 +58,10 @@ def comparisons(panel: Panel, who: Roles, cost: Cost, by_sampler: bool = False) 
 
 def _compared(panel: Panel, who: Roles, cost: Cost, by_sampler: bool) -> Iterator[Comparison]:
     measured = _one_clock(panel.measured) if cost == "seconds" else panel.measured
+    targets: dict[tuple[str, str], list[float]] = {}
+    if cost == "seconds":  # at the distances that compute is compared at
+        in_compute = comparisons(panel, who, "gmacs", by_sampler)
+        targets = {(found.arm, found.name): [at.target for at in found.matched] for found in in_compute}
     labels = {row.arm: row.label for row in measured}
     for sampler in sorted({row.sampler for row in measured}) if by_sampler else [None]:
         chosen = [row for row in measured if sampler in (None, row.sampler)]
@@ -68,7 +72,7 @@ def _compared(panel: Panel, who: Roles, cost: Cost, by_sampler: bool) -> Iterato
             name = f"{labels.get(arm, arm)}{suffix}"
             method = series(name, arm, _of(chosen, (arm,)), panel.distances, cost)
             if arm not in who.family and base is not None and method is not None:
-                yield compare(method, base, cost)
+                yield compare(method, base, cost, targets=targets.get((arm, name)))
 
 
 def _of(rows: Sequence[Row], arms: Sequence[str]) -> list[Row]:

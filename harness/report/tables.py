@@ -338,9 +338,9 @@ def _ratio_to(
 def matched_table(panel: Panel, found: Iterable[tuple[Comparison, Comparison | None]], name: str = "matched") -> Table:
     """Compute and time at equal quality: one line per method and target distance, "not reached" where it is not."""
     values, text = [], []
-    for compute, time in found:
+    for compute, time in found:  # both at the same distances
         for i, at in enumerate(compute.matched):
-            timed = time.matched[i] if time and i < len(time.matched) and time.matched[i].target == at.target else None
+            timed = time.matched[i] if time else None
             values.append(
                 {
                     "method": compute.name,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from harness.report.frontier import compare, series
 from harness.report.headline import comparisons, headline, roles
 from harness.report.panel import Panel, panels
 from tests.report.made_up import cell, missing
 
+ARMS = ("dual-rate", "base")
 DUAL = {"model.kind": "dual_rate"}
 
 
@@ -110,6 +112,24 @@ def test_sampler_against_the_same_sampler() -> None:
     assert who is not None
     found = {c.name: round(c.ratio, 3) for c in comparisons(panel, who, "gmacs", by_sampler=True)}
     assert found == {"dual-rate, ancestral": 2.0, "dual-rate, ddim": 0.5}
+
+
+def test_time_is_told_at_the_distances_of_compute() -> None:
+    rows = [*curve("base", 1.0), *curve("dual-rate", 0.5, fixed=DUAL)]
+    for row in rows:  # the base's cheapest row is slow: its frontier in time begins elsewhere
+        if (row["arm"], row["varied"]) == ("base", rows[0]["varied"]):
+            row["record"]["time"]["seconds_per_image"] = 100.0
+    panel = panel_of(rows)
+    who = roles(panel)
+    assert who is not None
+    ((compute,), (time,)) = (comparisons(panel, who, cost) for cost in ("gmacs", "seconds"))
+    assert [at.target for at in time.matched] == [at.target for at in compute.matched]
+    alone = compare(
+        *(series(arm, arm, [r for r in panel.measured if r.arm == arm], panel.distances, "seconds") for arm in ARMS),
+        "seconds",
+    )
+    assert [at.target for at in alone.matched] != [at.target for at in time.matched]
+    assert (alone.ratio, alone.low, alone.high) == (time.ratio, time.low, time.high)
 
 
 def test_seconds_of_two_machines_are_not_compared() -> None:
