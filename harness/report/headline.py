@@ -103,7 +103,10 @@ def headline(panel: Panel, base: str | None = None, subject: str | None = None) 
         return "Compute at equal quality cannot be stated: no compute has been measured."
     time = comparison(panel, who, "seconds")
     samplers = {row.sampler for row in panel.measured if row.arm in who.family}
+    own = {row.sampler for row in panel.measured if row.arm == who.subject}
     against = f"{compute.base} with the best of its {len(samplers)} samplers" if len(samplers) > 1 else compute.base
+    if samplers - own:  # the base's best sampler may be one that the subject was never given
+        against += f" ({compute.name} had {', '.join(sorted(own))} alone)"
     costs = _said(compute, "compute") + (f" and {_said(time, 'time')}" if time is not None else "")
     at = f"{panel.distance} (N = {panel.condition.images})"
     told = f"{_where(compute)}{_reach(compute)}{_seeds(panel)}"
