@@ -17,7 +17,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from harness.report.frontier import COSTS, Cost, pareto
 from harness.report.noise import Distance, Z
 from harness.report.panel import Panel
-from harness.report.rows import REFRESH_KEYS, Rank, Row, rank, show, varied_keys
+from harness.report.rows import REFRESH_KEYS, Rank, Row, rank, short, show_setting, varied_keys
 from harness.report.style import COLUMN, LINES, MARKERS, OTHER_COLOURS, Palette, column_figure, styled
 from harness.report.tables import setting_without
 
@@ -89,7 +89,8 @@ def against_figure(
     Colour, dashes and marker carry the arm and the other varied keys, in that order, as far as they reach.
     """
     kinds = kinds or {}
-    chosen = [row for row in (panel.measured if rows is None else rows) if row.measured and has_value(row, key)]
+    measured = [row for row in (panel.measured if rows is None else rows) if row.measured]
+    chosen = [row for row in measured if row.has(key) or value_of(row, key) is not None]
     palette, summaries = Palette(panel.arms), panel.distances
     encodings = _encodings(chosen, key, palette, kinds)
     figure, axes = column_figure(1.9, _encoding_legend(encodings))
@@ -169,11 +170,6 @@ def value_of(row: Row, key: str) -> Any:
     return None if value is None or math.isnan(value) else value
 
 
-def has_value(row: Row, key: str) -> bool:
-    """Whether the row has a value of `key` to stand at: nothing (None) is one where its arm varies the key."""
-    return value_of(row, key) is not None or key in row.varied
-
-
 def figure_keys(panel: Panel) -> dict[str, list[Row]]:
     """The keys worth a figure, each with its rows: those that take two values or more with all else equal."""
     found: dict[str, list[Row]] = {}
@@ -198,7 +194,7 @@ def sample_figure(lines: Sequence[tuple[str, np.ndarray]], scale: int = 1) -> Fi
     """
     shown = min(len(images) for _, images in lines)
     side, gap = COLUMN / shown, 0.03
-    names = ["\n".join(textwrap.wrap(name, NAME_LETTERS)) for name, _ in lines]
+    names = ["\n".join(textwrap.wrap(name, NAME_LETTERS, break_on_hyphens=False)) for name, _ in lines]
     texts = [0.05 + 0.1 * (name.count("\n") + 1) for name in names]
     height = sum(texts) + len(lines) * (side + gap)
     figure = Figure(figsize=(COLUMN, height))
@@ -248,7 +244,7 @@ def _encodings(rows: Sequence[Row], key: str, palette: Palette, kinds: Mapping[s
             "arm", {rank(arm): palette.colour(arm) for arm in arms}, {rank(arm): labels[arm] for arm in arms}
         )
     for what in keys:
-        values = {rank(value_of(row, what)): value_of(row, what) for row in rows if has_value(row, what)}
+        values = {rank(value_of(row, what)): value_of(row, what) for row in rows if row.has(what)}
         slot = next((slot for slot, looks in free.items() if len(values) <= len(looks)), None)
         if slot is None:
             continue
@@ -256,14 +252,9 @@ def _encodings(rows: Sequence[Row], key: str, palette: Palette, kinds: Mapping[s
         ordered = sorted(values)
         name = "" if what == "sample.sampler" else f"{kinds.get(what) or short(what)} "
         found[slot] = Encoding(
-            what, dict(zip(ordered, looks, strict=False)), {v: f"{name}{_said(values[v])}" for v in ordered}
+            what, dict(zip(ordered, looks, strict=False)), {v: f"{name}{show_setting(values[v])}" for v in ordered}
         )
     return found
-
-
-def short(key: str) -> str:
-    """A dotted key's last part in words."""
-    return key.rpartition(".")[2].replace("_", " ")
 
 
 def _look(row: Row, encodings: Mapping[str, Encoding]) -> tuple[str, Any, str]:
@@ -313,10 +304,6 @@ def _error_bars(axes: Axes, x: np.ndarray, found: Sequence[Distance], colour: st
         )
 
 
-def _said(value: Any) -> str:
-    return "none" if value is None else show(value)
-
-
 def _places(values: Iterable[Any]) -> dict[Rank, float]:
     """Where each value stands on the axis: numbers at themselves, anything else in order."""
     ranked = sorted({rank(value) for value in values})
@@ -326,7 +313,7 @@ def _places(values: Iterable[Any]) -> dict[Rank, float]:
 
 
 def _value_axis(axes: Axes, values: Sequence[Any], places: Mapping[Rank, float]) -> None:
-    texts = {places[rank(value)]: _said(value) for value in values}
+    texts = {places[rank(value)]: show_setting(value) for value in values}
     ticks = sorted(texts)
     numeric = all(rank(value)[0] == 0 for value in values)
     if numeric and ticks and ticks[0] > 0 and ticks[-1] / ticks[0] >= 4:

@@ -105,6 +105,10 @@ class Row:
         value = self.flat.get(key)
         return self.varied.get(key) if value is None else value
 
+    def has(self, key: str) -> bool:
+        """Whether it stands at a value of `key`: nothing (None) is one where its arm varies the key."""
+        return self.setting(key) is not None or key in self.varied
+
     def frechet(self) -> list[list[float]]:
         """Distances: one list per training seed, with one value per sampling seed."""
         return [[seed["frechet"] for seed in record["quality"]["per_seed"]] for record in self.records]
@@ -203,7 +207,7 @@ class Row:
             told.append(f"{self.refreshes} refreshes")
         standard = {"sample.sampler", "sample.steps", *REFRESH_KEYS}
         told += [
-            f"{key.rpartition('.')[2].replace('_', ' ')} {show(value)}"
+            f"{short(key)} {show(value)}"
             for key, value in self.varied.items()
             if key not in standard and value is not None
         ]
@@ -280,6 +284,16 @@ def difference(configuration: Mapping[str, Any], shared: Mapping[str, Any]) -> d
         else:
             own[key] = value
     return own
+
+
+def short(key: str) -> str:
+    """A dotted key in words: its last part, but a training's in full, for some have a sampling's name (steps)."""
+    return (key if key.startswith("train.") else key.rpartition(".")[2]).replace("_", " ")
+
+
+def show_setting(value: Any) -> str:
+    """A value that a row stands at: as it stands in tables, but nothing (None) is one too."""
+    return "none" if value is None else show(value)
 
 
 def show(value: Any) -> str:

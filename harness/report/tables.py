@@ -13,7 +13,7 @@ import pandas as pd
 from harness.report.frontier import Comparison
 from harness.report.noise import Distance, within_noise
 from harness.report.panel import Panel
-from harness.report.rows import REFRESH_KEYS, Rank, Row, rank, show, varied_keys
+from harness.report.rows import REFRESH_KEYS, Rank, Row, rank, short, show, show_setting, varied_keys
 
 DASH = "–"
 SAME_AS_BEST, SAME_AS_BASE = "†", "‡"
@@ -133,7 +133,7 @@ def _text(row: Row, found: Distance | None, at: Setting) -> dict[str, str]:
         "steps": show(row.steps),
         "refreshes": show(row.refreshes),
         "interval": show(row.interval),
-        **{at.kinds.get(key, _short(key)): show(row.setting(key)) for key in at.extra},
+        **{at.kinds.get(key, short(key)): show(row.setting(key)) for key in at.extra},
         panel.distance: _marked(row, found, at),
         "seeds": f"{found.trainings}×{found.samplings}" if found else DASH,
         panel.kernel: number(row.mean("kernel")),
@@ -245,8 +245,8 @@ def ablation_table(panel: Panel, kinds: Mapping[str, str] | None = None) -> Tabl
                 text.append(
                     {
                         "method": rows[0].label,
-                        "key": kinds.get(key, _short(key)),
-                        "value": "none" if shown is None else show(shown),
+                        "key": kinds.get(key, short(key)),
+                        "value": show_setting(shown),
                         "settings": str(len(pairs)),
                         f"{panel.distance} ×": number(ratio) if value != first else "1",
                         "compute ×": number(compute) if value != first else "1",
@@ -264,9 +264,8 @@ def _by_value(rows: Iterable[Row], key: str) -> dict[Rank, dict[Any, Row]]:
     """Value of `key` → the other varied keys' values → row; values in order."""
     found: dict[Rank, dict[Any, Row]] = {}
     for row in rows:
-        value = row.setting(key)
-        if value is not None or key in row.varied:  # nothing (None) is a value too where the arm varies the key
-            found.setdefault(rank(value), {})[setting_without(row, key)] = row
+        if row.has(key):
+            found.setdefault(rank(row.setting(key)), {})[setting_without(row, key)] = row
     return {value: found[value] for value in sorted(found)}
 
 
@@ -291,7 +290,7 @@ def sampler_table(panel: Panel) -> Table:
             row = next(iter(held.values()))
             others = [k for k in row.varied if k not in STANDARD_KEYS]
             named = {"method": label, "steps": show(row.steps), "refreshes": show(row.refreshes)}
-            named["other"] = ", ".join(f"{_short(k)} {show(row.varied[k])}" for k in others) or DASH
+            named["other"] = ", ".join(f"{short(k)} {show(row.varied[k])}" for k in others) or DASH
             values.append({**named, **{s: summaries[held[s]].mean if s in held else math.nan for s in samplers}})
             text.append({**named, **{s: spread(summaries[held[s]]) if s in held else DASH for s in samplers}})
         if "ancestral" in samplers:
@@ -436,10 +435,6 @@ def _plain(value: Any) -> Any:
     return show(value) if isinstance(value, list | tuple | dict | bool) else value
 
 
-def _short(key: str) -> str:
-    return key.rpartition(".")[2].replace("_", " ") if not key.startswith("train.") else key.replace("_", " ")
-
-
 def _cells(table: Table, escape: Callable[[str], str], strong: Callable[[str], str]) -> Iterable[list[str]]:
     columns = list(table.text.columns)
     for index, line in enumerate(table.text.itertuples(index=False)):
@@ -553,11 +548,9 @@ def _latex_head(column: str, side: str) -> str:
 def _latex_cell(text: str) -> str:
     """A cell's text in braces; what is long (a status, mostly) broken into lines, so that the page's width is kept."""
     escaped = latex_escape(text)
-    return (
-        rf"{{\parbox[t]{{{WRAPPED // 2}em}}{{\raggedright {escaped}\strut}}}}"
-        if len(text) > WRAPPED
-        else f"{{{escaped}}}"
-    )
+    if len(text) > WRAPPED:
+        escaped = rf"\parbox[t]{{{WRAPPED // 2}em}}{{\raggedright {escaped}\strut}}"
+    return f"{{{escaped}}}"
 
 
 def _latex(table: Table) -> str:

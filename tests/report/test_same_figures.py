@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from harness.errors import ConfigError
-from harness.report.write import Report
+from harness.report.write import Report, load_cells
 from tools.same_figures import committed, compare, main
 
+RESULTS = Path(__file__).parents[2] / "results"
 Change = Callable[[dict[str, Any]], None]
 
 
@@ -59,3 +60,11 @@ def test_what_differs_is_named_and_counts(report: Report, change: Change, agrees
 def test_a_folder_that_was_never_committed_is_named(report: Report, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"has no cells\.json at HEAD"):
         committed(report.folder, "HEAD", tmp_path)
+
+
+@pytest.mark.parametrize("kept", sorted(RESULTS.glob("*/cells.json")), ids=lambda path: path.parent.name)
+def test_a_published_report_has_its_own_files_and_none_of_an_earlier_one(kept: Path) -> None:
+    of_report = set(load_cells(kept)["files"])
+    there = {path.name for path in kept.parent.iterdir()}
+    assert of_report <= there
+    assert {name for name in there if Path(name).suffix in (".pdf", ".md", ".csv", ".tex", ".html")} <= of_report
