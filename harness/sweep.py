@@ -161,8 +161,7 @@ def load_experiment(path: Path, overrides: Iterable[str] = (), arm: str | None =
         if arm is None:
             raise ConfigError(str(path), [f"is a sweep; choose one with --arm; choices: {', '.join(config.arms)}"])
         if arm not in config.arms:
-            choices = list(config.arms)
-            raise ConfigError(str(path), [f"no arm {arm!r}{nearest(arm, choices)}; choices: {', '.join(choices)}"])
+            raise ConfigError(str(path), [_no_arm(arm, config.arms)])
         arm_set, grid = _resolve_arm(config.arms, arm, f"{path}: arm {arm!r}")
         first = next(iter(_points(grid, f"{path}: arm {arm!r}")))
         flat = {**flatten(config.base, f"{path}: base"), **arm_set, **first, "seed": config.seeds[0]}
@@ -319,6 +318,11 @@ def _merged(parent: dict[str, Any], child: dict[str, Any], source: str) -> dict[
     return merged
 
 
+def _no_arm(name: str, arms: Iterable[str]) -> str:
+    choices = list(arms)
+    return f"no arm {name!r}{nearest(name, choices)}; choices: {', '.join(choices)}"
+
+
 def _resolve_arm(
     arms: Mapping[str, ArmConfig], name: str, source: str, seen: tuple[str, ...] = ()
 ) -> tuple[dict[str, Any], dict[str, list[Any]]]:
@@ -326,10 +330,7 @@ def _resolve_arm(
     if arm.like is None:
         return flatten(arm.set, source), dict(arm.grid)
     if arm.like not in arms:
-        choices = list(arms)
-        raise ConfigError(
-            source, [f"like: no arm {arm.like!r}{nearest(arm.like, choices)}; choices: {', '.join(choices)}"]
-        )
+        raise ConfigError(source, [f"like: {_no_arm(arm.like, arms)}"])
     if arm.like in (*seen, name):
         raise ConfigError(source, [f"like: {arm.like!r} is like itself"])
     inherited, grid = _resolve_arm(arms, arm.like, source, (*seen, name))

@@ -15,13 +15,12 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from harness.cli import console, main_of
 from harness.errors import ConfigError
-from harness.report.write import load_rows
-
-CELLS = "cells.json"
+from harness.report.write import CELLS, load_rows
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ def compare(mine: Path, other: Path) -> Agreement:
     """Hold the cells of two ``cells.json`` against each other. Raises StoreError for what is no such file."""
     here, there = _records(mine), _records(other)
     both = [name for name in here if name in there]
-    apart = {name: _apart(_distance(here[name]), _distance(there[name])) for name in both}
+    apart = {name: _apart(fmean(_distances(here[name])), fmean(_distances(there[name]))) for name in both}
     worst = max(both, key=apart.__getitem__, default="")
     return Agreement(
         cells=len(both),
@@ -70,11 +69,6 @@ def _records(path: Path) -> dict[str, dict[str, Any]]:
 
 def _distances(record: Mapping[str, Any]) -> list[float]:
     return [seed["frechet"] for seed in record["quality"]["per_seed"]]
-
-
-def _distance(record: Mapping[str, Any]) -> float:
-    values = _distances(record)
-    return sum(values) / len(values)
 
 
 def _gmacs(record: Mapping[str, Any]) -> float:

@@ -1,7 +1,8 @@
 """What more nodes bring to a training: `python -m harness.benchmarks.nodes SWEEP --arm dual-rate --nodes 1 2`
 
 Submits the arm's training to SLURM on each number of nodes, one after another and several times over, and prints its
-images per second. Everything happens in a temporary folder beside the results; the cells are held and cancelled.
+images per second. Everything happens in a temporary folder here, which the nodes must see; cells are
+held and cancelled.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from pathlib import Path
 from rich.table import Table
 
 from harness.cli import console, main_of, print_json
-from harness.errors import ConfigError, DispatchError
+from harness.errors import DispatchError
 from harness.plan import plan
 from harness.slurm.settings import ClusterSettings, load_settings
 from harness.slurm.status import TO_RETRY, read_status
 from harness.slurm.submit import cancel_jobs, submit
 from harness.store import Store, Target, read_json
-from harness.sweep import Sweep, load_sweep
+from harness.sweep import Sweep, identify, load_experiment, load_sweep
 
 POLL_SECONDS = 1.0
 
@@ -43,9 +44,7 @@ def measure(
 ) -> Iterator[Run]:
     """The runs, the numbers of nodes in turn within each repeat, so that what drifts hits all of them."""
     sweep = load_sweep(file, overrides)
-    if arm not in sweep.config.arms:
-        raise ConfigError(f"{file}: --arm", [f"{arm!r} is none of {', '.join(sweep.config.arms)}"])
-    training = next(cell.training for cell in sweep.cells.values() if any(name == arm for name, _ in cell.rows))
+    training, _ = identify(load_experiment(file, overrides, arm))
     for _ in range(repeats):
         for count in nodes:
             asked = [*options, f"trainings.nodes={count}", "cells.sbatch.hold=true"]

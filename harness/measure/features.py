@@ -163,6 +163,10 @@ class Kind:
     """Whether it is a network of ImageNet's size: on a CPU it then runs channels last, on few images at once."""
     needs_weights: Callable[[str | None], None] = lambda weights: None
 
+    def is_slow_on(self, device: torch.device) -> bool:
+        """Whether its work there is measured in tens of milliseconds an image."""
+        return self.heavy and device.type == "cpu"
+
 
 EXTRACTORS: dict[str, Kind] = {
     "digits": Kind("harness-digits", "64", 64, digits_extractor.PREPROCESSING, heavy=False),
@@ -220,7 +224,7 @@ class Extractor:
     def extract(self, images: Tensor, batch: int) -> dict[str, Tensor]:
         """Features of uint8 images (N, 1 or 3, H, W): layer → float32 (N, width) on the CPU, `batch` images
         at once, or fewer."""
-        if self.kind.heavy and self.device.type == "cpu":
+        if self.kind.is_slow_on(self.device):
             batch = min(batch, CPU_BATCH)
         parts: dict[str, list[Tensor]] = {}
         for chunk in images.split(batch):
@@ -269,7 +273,7 @@ def load_extractor(
         raise DataError(f"measure.weights: {weights} is no file of {features}'s ({_reason(failure)})") from failure
     identity = _identity(module, kind.preprocessing)
     official = weights is None or (features == "inception" and file_sha256(Path(weights)).startswith(INCEPTION_HASH))
-    if kind.heavy and device.type == "cpu":
+    if kind.is_slow_on(device):
         module = module.to(memory_format=torch.channels_last)
     return Extractor(features, kind, module.to(device), device, identity, official)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import torch
@@ -15,11 +16,9 @@ def reset_peak_memory(device: torch.device) -> None:
     """Count the peak from now on."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    elif CLEAR.exists():
-        try:
+    else:
+        with contextlib.suppress(OSError):  # where it may not, the peak is since the process's start: an upper bound
             CLEAR.write_text(RESET_PEAK)
-        except OSError:
-            return  # a container may forbid it: the peak is then the process's since its start, an upper bound
 
 
 def peak_memory_bytes(device: torch.device) -> int | None:
