@@ -54,14 +54,14 @@ def run(file: Path, overrides: Sequence[str], results: Path, json_output: bool) 
 
 def remake(folder: Path) -> Made:
     """A report again from its own cells.json, without the runs it was made from."""
-    from harness.report import load_cells, load_options, load_rows, write_report
+    from harness.report import kept_options, kept_rows, load_cells, write_report
 
     kept = folder / "cells.json"
     if not kept.exists():
         raise ConfigError(str(folder), ["holds no cells.json; it is not the folder of a report"])
     held = load_cells(kept)
     report = write_report(
-        held["name"], held["title"], load_rows(kept), folder, load_options(kept), reported=folder.parent / REPORTED
+        held["name"], held["title"], kept_rows(held), folder, kept_options(held), reported=folder.parent / REPORTED
     )
     return Made(folder, _summary(report, folder))
 

@@ -3,7 +3,16 @@
 from harness.report.headline import headline
 from harness.report.panel import Panel, panels
 from harness.report.rows import Row
-from harness.report.write import Report, ReportOptions, load_cells, load_options, load_rows, write_report
+from harness.report.write import (
+    Report,
+    ReportOptions,
+    kept_options,
+    kept_rows,
+    load_cells,
+    load_options,
+    load_rows,
+    write_report,
+)
 
 __all__ = [
     "Panel",
@@ -11,6 +20,8 @@ __all__ = [
     "ReportOptions",
     "Row",
     "headline",
+    "kept_options",
+    "kept_rows",
     "load_cells",
     "load_options",
     "load_rows",

@@ -328,9 +328,13 @@ def load_cells(path: Path) -> dict[str, Any]:
 
 def load_rows(path: Path) -> list[dict[str, Any]]:
     """The rows that a report was made from, from its ``cells.json``: what :func:`write_report` takes."""
-    held = load_cells(path)
+    return kept_rows(load_cells(path))
+
+
+def kept_rows(held: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The same from what :func:`load_cells` has read."""
     rows = []
-    for line in held["rows"]:
+    for line in map(dict, held["rows"]):
         own = line.pop("config")
         configuration = None if own is None else nest({**held["common"], **own})
         if line["record"] is not None:
@@ -343,7 +347,12 @@ def load_rows(path: Path) -> list[dict[str, Any]]:
 
 def load_options(path: Path) -> ReportOptions:
     """The options that a report was made with, from its ``cells.json``."""
-    return ReportOptions(**load_cells(path)["options"])
+    return kept_options(load_cells(path))
+
+
+def kept_options(held: Mapping[str, Any]) -> ReportOptions:
+    """The same from what :func:`load_cells` has read."""
+    return ReportOptions(**held["options"])
 
 
 def _replace(folder: Path, files: Mapping[str, bytes]) -> None:
