@@ -80,17 +80,28 @@ def read_reported(path: Path) -> tuple[Reported, ...]:
 
 
 def agreeing(reported: Sequence[Reported], panel: Panel) -> list[tuple[str, float, float]]:
-    """(label, GMACs, distance) of the lines that may stand in a panel's figure: data, N, features, reference agree."""
+    """(label, GMACs, distance) of the lines that may stand in a panel's figure.
+
+    Only FID (Inception's features with the official weights) of the same data, N, and split of the reference. The table
+    names the split alone, a cell's reference the data too: both are compared.
+    """
     condition = panel.condition
+    if condition is None or not condition.official:
+        return []
+    held = (condition.data, condition.features, condition.images, condition.split)
     return [
         (f"[{line.source}] {line.method}", line.gmacs_per_image, line.distance)
-        for line in reported
-        if condition is not None
-        and line.distance is not None
+        for line in of_data(reported, panel)
+        if line.distance is not None
         and line.gmacs_per_image is not None
-        and (line.data, line.features, line.images, line.reference)
-        == (condition.data, condition.features, condition.images, condition.reference)
+        and line.features == "inception"
+        and (line.data, line.features, line.images, line.reference) == held
     ]
+
+
+def of_data(reported: Sequence[Reported], panel: Panel) -> list[Reported]:
+    """The lines on the panel's data: those on other data say nothing beside it."""
+    return [line for line in reported if panel.condition is not None and line.data == panel.condition.data]
 
 
 @styled
