@@ -20,6 +20,11 @@ from harness.errors import StoreError
 
 Kind = Literal["training", "cell"]
 _UMASK_LOCK = threading.Lock()
+LOCAL = "local"
+"""Folder of a sweep's own reports where published ones have their names."""
+REPORT_CELLS, REPORT_SAMPLES = "cells.json", "samples.npz"
+REPORT_ROWS = ', "rows": ['
+"""What ends the first line of a report's cells: all before it is small and can be read by itself."""
 
 
 @contextlib.contextmanager
@@ -79,6 +84,22 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def report_head(path: Path) -> dict[str, Any]:
+    """All but the rows of a report's ``cells.json``, from its first line; empty where it is missing or damaged."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            head = json.loads(f"{file.readline().rstrip(chr(10)).removesuffix(REPORT_ROWS)}}}")
+    except (OSError, ValueError):
+        return {}
+    return head if isinstance(head, dict) else {}
+
+
+def is_published(folder: Path) -> bool:
+    """Whether a published report stands in `folder`."""
+    options = report_head(folder / REPORT_CELLS).get("options")
+    return isinstance(options, dict) and options.get("published") is True
+
+
 @dataclass(frozen=True)
 class Target:
     """What a job makes: a training or a cell, by its id."""
@@ -96,6 +117,7 @@ class Store:
 
     ``runs/trainings/<id>/`` config.json, log.jsonl, checkpoints, weights.safetensors, done.json;
     ``runs/cells/<id>.json`` the record of a cell, ``<id>.npz`` its first images;
+    ``<name>/`` the report of a sweep, ``local/<name>/`` where a published one stands there;
     ``runs/partial/<id>/`` what a cell has drawn so far; ``runs/state/`` progress, failures and leases.
     """
 
@@ -134,8 +156,15 @@ class Store:
             return self.training_folder(target.id) / "config.json"
         return self.runs / "state" / "cells" / f"{target.id}.config.json"
 
-    def report_folder(self, name: str) -> Path:
+    def published_folder(self, name: str) -> Path:
+        """Of the report for others, which is under version control."""
         return self.root / name
+
+    def report_folder(self, name: str) -> Path:
+        """Of a sweep's own report. It never takes the place of a published one: where one has its name it goes aside,
+        into a folder that git ignores."""
+        published = self.published_folder(name)
+        return self.root / LOCAL / name if is_published(published) else published
 
     def finished_cells(self) -> set[str]:
         """Ids of all cells that have a record."""

@@ -29,7 +29,7 @@ from harness.config import (
     parse_section,
 )
 from harness.errors import ConfigError
-from harness.store import file_sha256
+from harness.store import LOCAL, file_sha256
 from harness.yamlfile import load_mapping, load_text
 
 SCHEMA = 1
@@ -67,6 +67,10 @@ class ReportConfig(Section):
     kinds: dict[str, str] = Field(default_factory=dict, description="label of each varied key in tables")
 
 
+RESERVED_NAMES = ("runs", LOCAL, "reported.csv")
+"""What lies beside the reports in the folder of results."""
+
+
 class SweepConfig(Section):
     """A sweep file."""
 
@@ -77,6 +81,13 @@ class SweepConfig(Section):
     arms: dict[str, ArmConfig] = Field(min_length=1)
     report: ReportConfig = ReportConfig()
     cluster: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("name")
+    @classmethod
+    def _free(cls, name: str) -> str:
+        if name in RESERVED_NAMES:
+            raise ValueError(f"{name!r} is taken in the folder of results; choose another")
+        return name
 
 
 @dataclass(frozen=True)

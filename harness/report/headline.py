@@ -10,7 +10,6 @@ from harness.report.panel import Panel
 from harness.report.rows import Row
 from harness.report.tables import number
 from harness.report.timing import untrusted, why
-from harness.wording import count_of
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ def _against(panel: Panel, who: Roles, found: Comparison) -> str:
     """The base in words: with how many samplers, and which of them the subject was not given."""
     samplers = {row.sampler for row in panel.measured if row.arm in who.family}
     own = {row.sampler for row in panel.measured if row.arm == who.subject}
-    against = f"{found.base} with the best of its {count_of(len(samplers), 'sampler')}" if len(samplers) > 1 else found.base
+    against = f"{found.base} with the best of its {len(samplers)} samplers" if len(samplers) > 1 else found.base
     if samplers - own:  # the base's best sampler may be one that the subject was never given
         against += f" ({found.name} had {', '.join(sorted(own))} alone)"
     return against
@@ -161,8 +160,8 @@ def _cannot(found: Comparison, at: str) -> str:
         return ""
     noise = "" if found.best_differs else ", a difference within noise"
     return (
-        f"{_short(found)}Compute at equal {at} cannot be compared: {reason}. The best of {found.name} is {_point(found.own)}, "
-        f"of {found.base} {_point(found.others)}{noise}"
+        f"{_short(found)}Compute at equal {at} cannot be compared: {reason}. "
+        f"The best of {found.name} is {_point(found.own)}, of {found.base} {_point(found.others)}{noise}"
     )
 
 
@@ -174,8 +173,8 @@ def _bound(found: Comparison, at: str, against: str) -> str:
     """What is said where one frontier begins beyond the other's end; empty where they share a range."""
     if found.bound == "at least":
         return (
-            f"At equal {at}, {found.name} needs at most {_share(found)} the compute of {against}, at the one distance that "
-            f"both reach, {found.shared:.3g}: its cheapest row is better already ({found.own.cheapest:.3g} at "
+            f"At equal {at}, {found.name} needs at most {_share(found)} the compute of {against}, at the one distance "
+            f"that both reach, {found.shared:.3g}: its cheapest row is better already ({found.own.cheapest:.3g} at "
             f"{number(found.own.cheapest_cost)} GMACs against {_point(found.others)})"
         )
     if found.bound == "at most":

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import median
-from typing import Any
+from typing import Any, TypeGuard
 
 from harness.measure.labels import frechet_label, kernel_label
+from harness.wording import count_of
 
 SCHEMA = 1
 
@@ -71,8 +72,8 @@ class Condition:
     def text(self) -> str:
         """The condition in words, for captions."""
         return (
-            f"{self.data}; {self.distance} of {count(self.images)} images "
-            f"against {self.reference} ({count(self.reference_images)} images)"
+            f"{self.data}; {self.distance} of {count_of(count(self.images), 'image')} "
+            f"against {self.reference} ({count_of(count(self.reference_images), 'image')})"
         )
 
 
@@ -101,7 +102,7 @@ class Row:
         if not self.statuses:
             return ""
         reasons = ", ".join(dict.fromkeys(self.statuses))
-        return reasons if not self.records else f"{len(self.statuses)} of {self.cells} seeds: {reasons}"
+        return reasons if not self.records else f"{len(self.statuses)} of {count_of(self.cells, 'seed')}: {reasons}"
 
     @property
     def cells(self) -> int:
@@ -154,6 +155,13 @@ class Row:
     def _median(self, section: str, key: str) -> float:
         values = [value for record in self.records if is_finite(value := (record.get(section) or {}).get(key))]
         return median(values) if values else math.nan
+
+    @property
+    def time_trusted(self) -> bool | None:
+        """Whether its times are to be trusted; None where no record says."""
+        if self.mistrust:
+            return False
+        return True if any("trusted" in (record.get("time") or {}) for record in self.records) else None
 
     @cached_property
     def mistrust(self) -> tuple[str, ...]:
@@ -221,9 +229,9 @@ class Row:
     @property
     def name(self) -> str:
         """The row in words: its arm and what tells it from the arm's other rows."""
-        told = [self.sampler, f"{self.steps} steps"] if self.steps is not None else [self.sampler]
+        told = [self.sampler, count_of(self.steps, "step")] if self.steps is not None else [self.sampler]
         if self.refreshes is not None:
-            told.append(f"{self.refreshes} refreshes")
+            told.append(count_of(self.refreshes, "refresh"))
         standard = {"sample.sampler", "sample.steps", *REFRESH_KEYS}
         told += [
             f"{short(key)} {show(value)}"
@@ -241,7 +249,7 @@ def mistrust(record: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(map(str, time.get("reasons") or ())) or ("its record does not say why",)
 
 
-def is_finite(value: Any) -> bool:
+def is_finite(value: Any) -> TypeGuard[float]:
     """Whether `value` is a number, and neither infinite nor nan."""
     return isinstance(value, int | float) and math.isfinite(value)
 

@@ -1,7 +1,7 @@
 """How sure a time is: which times may be told at all, and the noise of those that may.
 
-A record says under ``time.trusted`` and ``time.reasons`` whether the machine was quiet while its cell was timed. Records
-that do not say are taken as they are.
+A record says under ``time.trusted`` and ``time.reasons`` whether the machine was quiet while its cell was timed.
+Records that do not say are taken as they are.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from harness.report.rows import Row, is_finite
+from harness.wording import count_of
 
 MARK = "§"
 """Beside a time that is not to be trusted."""
@@ -31,8 +32,8 @@ def why(rows: Sequence[Row], command: str) -> str:
     reasons = list(dict.fromkeys(reason for row in doubted for reason in row.mistrust))
     more = f"; and {len(reasons) - 1} more like this" if len(reasons) > 1 else ""
     return (
-        f"{len(doubted)} of {len(rows)} rows were timed on a machine that was not quiet ({reasons[0]}{more}): "
-        f"`{command}`, on a quiet one, times them again."
+        f"{len(doubted)} of {count_of(len(rows), 'row')} {'was' if len(doubted) == 1 else 'were'} timed on a machine "
+        f"that was not quiet ({reasons[0]}{more}): `{command}`, on a quiet one, takes all times again."
     )
 
 
@@ -60,10 +61,11 @@ def timing_noise(rows: Sequence[Row]) -> dict[Row, float]:
 def _spread(record: Mapping[str, Any]) -> float | None:
     """Relative standard deviation of one repeat, from the quartiles of all; None where the record does not tell it."""
     time = record.get("time") or {}
-    quartiles, repeats = time.get("seconds_per_image_quartiles") or (), time.get("repeats") or 0
-    if len(quartiles) != 2 or not all(is_finite(q) and q > 0 for q in quartiles) or repeats < 2:
+    quartiles, repeats = list(time.get("seconds_per_image_quartiles") or ()), time.get("repeats") or 0
+    if len(quartiles) != 2 or not all(is_finite(quartile) and quartile > 0 for quartile in quartiles) or repeats < 2:
         return None
-    return abs(math.log(quartiles[1] / quartiles[0])) / _expected_range(int(repeats))
+    first, third = quartiles
+    return abs(math.log(third / first)) / _expected_range(int(repeats))
 
 
 @cache
@@ -78,8 +80,8 @@ def _between(rows: Iterable[Row]) -> float:
     """Relative standard deviation of the times of one row's trainings, pooled over `rows`; 0 where each has one."""
     found: list[tuple[float, int]] = []
     for row in rows:
-        seconds = [(record.get("time") or {}).get("seconds_per_image") for record in row.records]
-        logs = [math.log(s) for s in seconds if is_finite(s) and s > 0]
+        told = [(record.get("time") or {}).get("seconds_per_image") for record in row.records]
+        logs = [math.log(seconds) for seconds in told if is_finite(seconds) and seconds > 0]
         if len(logs) > 1:
             found.append((variance(logs), len(logs) - 1))
     freedom = sum(n for _, n in found)
