@@ -8,6 +8,7 @@ from harness.data import open_data
 from harness.errors import DataError, StoreError
 from harness.plan import Plan
 from harness.store import Store
+from harness.wording import count_of
 
 LEAST_FREE_BYTES = 64 * 2**20
 
@@ -22,7 +23,7 @@ def check_sweep(planned: Plan, store: Store) -> None:
     for data, measure in dict.fromkeys((cell.experiment.data, cell.experiment.measure) for cell in cells):
         reference = open_data(data, measure.reference)
         if reference.info.images < 2:
-            raise DataError(f"{reference.info.name}: {reference.info.images} images are too few for statistics")
+            raise DataError(f"{reference.info.name}: {count_of(reference.info.images, 'image')} cannot make statistics")
     measures = (cell.experiment.measure for cell in cells)
     for features, weights, logits in dict.fromkeys((m.features, m.weights, m.inception_score) for m in measures):
         check_extractor(features, weights, logits=logits)

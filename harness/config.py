@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from harness.errors import ConfigError
+from harness.wording import count_of
 
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -89,7 +90,7 @@ class ModelConfig(Section):
         for key in ("multipliers", "blocks", "light_blocks", "light_levels"):
             value = getattr(self, key)
             if value is not None and len(value) != count:
-                raise ValueError(f"{key}: has {len(value)} entries, but levels has {count}")
+                raise ValueError(f"{key}: has {count_of(len(value), 'entry')}, but levels has {count}")
         only_dual = (
             "light_width",
             "light_blocks",
@@ -206,11 +207,11 @@ class SampleConfig(Section):
         for key in ("refresh_interval", "refreshes"):
             value = getattr(self, key)
             if value is not None and value > self.steps:
-                raise ValueError(f"{key}: {value} is more than the {self.steps} steps")
+                raise ValueError(f"{key}: {value} is more than the {count_of(self.steps, 'step')}")
         if self.refresh_steps is not None:
             steps = self.refresh_steps
             if not steps or steps[0] != 0 or list(steps) != sorted(set(steps)) or steps[-1] >= self.steps:
-                raise ValueError(f"refresh_steps: must start with 0, rise, and stay below {self.steps} steps")
+                raise ValueError(f"refresh_steps: must start with 0, rise, and stay below {self.steps}")
         owners = {
             "variance": "ancestral",
             "eta": "ddim",

@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from harness.wording import count_of
+
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -62,7 +64,8 @@ def main(arguments: list[str]) -> None:
     if min(given.images, given.size, given.classes) < 1:
         parser.error("--images, --size and --classes must be at least 1")
     made = make(given.out, given.images, given.size, given.classes)
-    print(f"{given.images} images of {given.size}×{given.size} in {given.classes} classes: {made}")
+    images, classes = count_of(given.images, "image"), count_of(given.classes, "class")
+    print(f"{images} of {given.size}×{given.size} in {classes}: {made}")
 
 
 if __name__ == "__main__":

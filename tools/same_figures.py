@@ -111,7 +111,8 @@ def main(arguments: list[str]) -> None:
         found = compare(given.folder / CELLS, other)
     out = console()
     out.print(
-        f"{given.folder} against {given.against}: {count_of(found.cells, 'cell')} in both, {found.lacking} in one alone; "
+        f"{given.folder} against {given.against}: {count_of(found.cells, 'cell')} in both, "
+        f"{found.lacking} in one alone; "
         f"{found.identical} with the very same distances, the others at most {found.worst:.1%} apart"
         f"{f' ({found.worst_cell})' if found.worst else ''}; "
         f"multiply-adds {'equal' if not found.other_compute else 'differ: ' + ', '.join(found.other_compute)}",

@@ -14,6 +14,7 @@ from harness.cli import console, print_json
 from harness.config import Experiment
 from harness.store import Store, Target, atomic_path, read_json
 from harness.sweep import identify, load_experiment
+from harness.wording import count_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -113,7 +114,7 @@ def sample(
     if json_output:
         print_json(answer)
     else:
-        out.print(f"{images} images: {out_path} and {array_path}", highlight=False)
+        out.print(f"{count_of(images, 'image')}: {out_path} and {array_path}", highlight=False)
 
 
 def save_grid(images: Tensor, path: Path, most: int = 256) -> None:

@@ -32,6 +32,7 @@ import numpy as np
 
 from harness.data.containers import Container, Folder, Zip
 from harness.errors import DataError
+from harness.wording import count_of
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".avif")
 SPLIT_WORDS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -345,7 +346,7 @@ def _by_folder(containers: Sequence[Container], names: tuple[str, ...] | None, c
             close = get_close_matches(str(item.group), names, n=1)
             hint = f" (did you mean {close[0]!r}?)" if close else ""
             raise DataError(
-                f"{where}: its folder {item.group!r} is none of the {len(names)} classes of the train split{hint}"
+                f"{where}: its folder {item.group!r} is none of the train split's {count_of(len(names), 'class')}{hint}"
             )
         labelled.append(item._replace(label=number[item.group]))
     return labelled

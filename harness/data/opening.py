@@ -22,7 +22,8 @@ def open_data(config: DataConfig, split: str = "train") -> Dataset:
 def _open_digits(config: DataConfig, split: str) -> Dataset:
     images, labels = digits.load()
     images = with_channels(images, config.channels or 1)
-    info = DataInfo("digits 8×8", split, len(images), digits.SIZE, images.shape[1], digits.CLASSES, digits.FINGERPRINT)
+    name = f"{config.label or 'digits'} 8×8"
+    info = DataInfo(name, split, len(images), digits.SIZE, images.shape[1], digits.CLASSES, digits.FINGERPRINT)
     return Dataset(info, labels, ArrayPixels(images))
 
 

@@ -106,7 +106,7 @@ def _section(table: Table, rows: Sequence[Row] | None, shared: Mapping[str, Any]
     title = next((text for key, text in TITLES.items() if stem == key or stem.startswith(f"{key}-")), stem)
     return (
         f"<section><h2>{escape(title)}</h2>{_table(table, rows, shared)}"
-        f'<p class="caption">{escape(table.caption)} <span class="files">{escape(table.name)}.md, '
+        f'<p class="caption">{escape(table.note)} <span class="files">{escape(table.name)}.md, '
         f"{escape(table.name)}.csv, {escape(table.name)}.tex</span></p></section>"
     )
 

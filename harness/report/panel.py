@@ -138,7 +138,7 @@ def condition_of(record: Mapping[str, Any]) -> Condition:
             data=named.data,
             features=quality["features"],
             images=int(quality["images"]),
-            reference=f"{named.data} {named.split}",
+            reference=named.reference,
             reference_images=int(reference["images"]),
             content=_content(reference, data, named),
             extractor=str(quality.get("extractor", "")),
@@ -155,6 +155,8 @@ class Named:
     data: str
     side: str
     """As ``8×8``; empty where it is not told."""
+    reference: str
+    """The data and the split that images are compared with."""
     split: str
 
     @classmethod
@@ -167,7 +169,8 @@ class Named:
         found = SIDED.fullmatch(whole)
         stem, side = (found["stem"], found["side"]) if found else _from_configuration(data)
         stem = str(data.get("label") or stem)
-        return cls(stem if not side or stem.endswith(f" {side}") else f"{stem} {side}", side, split)
+        name = stem if not side or stem.endswith(f" {side}") else f"{stem} {side}"
+        return cls(name, side, f"{name} {split}" if found else reference, split)
 
 
 SIDED = re.compile(r"(?P<stem>.+) (?P<side>\d+×\d+)")

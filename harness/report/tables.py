@@ -28,7 +28,7 @@ class Table:
     """A table twice: `values` for machines (CSV), `text` for readers (Markdown, LaTeX, page), with the same rows."""
 
     name: str
-    caption: str
+    note: str
     """What the columns mean."""
     values: pd.DataFrame
     text: pd.DataFrame
@@ -38,9 +38,9 @@ class Table:
     """What holds for every figure of its panel: said once where several tables stand together."""
 
     @property
-    def full_caption(self) -> str:
+    def caption(self) -> str:
         """For a reader who has this table alone."""
-        return f"{self.conditions} {self.caption}".strip()
+        return f"{self.conditions} {self.note}".strip()
 
     @property
     def csv(self) -> str:
@@ -48,7 +48,7 @@ class Table:
 
     @property
     def markdown(self) -> str:
-        return f"{self.full_caption}\n\n{_markdown(self)}\n"
+        return f"{self.caption}\n\n{_markdown(self)}\n"
 
     @property
     def latex(self) -> str:
@@ -97,9 +97,9 @@ def main_table(
         for index, row in enumerate(panel.rows)
         if row.measured and panel.distances[row] is at.best
     }
-    caption = f"{_legend(panel, base, same_seeds)}{doubt(panel, command)}"
+    note = f"{_legend(panel, base, same_seeds)}{doubt(panel, command)}"
     shown = text.drop(columns="seeds") if same_seeds else text
-    return Table("table", caption, pd.DataFrame(values), shown, frozenset(strong), conditions(panel))
+    return Table("table", note, pd.DataFrame(values), shown, frozenset(strong), conditions(panel))
 
 
 def doubt(panel: Panel, command: str) -> str:
@@ -284,11 +284,11 @@ def ablation_table(panel: Panel, kinds: Mapping[str, str] | None = None) -> Tabl
                         f"best {panel.distance}": number(best),
                     }
                 )
-    caption = (
+    note = (
         "Each value of each varied key against the key's first value: geometric mean of the "
         "ratios over the settings of all other keys in which both were measured (settings: how many)."
     )
-    return Table("ablations", caption, pd.DataFrame(values), pd.DataFrame(text), conditions=conditions(panel))
+    return Table("ablations", note, pd.DataFrame(values), pd.DataFrame(text), conditions=conditions(panel))
 
 
 def _by_value(rows: Iterable[Row], key: str) -> dict[Rank, dict[Any, Row]]:
@@ -329,12 +329,12 @@ def sampler_table(panel: Panel) -> Table:
             ratios = {s: _ratio_to(settings.values(), s, "ancestral", summaries) for s in samplers}
             values.append({**named, **ratios})
             text.append({**named, **{s: number(r) for s, r in ratios.items()}})
-    caption = (
+    note = (
         f"{panel.distance} by sampler at equal steps and refreshes (heun evaluates the network "
         "twice per step). Lines “× ancestral”: geometric mean of the ratio to ancestral sampling over the settings "
         "that have both; below 1 the sampler is better."
     )
-    return Table("samplers", caption, pd.DataFrame(values), pd.DataFrame(text), conditions=conditions(panel))
+    return Table("samplers", note, pd.DataFrame(values), pd.DataFrame(text), conditions=conditions(panel))
 
 
 def _methods(panel: Panel) -> list[tuple[str, list[Row]]]:
@@ -417,14 +417,14 @@ def matched_table(
                     ),
                 }
             )
-    caption = (
+    note = (
         f"Cost per image at equal {panel.distance}, interpolated on each method's frontier "
         "(log–log). Distances: the points of the base's frontier and the best that both reach. A speed-up is "
         "the base's cost over the method's, with its 95 % bootstrap interval over the noise of distances and times; "
         "“up to”: within noise the distance may not be reached. ≤: already the method's cheapest row is as good."
         f"{doubt(panel, command)}"
     )
-    return Table(name, caption, pd.DataFrame(values), pd.DataFrame(text), conditions=conditions(panel))
+    return Table(name, note, pd.DataFrame(values), pd.DataFrame(text), conditions=conditions(panel))
 
 
 def _doubtful(text: str, doubted: bool) -> str:
@@ -618,7 +618,7 @@ def _latex(table: Table) -> str:
     # In braces, since a line that opens with a bracket would be read as the option of the break before it.
     head = " & ".join(_latex_head(column, "r" if column in right else "l") for column in columns) + r" \\"
     body = [" & ".join(cells) + r" \\" for cells in _cells(table, _latex_cell, lambda c: rf"\textbf{c}")]
-    caption = latex_escape(table.full_caption)
+    caption = latex_escape(table.caption)
     if len(body) < LONG:
         lines = [
             "% needs \\usepackage{booktabs,graphicx}; a table wider than the text is shrunk to it",

@@ -135,7 +135,7 @@ def write_report(
         out_dir,
         " ".join(part.headline for part in parts),
         parts[0].tables[0].text,
-        parts[0].tables[0].full_caption,
+        parts[0].tables[0].caption,
         tuple(sorted(files)),
         parts[0].panel.distance,
     )

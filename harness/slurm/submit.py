@@ -30,6 +30,7 @@ from harness.slurm.settings import ClusterSettings, JobSettings
 from harness.slurm.snapshot import take_snapshot
 from harness.store import Store, Target
 from harness.sweep import Sweep
+from harness.wording import count_of
 
 LOCK_SECONDS = 600.0
 
@@ -95,7 +96,7 @@ def cancel_jobs(sweep: Sweep, store: Store, only: Collection[Target] | None = No
             submission.save()
         queue.cancel(ended)
     names = sorted({assignment.submission.sweep for assignment in other.values()})
-    return Cancelled(ended, [f"{len(other)} jobs of {', '.join(names)} go on"] if other else [])
+    return Cancelled(ended, [f"{count_of(len(other), 'job')} of {', '.join(names)} not cancelled"] if other else [])
 
 
 @dataclass(frozen=True)
@@ -262,7 +263,7 @@ def _withdraw(submission: Submission) -> str:
     for array in submission.arrays:
         array.withdrawn = True
     submission.save()
-    return f"nothing is submitted; {len(taken)} arrays that went before were withdrawn"
+    return f"nothing is submitted; {count_of(len(taken), 'array')} that went before withdrawn"
 
 
 def _cancel_by_name(jobs: dict[str, Job], name: str) -> None:
