@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-import torch_fidelity.feature_extractor_inceptionv3 as inception_module
 from typer.testing import CliRunner
 
 from harness import cli
@@ -19,6 +17,7 @@ from harness.measure import features
 from harness.report import Panel, load_rows, panels
 from harness.report.figures import frontier_figure
 from harness.report.reported import agreeing, read_reported
+from tests.measure.inception import write_random_weights
 from tests.report.conftest import REPORTED, Ran
 from tools.made_images import make
 
@@ -41,13 +40,7 @@ arms:
 @pytest.fixture(scope="module")
 def official(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Stand-in weights of Inception, which count as the official ones while this module's tests run."""
-    path = tmp_path_factory.mktemp("inception") / "random.pth"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inception_module, "load_state_dict_from_url", lambda *_, **__: {})
-        patch.setattr(inception_module.FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
-        torch.manual_seed(0)
-        network = inception_module.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
-    torch.save(network.state_dict(), path)
+    path = write_random_weights(tmp_path_factory.mktemp("inception") / "random.pth")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(features, "INCEPTION_HASH", hashlib.sha256(path.read_bytes()).hexdigest()[:8])
         yield path
