@@ -10,8 +10,9 @@ from harness.config import DiffusionConfig, Experiment, ModelConfig, SampleConfi
 from harness.errors import ConfigError
 from models import refresh, spacing
 from models.cache import CachedSingleRate
-from models.dual_rate import DualRate, Model, Parameterization, Preconditioning, Prediction, SingleRate
+from models.dual_rate import DualRate, Parameterization, Preconditioning, Prediction, SingleRate
 from models.guidance import Guidance
+from models.method import Model
 from models.objective import LossSettings
 from models.process import CosineSchedule, resolution_shift
 from models.uvit import UViT, UViTConfig

@@ -21,12 +21,13 @@ from harness.build import (
     sampler_options,
     time_steps,
 )
-from harness.compiling import compile_methods, compiled_normal, cuda_graphs_skipped
+from harness.compiling import CompiledNetworks, compiled_normal, cuda_graphs_skipped
 from harness.config import Experiment
 from harness.data import DataInfo, open_data
 from harness.distributed import pick_device
 from models.denoise import Denoise
 from models.dual_rate import DualRate, SingleRate
+from models.method import RunNetwork, run_network
 from models.noise import ImageNoise, normal
 from models.samplers import SAMPLERS
 
@@ -48,9 +49,10 @@ class Drawing:
         self.times = time_steps(sample, self.schedule)
         self.refreshes = refresh_mask(sample)
         self._normal: Callable[..., Tensor] = normal
+        self._run_network: RunNetwork = run_network
         self._replays = sample.compile and device.type == "cuda"
         if sample.compile:
-            compile_methods(self.stepper, cuda_graphs=self._replays)
+            self._run_network = CompiledNetworks(cuda_graphs=self._replays)
             self._normal = compiled_normal()
         self._skipped = cuda_graphs_skipped() if self._replays else 0
         self.evaluations: Counter[str] = Counter()
@@ -62,9 +64,16 @@ class Drawing:
         return self._replays and cuda_graphs_skipped() == self._skipped
 
     @torch.no_grad()
-    def draw(self, seed: int, indices: Tensor, callback: Callable[[int, Tensor, Tensor], None] | None = None) -> Tensor:
+    def draw(
+        self,
+        seed: int,
+        indices: Tensor,
+        callback: Callable[[int, Tensor, Tensor], None] | None = None,
+        watch: Callable[[RunNetwork], RunNetwork] = lambda run: run,
+    ) -> Tensor:
         """Images `indices` (int64, (B,)) of `seed`: float32 (B, C, H, W) in [-1, 1].
 
+        `callback` sees every step; `watch` is put around what runs the networks, to time them.
         A class-conditional network draws class i mod `classes` for image i.
         """
         sample = self.experiment.sample
@@ -77,6 +86,7 @@ class Drawing:
             labels=indices % self.classes if self.classes is not None else None,
             guidance=build_guidance(sample),
             clip=sample.clip,
+            run=watch(self._run_network),
         )
         noise = ImageNoise(seed, indices, self.image_shape, self.device, draw_normal=self._normal)
         sampler = SAMPLERS[sample.sampler]
