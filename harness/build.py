@@ -148,6 +148,12 @@ def build_guidance(sample: SampleConfig) -> Guidance | None:
     return None if sample.guidance is None else Guidance(sample.guidance, sample.guidance_interval)
 
 
+def clips(experiment: Experiment) -> bool:
+    """Whether x̂ is clipped to the range of the data: by default for all but EDM's network, as in EDM's own sampler."""
+    clip = experiment.sample.clip
+    return experiment.diffusion.preconditioning != "edm" if clip is None else clip
+
+
 def time_steps(sample: SampleConfig, schedule: CosineSchedule) -> Tensor:
     """The sampler's times, float64 (steps + 1,), falling to 0."""
     kind = sample.spacing or ("karras" if sample.sampler == "heun" else "time")

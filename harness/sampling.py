@@ -16,6 +16,7 @@ from harness.build import (
     build_model,
     build_schedule,
     build_stepper,
+    clips,
     label_count,
     refresh_mask,
     sampler_options,
@@ -25,6 +26,7 @@ from harness.compiling import CompiledNetworks, compiled_normal, cuda_graphs_ski
 from harness.config import Experiment
 from harness.data import DataInfo, open_data
 from harness.distributed import pick_device
+from harness.labels import class_sequence
 from models.denoise import Denoise
 from models.dual_rate import DualRate, SingleRate
 from models.method import RunNetwork, run_network
@@ -55,6 +57,7 @@ class Drawing:
             self._run_network = CompiledNetworks(cuda_graphs=self._replays)
             self._normal = compiled_normal()
         self._skipped = cuda_graphs_skipped() if self._replays else 0
+        self._classes_drawn = torch.empty(0, dtype=torch.int64)
         self.evaluations: Counter[str] = Counter()
         """Evaluations per image of the last draw, by network, counted as they happened."""
 
@@ -74,18 +77,20 @@ class Drawing:
         """Images `indices` (int64, (B,)) of `seed`: float32 (B, C, H, W) in [-1, 1].
 
         `callback` sees every step; `watch` is put around what runs the networks, to time them.
-        A class-conditional network draws class i mod `classes` for image i.
+        A class-conditional network draws the classes in the proportions of the reference that the images are measured
+        against (:func:`harness.labels.class_sequence`).
         """
         sample = self.experiment.sample
+        labels = self._labels(indices)
         indices = indices.to(self.device)
         denoise = Denoise(
             self.stepper,
             self.schedule,
             self.times,
             self.refreshes,
-            labels=indices % self.classes if self.classes is not None else None,
+            labels=labels,
             guidance=build_guidance(sample),
-            clip=sample.clip,
+            clip=clips(self.experiment),
             run=watch(self._run_network),
         )
         noise = ImageNoise(seed, indices, self.image_shape, self.device, draw_normal=self._normal)
@@ -94,6 +99,22 @@ class Drawing:
             images = sampler(denoise, noise, self.times, self.schedule, callback=callback, **sampler_options(sample))
         self.evaluations = Counter(denoise.evaluations)
         return images.float().clamp(-1, 1)
+
+    def _labels(self, indices: Tensor) -> Tensor | None:
+        """Classes of images `indices`, int64 (B,) on the device; None for a network without labels."""
+        if self.classes is None:
+            return None
+        needed = int(indices.max()) + 1
+        if needed > len(self._classes_drawn):
+            counts = class_counts(self.experiment, self.classes)
+            self._classes_drawn = class_sequence(counts, max(needed, self.experiment.measure.images))
+        return self._classes_drawn[indices.cpu()].to(self.device)
+
+
+def class_counts(experiment: Experiment, classes: int) -> Tensor:
+    """Images of each class in the reference, int64 (classes,)."""
+    reference = open_data(experiment.data, experiment.measure.reference)
+    return torch.bincount(reference.labels, minlength=classes)
 
 
 def fresh_drawing(experiment: Experiment, device: torch.device | None = None) -> Drawing:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import Field, field_validator
 
@@ -23,6 +23,7 @@ from harness.config import (
     Experiment,
     MeasureConfig,
     Section,
+    Seed,
     known_keys,
     nearest,
     parse_experiment,
@@ -38,7 +39,6 @@ SCHEMA = 1
 NOT_IN_TRAINING_ID = {"checkpoint_every", "log_every", "workers"}
 KEYS = tuple(known_keys())
 SECTIONS = frozenset(Experiment.model_fields) - {"seed"}
-Seed = Annotated[int, Field(ge=0)]
 
 
 class ArmConfig(Section):
