@@ -194,6 +194,8 @@ def measure_time(
     """
     with watch_quiet(yardstick_of(device, clock_of(device).synchronize)) as watch:
         single = time_sampling(sample, 1, device, warmup=warmup, repeats=repeats)
+        if not watch.is_quiet_so_far():  # not worth the repeats
+            warmup, repeats = min(warmup, 1), 1
         reset_peak_memory(device)
         full = single if batch == 1 else time_sampling(sample, batch, device, warmup=warmup, repeats=repeats)
     return {

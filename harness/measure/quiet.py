@@ -18,12 +18,16 @@ from typing import Any
 
 import torch
 
+from harness.threads import busy_and_own_seconds, processors
+
 MOST_WAITING = 0.05
 """Share of the wall time that a thread may wait for a processor before the time is not to be trusted."""
 MOST_OTHERS = 0.1
 """Share of the processors that other processes may take."""
 MOST_DRIFT = 0.25
 """How far the yardstick may move between the start and the end."""
+TICKS_SECONDS = 0.04
+"""The system counts processor time in hundredths of a second: so much may be no more than that."""
 YARDSTICK_SIDE = 256
 YARDSTICK_REPEATS = 5
 
@@ -43,7 +47,8 @@ class Reading:
 
 def read_scheduler() -> Reading:
     """The totals as they are now."""
-    return Reading(time.monotonic(), time.process_time(), _waiting_seconds(), _busy_seconds())
+    busy = busy_and_own_seconds()
+    return Reading(time.monotonic(), time.process_time(), _waiting_seconds(), None if busy is None else busy[0])
 
 
 def _waiting_seconds() -> float | None:
@@ -58,40 +63,36 @@ def _waiting_seconds() -> float | None:
     return total / 1e9
 
 
-def _busy_seconds() -> float | None:
-    try:
-        allowed = os.sched_getaffinity(0)
-        lines = Path("/proc/stat").read_text(encoding="ascii").splitlines()
-    except (OSError, AttributeError):
-        return None
-    ticks = 0
-    for line in lines:
-        name, *fields = line.split()
-        if name.startswith("cpu") and name[3:].isdigit() and int(name[3:]) in allowed:
-            user, nice, system, _, _, irq, softirq, steal = (int(value) for value in fields[:8])
-            ticks += user + nice + system + irq + softirq + steal
-    return float(ticks / os.sysconf("SC_CLK_TCK"))
-
-
-def processors() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def others_share(before: Reading, after: Reading) -> float | None:
     """Share of this process's processors that others took between two readings."""
     if before.busy is None or after.busy is None:
         return None
     others = after.busy - before.busy - (after.own - before.own)
-    return max(0.0, others / (max(after.wall - before.wall, 1e-9) * processors()))
+    return max(0.0, others - TICKS_SECONDS) / (max(after.wall - before.wall, 1e-9) * processors())
+
+
+def waiting_share(before: Reading, after: Reading) -> float | None:
+    """How many of this process's threads, on average, waited for a processor between two readings."""
+    if before.waiting is None or after.waiting is None:
+        return None
+    return max(0.0, after.waiting - before.waiting) / max(after.wall - before.wall, 1e-9)
+
+
+def _rounded(share: float | None) -> float | None:
+    return None if share is None else round(share, 4)
 
 
 @dataclass
 class Watch:
     """What went on while times were taken; whole once the block of :func:`watch_quiet` has ended."""
 
+    start: Reading
     conditions: dict[str, Any] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
+
+    def is_quiet_so_far(self) -> bool:
+        """Whether nothing yet speaks against the times."""
+        return not _reasons(self.start, read_scheduler())
 
     @property
     def record(self) -> dict[str, Any]:
@@ -99,33 +100,37 @@ class Watch:
         return {"trusted": not self.reasons, "reasons": list(self.reasons), "conditions": dict(self.conditions)}
 
 
+def _reasons(before: Reading, after: Reading) -> list[str]:
+    """Why a time taken between two readings is not to be trusted; none if it is."""
+    waiting, others = waiting_share(before, after), others_share(before, after)
+    reasons = []
+    if waiting is not None and waiting > MOST_WAITING:
+        reasons.append(f"its threads waited for a processor {waiting:.0%} of the time")
+    if others is not None and others > MOST_OTHERS:
+        reasons.append(f"other processes took {others:.0%} of the {processors()} processors")
+    return reasons
+
+
 @contextlib.contextmanager
 def watch_quiet(yardstick: Callable[[], float]) -> Iterator[Watch]:
     """Watch the machine while the block takes times; `yardstick` returns the seconds of a fixed piece of work."""
-    watch = Watch()
     first = yardstick()
     before = read_scheduler()
+    watch = Watch(before)
     yield watch
     after = read_scheduler()
     last = yardstick()
-    wall = max(after.wall - before.wall, 1e-9)
-    others = others_share(before, after)
-    waiting = None
-    if before.waiting is not None and after.waiting is not None:
-        waiting = max(0.0, after.waiting - before.waiting) / wall
+    wall = after.wall - before.wall
     watch.conditions = {
         "wall_seconds": round(wall, 4),
         "processor_seconds": round(after.own - before.own, 4),
         "processors": processors(),
-        "others_share": None if others is None else round(others, 4),
-        "waiting_share": None if waiting is None else round(waiting, 4),
+        "others_share": _rounded(others_share(before, after)),
+        "waiting_share": _rounded(waiting_share(before, after)),
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "yardstick_seconds": [first, last],
     }
-    if waiting is not None and waiting > MOST_WAITING:
-        watch.reasons.append(f"its threads waited for a processor {waiting:.0%} of the time")
-    if others is not None and others > MOST_OTHERS:
-        watch.reasons.append(f"other processes took {others:.0%} of the {processors()} processors")
+    watch.reasons = _reasons(before, after)
     if abs(last - first) > MOST_DRIFT * min(first, last):
         watch.reasons.append(f"the same work took {last / first:.2f}× as long after as before")
 
