@@ -1,7 +1,7 @@
-"""Run the sweeps at the paper's scale in miniature, on made images, to their reports: `python tools/miniatures.py [NAME…]`.
+"""Run the sweeps at the paper's scale in miniature, on made images: `python tools/miniatures.py [NAME…]`.
 
 They differ from the sweeps that they stand for in sizes alone: compiled, bfloat16, guided, with workers and Inception's
-features (of random weights). Each cell's cost is told by `harness flops` first, then the sweep runs through the command line.
+features (of random weights). `harness flops` tells a cost first, then the sweep runs to its report.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ def run(name: str, folder: Path) -> None:
         overrides += ["--set", f"measure.weights={weights if weights.exists() else make_inception(weights)}"]
     file = ROOT / "sweeps" / "miniature" / f"{name}.yaml"
     harness = [sys.executable, "-m", "harness.cli"]
-    subprocess.run([*harness, "flops", file, "--arm", "dual-rate", *overrides, "--json"], check=True, stdout=-3)
+    subprocess.run(
+        [*harness, "flops", file, "--arm", "dual-rate", *overrides, "--json"], check=True, stdout=subprocess.DEVNULL
+    )
     subprocess.run(
         [*harness, "sweep", file, *overrides, "--cluster", "inline", "--results", folder / "results"], check=True
     )
