@@ -19,7 +19,7 @@ from harness.lease import LeaseHeld
 from harness.plan import Plan, save_experiments
 from harness.processes import name_for_submitit, own_packages_first
 from harness.progress import SweepProgress
-from harness.slurm.logs import telling_line
+from harness.slurm.logs import telling
 from harness.store import Store, Target
 from harness.sweep import Sweep
 
@@ -190,5 +190,5 @@ def _close(
 
 def _last_words(log: Path) -> str:
     """Why a process has left no result and noted nothing."""
-    said = telling_line(log)
+    said = telling(log).line
     return f"the process ended without a result{f': {said}' if said else ''}; its log: {log}"
