@@ -17,7 +17,9 @@ from rich.console import Console
 
 from harness.lease import LeaseHeld
 from harness.plan import Plan, save_experiments
+from harness.processes import name_for_submitit, own_packages_first
 from harness.progress import SweepProgress
+from harness.slurm.logs import telling
 from harness.store import Store, Target
 from harness.sweep import Sweep
 
@@ -130,7 +132,6 @@ def run_local(plan: Plan, store: Store, console: Console, workers: int, poll_sec
     work = work_of(plan, waiting)
     outcome = Outcome()
     gpus = torch.cuda.device_count()
-    executor = submitit.LocalExecutor(folder=store.runs / "logs" / "%j")
     slots: dict[int, tuple[Target, Any, float]] = {}
     training_of = {Target("cell", c.id): Target("training", c.training) for c in plan.sweep.cells.values()}
     for target in waiting:
@@ -140,7 +141,10 @@ def run_local(plan: Plan, store: Store, console: Console, workers: int, poll_sec
         training = training_of.get(target)
         return training is None or store.is_done(training) or training in outcome.failed
 
-    with SweepProgress(console, work, labels).shown() as progress:
+    logs = store.runs.resolve() / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    with SweepProgress(console, work, labels).shown() as progress, name_for_submitit(logs) as folder:
+        executor = submitit.LocalExecutor(folder=folder / "%j")
         while waiting or slots:
             for slot in range(workers):
                 ready = next((t for t in waiting if is_ready(t)), None)
@@ -150,7 +154,9 @@ def run_local(plan: Plan, store: Store, console: Console, workers: int, poll_sec
                 executor.update_parameters(
                     timeout_min=7 * 24 * 60, **({"visible_gpus": (slot % gpus,), "gpus_per_node": 1} if gpus else {})
                 )
-                slots[slot] = (ready, executor.submit(LocalJob(store.root.resolve(), ready)), time.monotonic())
+                with own_packages_first():
+                    job = executor.submit(LocalJob(store.root.resolve(), ready))
+                slots[slot] = (ready, job, time.monotonic())
             for slot, (target, job, started) in list(slots.items()):
                 done, total = store.state(target).get("progress") or (0, 1)
                 if job.done():
@@ -176,7 +182,13 @@ def _close(
         progress.note(f"done     {label} ({time.monotonic() - started:.1f} s)", target)
         return
     state = store.state(target)
-    reason = state.get("error") or f"the process ended without a word; its log: {job.paths.stderr}"
+    reason = state.get("error") or _last_words(store.runs.resolve() / "logs" / job.job_id / job.paths.stderr.name)
     group = outcome.blocked if state.get("state") == "blocked" else outcome.failed
     group[target] = reason
     progress.note(f"{'blocked ' if group is outcome.blocked else 'failed  '} {label}: {reason}", target)
+
+
+def _last_words(log: Path) -> str:
+    """Why a process has left no result and noted nothing."""
+    said = telling(log).line
+    return f"the process ended without a result{f': {said}' if said else ''}; its log: {log}"

@@ -82,11 +82,14 @@ def _noted(store: Store, target: Target, progress: Progress) -> Iterator[Progres
         started=time.time(),
         error=None,
         traceback=None,
+        stopped=None,
     )
     last: float | None = None
+    reached: list[int] | None = None
 
     def note(done: int, total: int) -> None:
-        nonlocal last
+        nonlocal last, reached
+        reached = [done, total]
         progress(done, total)
         now = time.monotonic()
         if last is None:  # where this run goes on from, and when: the rate is counted from here
@@ -100,7 +103,7 @@ def _noted(store: Store, target: Target, progress: Progress) -> Iterator[Progres
     try:
         yield note
     except Stopped:
-        store.set_state(target, state="waiting")
+        store.set_state(target, state="waiting", progress=reached, stopped=reached)
         raise
     except Blocked as error:
         store.set_state(target, state="blocked", error=first_line(error))

@@ -33,6 +33,11 @@ Duration = Annotated[str, Field(description="a duration such as 90s, 30m, 4h, 1d
 SECONDS_OF = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
+EARLY_SECONDS = 60
+"""sbatch's own word on --signal: "due to the resolution of event handling by Slurm, the signal may be sent up to 60
+seconds earlier than specified"."""
+
+
 def seconds_of(text: str) -> int:
     """Seconds of ``90s``, ``30m``, ``1d12h``, or of SLURM's ``[days-]hours:minutes:seconds``. Raises ValueError."""
     if match := re.fullmatch(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)", text):
@@ -183,8 +188,17 @@ def _merged(layers: Iterable[ClusterConfig], kind: Kind) -> JobSettings:
             options |= part.pop("sbatch", {})
             values |= part
     merged = JobSettings.model_validate({**values, "sbatch": options})
-    if merged.warning_seconds >= 60 * merged.minutes:
-        raise ConfigError(
-            f"cluster settings of {kind}s", [f"warning: {merged.warning} is not less than the time of {merged.time}"]
-        )
+    _check_warning(merged, kind)
     return merged
+
+
+def _check_warning(settings: JobSettings, kind: Kind) -> None:
+    """SLURM may send the warning so early that a shorter job would be told to stop when it has hardly begun."""
+    time, warning = seconds_of(settings.time), settings.warning_seconds
+    if time <= warning + EARLY_SECONDS:
+        cure = f"set time to more than {warning + EARLY_SECONDS}s"
+        if time > EARLY_SECONDS:
+            cure += f", or warning to less than {time - EARLY_SECONDS}s"
+        said = f"warning: {settings.warning} is not less than the time of {settings.time}"
+        why = f"by more than the {EARLY_SECONDS} s that SLURM may send it early"
+        raise ConfigError(f"cluster settings of {kind}s", [f"{said} {why}; {cure}"])
