@@ -322,9 +322,7 @@ def _labelled(path: str, scan: _Scan, chosen: Sequence[Item]) -> Listing:
     if isinstance(extra.get("classes"), int) and classes is not None:
         classes = extra["classes"]
     sums = _checksums(containers, chosen)
-    complete = [
-        item._replace(crc=crc, label=number) for item, crc, number in zip(chosen, sums, numbers, strict=True)
-    ]
+    complete = [item._replace(crc=crc, label=number) for item, crc, number in zip(chosen, sums, numbers, strict=True)]
     _check_labels(containers, complete, classes)
     items = tuple(sorted(complete, key=lambda item: (item.path, item.crc, item.size)))
     _check_distinct(containers, items)
