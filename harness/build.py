@@ -10,8 +10,9 @@ from harness.config import DiffusionConfig, Experiment, ModelConfig, SampleConfi
 from harness.errors import ConfigError
 from models import refresh, spacing
 from models.cache import CachedSingleRate
-from models.dual_rate import DualRate, Model, Parameterization, Preconditioning, Prediction, SingleRate
+from models.dual_rate import DualRate, Parameterization, Preconditioning, Prediction, SingleRate
 from models.guidance import Guidance
+from models.method import Model
 from models.objective import LossSettings
 from models.process import CosineSchedule, resolution_shift
 from models.uvit import UViT, UViTConfig
@@ -145,6 +146,12 @@ def build_loss_settings(experiment: Experiment, size: int) -> LossSettings:
 def build_guidance(sample: SampleConfig) -> Guidance | None:
     """Classifier-free guidance, or none."""
     return None if sample.guidance is None else Guidance(sample.guidance, sample.guidance_interval)
+
+
+def clips(experiment: Experiment) -> bool:
+    """Whether x̂ is clipped to the range of the data: by default for all but EDM's network, as in EDM's own sampler."""
+    clip = experiment.sample.clip
+    return experiment.diffusion.preconditioning != "edm" if clip is None else clip
 
 
 def time_steps(sample: SampleConfig, schedule: CosineSchedule) -> Tensor:

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from harness.data.commands import data_app
 from harness.errors import HarnessError
+from harness.threads import choose_wait_policy
 
 app = typer.Typer(
     add_completion=False,
@@ -39,6 +40,8 @@ Targets = Annotated[list[str] | None, typer.Argument(metavar="ID", help="trainin
 Arm = Annotated[str | None, typer.Option("--arm", help="the arm to take from a sweep file")]
 
 RESULTS = Path("results")
+COMPUTING = frozenset({"sweep", "train", "sample", "measure", "time", "latency", "retry"})
+"""Commands that run networks."""
 
 
 def console(json_output: bool = False) -> Console:
@@ -58,6 +61,9 @@ def main() -> None:
 def main_of(program: Callable[[list[str]], Any], arguments: list[str]) -> None:
     """Run `program`: an error that a person can put right is one message and status 2, without a traceback."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    chosen = choose_wait_policy() if COMPUTING.intersection(arguments) else None
+    if chosen is not None:
+        Console(stderr=True, soft_wrap=True).print(chosen, markup=False, highlight=False)
     try:
         program(arguments)
     except HarnessError as error:

@@ -15,11 +15,13 @@ from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from harness.errors import ConfigError
+from models.limits import RHO_LIMITS, SEEDS, check_log_snr_range, check_sigma_range
 
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=SEEDS)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 SCORE_SPLITS = 10
 """The Inception score is the mean over this many parts of the images, as in the literature."""
@@ -129,7 +131,9 @@ class DiffusionConfig(Section):
         None,
         description="the schedule's log-SNR is shifted by 2·log(base_resolution / resolution) [SiD]; none if unset",
     )
-    log_snr_range: tuple[float, float] = Field((-15.0, 15.0), description="the schedule is clipped to this")
+    log_snr_range: tuple[float, float] = Field(
+        (-15.0, 15.0), description="log-SNR at t = 1 and at t = 0, shift included"
+    )
     prediction: Literal["v", "x", "epsilon"] | None = Field(None, description="v if unset; edm fixes its own")
     preconditioning: Literal["none", "edm"] = "none"
     loss_bias: float = Field(-1.0, description="bias b of the weight sigmoid(b - log-SNR) [KG, SiD2]")
@@ -139,9 +143,7 @@ class DiffusionConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        low, high = self.log_snr_range
-        if low >= high:
-            raise ValueError(f"log_snr_range: {low} is not below {high}")
+        check_log_snr_range(self.log_snr_range)
         if self.preconditioning == "edm" and self.prediction is not None:
             raise ValueError("prediction: edm preconditioning fixes what is predicted; leave it unset")
         return self
@@ -195,14 +197,18 @@ class SampleConfig(Section):
     churn: NonNegativeFloat | None = Field(None, description="heun: S_churn")
     churn_range: tuple[NonNegativeFloat, NonNegativeFloat] | None = Field(None, description="heun: [S_min, S_max] of σ")
     churn_noise: PositiveFloat | None = Field(None, description="heun: S_noise")
-    rho: PositiveFloat | None = Field(None, description="karras: ρ")
+    rho: float | None = Field(None, ge=RHO_LIMITS[0], le=RHO_LIMITS[1], description="karras: ρ, 7 if unset")
     sigma_range: tuple[PositiveFloat, PositiveFloat] | None = Field(None, description="karras: [σ_min, σ_max]")
-    clip: bool = Field(True, description="clip x̂ to the range of the data at every evaluation")
+    clip: bool | None = Field(
+        None,
+        description="clip x̂ to the range of the data at every evaluation; "
+        "if unset, yes, but not with edm preconditioning, as EDM's own sampler does not",
+    )
     guidance: NonNegativeFloat | None = Field(None, description="classifier-free guidance scale; 1 is none")
     guidance_interval: tuple[NonNegativeFloat, NonNegativeFloat] | None = Field(
         None, description="guide only where σ is inside [low, high]"
     )
-    seeds: tuple[NonNegativeInt, ...] = Field((0,), min_length=1, description="sampling seeds; each draws all images")
+    seeds: tuple[Seed, ...] = Field((0,), min_length=1, description="sampling seeds; each draws all images")
     batch: PositiveInt = Field(250, description="images drawn at once")
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: bool = False
@@ -303,7 +309,7 @@ class Experiment(Section):
     train: TrainConfig = TrainConfig()
     sample: SampleConfig = SampleConfig()
     measure: MeasureConfig = MeasureConfig()
-    seed: NonNegativeInt = Field(0, description="seed of the training: initial weights, data order, noise")
+    seed: Seed = Field(0, description="seed of the training: initial weights, data order, noise")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -338,6 +344,11 @@ class Experiment(Section):
                     f"sample.cache_from_level: {sample.cache_from_level} is no level; "
                     f"the model has levels 0 to {len(self.model.levels) - 1}"
                 )
+        if sample.sigma_range is not None:
+            try:
+                check_sigma_range(sample.sigma_range, self.diffusion.log_snr_range)
+            except ValueError as error:
+                raise ValueError(f"sample.{error}") from None
         if self.diffusion.preconditioning == "edm" and dual:
             raise ValueError("diffusion.preconditioning: edm is a single_rate baseline")
         if sample.guidance is not None and not self.model.class_conditional:

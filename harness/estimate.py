@@ -35,6 +35,7 @@ from harness.measure.flops import (
 )
 from harness.measure.peaks import PEAK_TFLOPS
 from models.denoise import Denoise
+from models.method import RunNetwork, run_network
 from models.noise import ImageNoise
 from models.samplers import SAMPLERS
 
@@ -51,20 +52,27 @@ class _Counting:
 
     classes: int | None = ANY_CLASS
 
-    def __init__(self, evaluations: tuple[str, ...], cached: bool) -> None:
-        self.evaluations, self.cached = evaluations, cached
+    def __init__(self, networks: tuple[str, ...], cached: bool) -> None:
+        self.networks, self.cached = networks, cached
 
     def step(
-        self, z: Tensor, log_snr: Tensor, labels: Tensor | None = None, state: object = None
+        self,
+        z: Tensor,
+        log_snr: Tensor,
+        labels: Tensor | None = None,
+        state: object = None,
+        run: RunNetwork = run_network,
     ) -> tuple[Tensor, tuple[()]]:
+        for name in self._networks_run(state is None):
+            run(name, torch.zeros_like, z)
         return torch.zeros_like(z), ()
 
-    def evaluated(self, refresh: bool) -> tuple[str, ...]:
-        if len(self.evaluations) == 1:
-            return self.evaluations
+    def _networks_run(self, refresh: bool) -> tuple[str, ...]:
+        if len(self.networks) == 1:
+            return self.networks
         if refresh:
-            return self.evaluations[:1] if self.cached else self.evaluations
-        return self.evaluations[1:]
+            return self.networks[:1] if self.cached else self.networks
+        return self.networks[1:]
 
 
 def networks_of(experiment: Experiment) -> tuple[str, ...]:

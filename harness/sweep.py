@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import Field, field_validator
 
@@ -23,6 +23,7 @@ from harness.config import (
     Experiment,
     MeasureConfig,
     Section,
+    Seed,
     known_keys,
     nearest,
     parse_experiment,
@@ -43,7 +44,6 @@ NOT_IN_DATA_ID = {"path", "label", "classes"}
 """Where the data lie, what they are called, and what is held against their content, which stands for all three."""
 KEYS = tuple(known_keys())
 SECTIONS = frozenset(Experiment.model_fields) - {"seed"}
-Seed = Annotated[int, Field(ge=0)]
 
 
 class ArmConfig(Section):

@@ -13,6 +13,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from models.limits import check_log_snr_range
+
 Kind = Literal["v", "x", "epsilon"]
 KINDS: tuple[str, ...] = get_args(Kind)
 
@@ -33,7 +35,8 @@ class CosineSchedule:
     """λ(t) = −2 log tan(u) + shift, u linear in t, ends at the two ends of `log_snr_range` exactly [SiD].
 
     Between the ends it is the cosine schedule, smooth and strictly falling: the range bounds t's angle, it
-    does not flatten λ. Compute in float64: near the ends tan amplifies rounding.
+    does not flatten λ. The ends are of the shifted λ, whatever the resolution; SiD clips before it shifts, so that its
+    ends move with the shift. Compute in float64: near the ends tan amplifies rounding.
     """
 
     shift: float = 0.0
@@ -41,9 +44,8 @@ class CosineSchedule:
     _angle: tuple[float, float] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        check_log_snr_range(self.log_snr_range)
         low, high = self.log_snr_range
-        if not low < high:
-            raise ValueError(f"log_snr_range: {low} is not below {high}")
         first, last = (math.atan(math.exp((self.shift - end) / 2)) for end in (high, low))
         object.__setattr__(self, "_angle", (first, last - first))
 

@@ -6,7 +6,8 @@ All share one signature, ``sampler(denoise, noise, times, schedule, *, callback=
   t a 0-dim tensor on z's device;
 - ``noise.initial()`` is what sampling starts from, and ``noise(step)`` fresh standard normal noise for a
   step;
-- ``times`` is float64, (steps + 1,), falling to 0 (see :mod:`models.spacing`); the last step returns its x̂;
+- ``times`` is float64, (steps + 1,), falling to 0 (see :mod:`models.spacing`); the last step returns its x̂, and may
+  itself stand at time 0;
 - ``callback(step, z, x̂)`` sees every step, with the x̂ of its first evaluation.
 
 Every coefficient is computed ahead, in float64 on the host, so that nothing in a loop waits for the device.
@@ -56,9 +57,10 @@ class Grid:
 
     @classmethod
     def of(cls, times: Tensor, schedule: CosineSchedule) -> Grid:
-        """Raises ValueError unless `times` are at least two, fall strictly, and end at 0."""
+        """Raises ValueError unless `times` are at least two and end at 0, the steps' own falling strictly."""
         host = times.detach().to("cpu", torch.float64)
-        if host.ndim != 1 or len(host) < 2 or host[-1] != 0 or not bool((host[1:] < host[:-1]).all()):
+        steps = host[:-1]
+        if host.ndim != 1 or len(host) < 2 or host[-1] != 0 or steps[-1] < 0 or not bool((steps.diff() < 0).all()):
             raise ValueError(f"times: must fall strictly to 0, not {host.tolist()}")
         log_snr = schedule.log_snr(host)
         alpha, sigma = torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt()

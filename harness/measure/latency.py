@@ -12,7 +12,7 @@ import contextlib
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,8 @@ import torch
 
 from harness.config import LatencyConfig
 from harness.measure.memory import peak_memory_bytes, peak_memory_of, reset_peak_memory
+from harness.measure.quiet import watch_quiet, yardstick_of
+from models.method import RunNetwork
 
 if TYPE_CHECKING:
     from harness.sampling import Drawing
@@ -66,46 +68,26 @@ def clock_of(device: torch.device) -> CpuClock:
 
 
 Mark = tuple[str, Any, Any]
+"""(network, start, end) of one evaluation."""
 
 
-@contextlib.contextmanager
-def marked_evaluations(model: Any, clock: CpuClock) -> Iterator[list[Mark]]:
-    """A list that gets (evaluation, start, end) of each evaluation of `model` as it happens, inside the
-    block.
+def marking(clock: CpuClock, marks: list[Mark]) -> Callable[[RunNetwork], RunNetwork]:
+    """What to put around a :class:`RunNetwork`: every network that it runs then adds a mark."""
 
-    A model with `encode` and `denoise` is marked there; any other at `step`, whose state tells a full
-    evaluation (the first of `model.evaluations`) from one that reuses features (the second).
-    """
-    marks: list[Mark] = []
-
-    def marking(method: Callable[..., Any], name_of: Callable[..., str]) -> Callable[..., Any]:
-        def call(*arguments: Any, **options: Any) -> Any:
+    def around(run: RunNetwork) -> RunNetwork:
+        def marked(name: str, function: Callable[..., Any], *inputs: Any) -> Any:
             start = clock.mark()
-            result = method(*arguments, **options)
-            marks.append((name_of(*arguments, **options), start, clock.mark()))
+            result = run(name, function, *inputs)
+            marks.append((name, start, clock.mark()))
             return result
 
-        return call
+        return marked
 
-    def name_of_step(z: Any, log_snr: Any, labels: Any = None, state: Any = None) -> str:
-        names: Sequence[str] = model.evaluations
-        return names[0] if state is None else names[-1]
+    return around
 
-    names: dict[str, Callable[..., str]] = (
-        {"encode": lambda *_, **__: "encoder", "denoise": lambda *_, **__: "denoiser"}
-        if hasattr(model, "encode")
-        else {"step": name_of_step}
-    )
-    before = {method: vars(model).get(method) for method in names}
-    for method, name_of in names.items():
-        object.__setattr__(model, method, marking(getattr(model, method), name_of))
-    try:
-        yield marks
-    finally:
-        for method, value in before.items():
-            object.__delattr__(model, method)
-            if value is not None:
-                object.__setattr__(model, method, value)
+
+Sample = Callable[[int, Callable[[RunNetwork], RunNetwork]], object]
+"""``sample(batch, watch)`` draws `batch` images, `watch` being put around what runs the networks."""
 
 
 @dataclass
@@ -135,8 +117,7 @@ class Timing:
 
 
 def time_sampling(
-    sample: Callable[[int], object],
-    model: Any,
+    sample: Sample,
     batch: int,
     device: torch.device,
     *,
@@ -144,19 +125,18 @@ def time_sampling(
     repeats: int = 5,
     clock: CpuClock | None = None,
 ) -> Timing:
-    """Time ``sample(batch)``, which draws `batch` images with `model` on `device`, by the protocol of this
-    module."""
+    """Time `sample`, which draws `batch` images on `device`, by the protocol of this module."""
     clock = clock or clock_of(device)
     timing = Timing(batch)
     for _ in range(warmup):
-        sample(batch)
+        sample(batch, marking(clock, []))
     for _ in range(repeats):
-        with marked_evaluations(model, clock) as marks:
-            clock.synchronize()
-            start = clock.mark()
-            sample(batch)
-            end = clock.mark()
-            clock.synchronize()
+        marks: list[Mark] = []
+        clock.synchronize()
+        start = clock.mark()
+        sample(batch, marking(clock, marks))
+        end = clock.mark()
+        clock.synchronize()
         timing.seconds.append(clock.seconds(start, end))
         for name, first, last in marks:
             timing.evaluations[name] += clock.seconds(first, last)  # type: ignore[assignment]
@@ -196,8 +176,7 @@ def device_name(device: torch.device) -> str:
 
 
 def measure_time(
-    sample: Callable[[int], object],
-    model: Any,
+    sample: Sample,
     batch: int,
     device: torch.device,
     *,
@@ -209,13 +188,18 @@ def measure_time(
 ) -> dict[str, Any]:
     """The record's ``time``: throughput at `batch`, latency at batch 1, and the conditions they hold for.
 
-    ``sample(n)`` draws n images with `model`. `dtype`, `compiled` and `cuda_graphs` say how it does so. Peak
-    memory is of the throughput runs: the GPU allocator's, on a CPU the whole process's.
+    ``sample(n, …)`` draws n images. `dtype`, `compiled` and `cuda_graphs` say how it does so. Peak memory is of the
+    throughput runs: the GPU allocator's, on a CPU the whole process's. ``trusted`` says whether the machine was quiet
+    meanwhile, ``reasons`` why not.
     """
-    single = time_sampling(sample, model, 1, device, warmup=warmup, repeats=repeats)
-    reset_peak_memory(device)
-    full = single if batch == 1 else time_sampling(sample, model, batch, device, warmup=warmup, repeats=repeats)
+    with watch_quiet(yardstick_of(device, clock_of(device).synchronize)) as watch:
+        single = time_sampling(sample, 1, device, warmup=warmup, repeats=repeats)
+        if not watch.is_quiet_so_far():  # not worth the repeats
+            warmup, repeats = min(warmup, 1), 1
+        reset_peak_memory(device)
+        full = single if batch == 1 else time_sampling(sample, batch, device, warmup=warmup, repeats=repeats)
     return {
+        **watch.record,
         "device": device_name(device),
         "dtype": dtype,
         "compiled": compiled,
@@ -242,8 +226,8 @@ def measure_sampling(drawing: Drawing, settings: LatencyConfig, *, find_largest:
     With `find_largest` on a GPU the throughput batch is the largest power of two that fits.
     """
 
-    def sample(batch: int) -> object:
-        return drawing.draw(0, torch.arange(batch))
+    def sample(batch: int, watch: Callable[[RunNetwork], RunNetwork] = lambda run: run) -> object:
+        return drawing.draw(0, torch.arange(batch), watch=watch)
 
     sampling = drawing.experiment.sample
     batch = settings.batch or sampling.batch
@@ -251,7 +235,6 @@ def measure_sampling(drawing: Drawing, settings: LatencyConfig, *, find_largest:
         batch = largest_batch(sample)
     timing = measure_time(
         sample,
-        drawing.stepper,
         batch,
         drawing.device,
         warmup=settings.warmup,
