@@ -81,6 +81,11 @@ def expanded(path: str | Path) -> Path:
         return Path(path)
 
 
+def tried(path: Path) -> str:
+    """For messages about what is not there: where a relative path was looked for."""
+    return "" if path.is_absolute() else f" (tried {path.absolute()}, relative to the folder the command runs in)"
+
+
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:

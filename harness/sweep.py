@@ -31,7 +31,7 @@ from harness.config import (
 )
 from harness.errors import ConfigError, MissingDataError
 from harness.measure.known_weights import weights_identity
-from harness.store import expanded
+from harness.store import expanded, tried
 from harness.yamlfile import load_mapping, load_text
 
 SCHEMA = 2
@@ -282,8 +282,7 @@ def _weights_digest(path: str) -> str:
     try:
         return file_digest(place)
     except FileNotFoundError:
-        tried = "" if place.is_absolute() else f"; tried {place.absolute()}, relative to the folder the command runs in"
-        raise MissingDataError(f"measure.weights: {path} does not exist{tried}") from None
+        raise MissingDataError(f"measure.weights: {path} does not exist{tried(place)}") from None
     except IsADirectoryError:
         raise ConfigError("measure.weights", [f"{path} is a folder; give the path of the file of weights"]) from None
     except OSError as error:

@@ -21,7 +21,7 @@ import numpy as np
 
 from harness.data.checksums import State, file_digest, is_settled, state_of
 from harness.errors import DataError, MissingDataError
-from harness.store import expanded
+from harness.store import expanded, tried
 
 SIZE = 32
 CLASSES = 10
@@ -99,9 +99,8 @@ def _place(path: str) -> Path:
     place = expanded(path)
     if place.exists():
         return place
-    tried = "" if place.is_absolute() else f"; tried {place.absolute()}, relative to the folder the command runs in"
     raise MissingDataError(
-        f"{path}: there is no such file or folder (CIFAR-10's archive is cifar-10-python.tar.gz){tried}"
+        f"{path}: there is no such file or folder{tried(place)}; CIFAR-10's archive is cifar-10-python.tar.gz"
     )
 
 

@@ -38,7 +38,7 @@ from harness.data.containers import Container, Folder, Zip, printable
 from harness.data.description import Description, descriptions
 from harness.data.layout import IMAGE_SUFFIXES, SPLIT_WORDS, Layout, check_names, is_image
 from harness.errors import DataError, MissingDataError
-from harness.store import expanded
+from harness.store import expanded, tried
 
 QUICK_SECONDS = 0.2
 TRUSTED_TIMES = 20
@@ -121,8 +121,8 @@ def resolve(path: str) -> list[Path]:
         matches = sorted(Path(match) for match in glob.glob(str(place)))  # noqa: PTH207 (the pattern may be absolute)
         if matches:
             return matches
-        raise MissingDataError(f"{path}: no file matches this pattern{_nearest(place)}{_tried(path, place)}")
-    raise MissingDataError(f"{path}: there is no such file or folder{_nearest(place)}{_tried(path, place)}")
+        raise MissingDataError(f"{path}: no file matches this pattern{tried(place)}{_nearest(place)}")
+    raise MissingDataError(f"{path}: there is no such file or folder{tried(place)}{_nearest(place)}")
 
 
 def _nearest(place: Path) -> str:
@@ -135,12 +135,7 @@ def _nearest(place: Path) -> str:
     match = get_close_matches(place.name, names, n=1, cutoff=0.5)
     if match:
         return f" (did you mean {str(parent / match[0])!r}?)"
-    return f"; {parent} holds {', '.join(names[:8]) or 'nothing'}{', …' if len(names) > 8 else ''}"
-
-
-def _tried(path: str, place: Path) -> str:
-    """Where a relative path was looked for."""
-    return "" if place.is_absolute() else f"; tried {place.absolute()}, relative to the folder the command runs in"
+    return f"; {parent.absolute()} holds {', '.join(names[:8]) or 'nothing'}{', …' if len(names) > 8 else ''}"
 
 
 def _has_image(folder: Path) -> bool:

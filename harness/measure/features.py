@@ -30,7 +30,7 @@ from harness.errors import ConfigError, DataError
 from harness.measure import digits_extractor
 from harness.measure.known_weights import KNOWN_WEIGHTS
 from harness.measure.labels import frechet_label, kernel_label
-from harness.store import expanded, file_sha256
+from harness.store import expanded, file_sha256, tried
 
 CPU_BATCH = 16
 """Images of a heavy extractor at once on a CPU: EfficientNet-Lite0 took 17 ms an image so, and 40 at 50 at once."""
@@ -309,8 +309,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     if path.is_dir():
         raise DataError(f"measure.weights: {path} is a folder; give the path of the file of weights")
     if not path.is_file():
-        tried = "" if path.is_absolute() else f"; tried {path.absolute()}, relative to the folder the command runs in"
-        raise DataError(f"measure.weights: {path} does not exist{tried}")
+        raise DataError(f"measure.weights: {path} does not exist{tried(path)}")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
