@@ -359,6 +359,10 @@ class Experiment(Section):
             raise ValueError("train.label_dropout: needs model.class_conditional: true")
         if self.train.batch % self.train.accumulate:
             raise ValueError(f"train.accumulate: {self.train.accumulate} does not divide the batch {self.train.batch}")
+        if sample.compile and self.measure.latency.warmup == 0:
+            raise ValueError(
+                "measure.latency.warmup: must be at least 1 with sample.compile, or compiling is in the times"
+            )
         if self.data.name == "digits" and self.measure.reference == "test":
             raise ValueError("measure.reference: the digits have one split, train")
         if self.measure.features == "digits" and self.data.name != "digits":

@@ -92,18 +92,18 @@ def markov_step(z_t: Tensor, log_snr_t: Tensor, log_snr_tau: Tensor, noise: Tens
     """A draw of q(z_τ | z_t), τ ≥ t: α_{τ|t} z_t + σ_{τ|t} ε', σ²_{τ|t} = σ_τ² (1 − e^{λ_τ−λ_t}) [DR]."""
     alpha_t, _ = alpha_sigma(log_snr_t)
     alpha_tau, sigma_tau = alpha_sigma(log_snr_tau)
-    spread = sigma_tau * torch.sqrt(-torch.expm1((log_snr_tau - log_snr_t).clamp(max=0)))
-    return per_image(alpha_tau / alpha_t, z_t) * z_t + per_image(spread, z_t) * noise
+    noise_std = sigma_tau * torch.sqrt(-torch.expm1((log_snr_tau - log_snr_t).clamp(max=0)))
+    return per_image(alpha_tau / alpha_t, z_t) * z_t + per_image(noise_std, z_t) * noise
 
 
 def posterior(z_t: Tensor, x: Tensor, log_snr_t: Tensor, log_snr_s: Tensor) -> tuple[Tensor, Tensor]:
     """Mean (B, C, H, W) and variance (shape of the log-SNRs) of q(z_s | z_t, x), s ≤ t [MMD's ancestral step]."""
     alpha_t, _ = alpha_sigma(log_snr_t)
     alpha_s, sigma_s = alpha_sigma(log_snr_s)
-    lost = (log_snr_t - log_snr_s).clamp(max=0)
-    ratio, fresh = torch.exp(lost), -torch.expm1(lost)
-    mean = per_image(ratio * alpha_s / alpha_t, z_t) * z_t + per_image(fresh * alpha_s, x) * x
-    return mean, sigma_s.square() * fresh
+    drop = (log_snr_t - log_snr_s).clamp(max=0)
+    snr_ratio, removed = torch.exp(drop), -torch.expm1(drop)  # e^{λ_t−λ_s} and 1 − e^{λ_t−λ_s}
+    mean = per_image(snr_ratio * alpha_s / alpha_t, z_t) * z_t + per_image(removed * alpha_s, x) * x
+    return mean, sigma_s.square() * removed
 
 
 def bridge(z_tau: Tensor, x: Tensor, log_snr_tau: Tensor, log_snr_t: Tensor, noise: Tensor) -> Tensor:

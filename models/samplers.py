@@ -87,13 +87,19 @@ def ancestral(
     σ_t²(1−e^{λ_t−λ_s}) [SiD2].
     """
     grid = Grid.of(times, schedule)
-    fresh = [-math.expm1(a - b) for a, b in zip(grid.log_snr[:-1], grid.log_snr[1:], strict=True)]
-    spread = [
-        math.sqrt(f) * grid.sigma[i + 1] ** (1 - variance) * grid.sigma[i] ** variance for i, f in enumerate(fresh)
-    ]
-    kept = [(1 - f) * grid.alpha[i + 1] / grid.alpha[i] for i, f in enumerate(fresh)]
-    gained = [f * grid.alpha[i + 1] for i, f in enumerate(fresh)]
-    return _linear(denoise, noise, grid, kept, gained, spread, callback, times)
+    z = noise.initial() * grid.sigma[0]
+    t = times.to(z.device)
+    for i in range(grid.last):
+        x = denoise(z, t[i], i)
+        if callback is not None:
+            callback(i, z, x)
+        removed = -math.expm1(grid.log_snr[i] - grid.log_snr[i + 1])  # 1 − e^{λ_t−λ_s}
+        z_coef, x_coef = (1 - removed) * grid.alpha[i + 1] / grid.alpha[i], removed * grid.alpha[i + 1]
+        noise_std = math.sqrt(removed) * grid.sigma[i + 1] ** (1 - variance) * grid.sigma[i] ** variance
+        z = z_coef * z + x_coef * x
+        if noise_std > 0:
+            z = z + noise_std * noise(i).to(z.dtype)
+    return _last(denoise, z, t, grid, callback)
 
 
 def ddim(
@@ -110,38 +116,20 @@ def ddim(
     η = 0 is deterministic, 1 is :func:`ancestral` with that variance.
     """
     grid = Grid.of(times, schedule)
-    kept, gained, spread = [], [], []
-    for i in range(grid.last + 1):
-        share = -(eta**2) * math.expm1(grid.log_snr[i] - grid.log_snr[i + 1])
-        kept.append(grid.sigma[i + 1] * math.sqrt(1 - share) / grid.sigma[i])
-        gained.append(grid.alpha[i + 1] - kept[-1] * grid.alpha[i])
-        spread.append(grid.sigma[i + 1] * math.sqrt(share))
-    return _linear(denoise, noise, grid, kept, gained, spread, callback, times)
-
-
-def _linear(
-    denoise: Denoiser,
-    noise: Noise,
-    grid: Grid,
-    kept: list[float],
-    gained: list[float],
-    spread: list[float],
-    callback: Callback | None,
-    times: Tensor,
-) -> Tensor:
-    """z ← kept·z + gained·x̂ + spread·noise at every step but the last, which returns x̂."""
     z = noise.initial() * grid.sigma[0]
     t = times.to(z.device)
-    for step in range(grid.last + 1):
-        x = denoise(z, t[step], step)
+    for i in range(grid.last):
+        x = denoise(z, t[i], i)
         if callback is not None:
-            callback(step, z, x)
-        if step == grid.last:
-            return x
-        z = kept[step] * z + gained[step] * x
-        if spread[step] > 0:
-            z = z + spread[step] * noise(step).to(z.dtype)
-    raise AssertionError("a grid has at least one step")
+            callback(i, z, x)
+        share = -(eta**2) * math.expm1(grid.log_snr[i] - grid.log_snr[i + 1])  # η²v/σ_s²
+        z_coef = grid.sigma[i + 1] * math.sqrt(1 - share) / grid.sigma[i]
+        x_coef = grid.alpha[i + 1] - z_coef * grid.alpha[i]
+        noise_std = grid.sigma[i + 1] * math.sqrt(share)
+        z = z_coef * z + x_coef * x
+        if noise_std > 0:
+            z = z + noise_std * noise(i).to(z.dtype)
+    return _last(denoise, z, t, grid, callback)
 
 
 def heun(
@@ -169,21 +157,22 @@ def heun(
     t = times.to(start.device)
     t_raised = schedule.time(log_snr_of(torch.tensor(raised, dtype=torch.float64))).to(t)
     y = start * sigmas[0]
-    for step in range(grid.last + 1):
-        sigma, following = raised[step], sigmas[step + 1]
-        if sigma > sigmas[step]:
-            y = y + churn_noise * math.sqrt(sigma**2 - sigmas[step] ** 2) * noise(step).to(y.dtype)
-        z = y * alphas[step]
-        x = denoise(z, t_raised[step] if sigma > sigmas[step] else t[step], step)
+    for i in range(grid.last):
+        sigma, following = raised[i], sigmas[i + 1]
+        if sigma > sigmas[i]:
+            y = y + churn_noise * math.sqrt(sigma**2 - sigmas[i] ** 2) * noise(i).to(y.dtype)
+        z = y * alphas[i]
+        x = denoise(z, t_raised[i] if sigma > sigmas[i] else t[i], i)
         if callback is not None:
-            callback(step, z, x)
-        if step == grid.last:
-            return x
+            callback(i, z, x)
         slope = (y - x) / sigma
         trial = y + (following - sigma) * slope
-        corrected = denoise(trial * grid.alpha[step + 1], t[step + 1], step)
+        corrected = denoise(trial * grid.alpha[i + 1], t[i + 1], i)
         y = y + (following - sigma) / 2 * (slope + (trial - corrected) / following)
-    raise AssertionError("a grid has at least one step")
+    if raised[-1] > sigmas[-2]:
+        y = y + churn_noise * math.sqrt(raised[-1] ** 2 - sigmas[-2] ** 2) * noise(grid.last).to(y.dtype)
+        t = torch.cat([t[:-2], t_raised[-1:], t[-1:]])
+    return _last(denoise, y * alphas[-1], t, grid, callback)
 
 
 def _raised(sigma: float, share: float, churn_range: tuple[float, float]) -> float:
@@ -208,18 +197,24 @@ def dpmpp_2m(
     z = noise.initial() * grid.sigma[0]
     t = times.to(z.device)
     before, h_before = z, math.inf
-    for step in range(grid.last + 1):
-        x = denoise(z, t[step], step)
+    for i in range(grid.last):
+        x = denoise(z, t[i], i)
         if callback is not None:
-            callback(step, z, x)
-        if step == grid.last:
-            return x
-        h = (grid.log_snr[step + 1] - grid.log_snr[step]) / 2
-        ahead = h / (2 * h_before)
-        estimate = x if step == 0 else (1 + ahead) * x - ahead * before
-        z = grid.sigma[step + 1] / grid.sigma[step] * z - grid.alpha[step + 1] * math.expm1(-h) * estimate
+            callback(i, z, x)
+        h = (grid.log_snr[i + 1] - grid.log_snr[i]) / 2
+        ahead = h / (2 * h_before)  # 1/(2r)
+        estimate = x if i == 0 else (1 + ahead) * x - ahead * before
+        z = grid.sigma[i + 1] / grid.sigma[i] * z - grid.alpha[i + 1] * math.expm1(-h) * estimate
         before, h_before = x, h
-    raise AssertionError("a grid has at least one step")
+    return _last(denoise, z, t, grid, callback)
+
+
+def _last(denoise: Denoiser, z: Tensor, t: Tensor, grid: Grid, callback: Callback | None) -> Tensor:
+    """The last step: its x̂ is the image."""
+    x = denoise(z, t[grid.last], grid.last)
+    if callback is not None:
+        callback(grid.last, z, x)
+    return x
 
 
 SAMPLERS: dict[str, Callable[..., Tensor]] = {

@@ -22,6 +22,7 @@ from harness.errors import ConfigError, DataError
 from harness.measure import digits_extractor, features, labels, train_digits_extractor
 from harness.measure.features import EXTRACTORS, as_rgb, check_extractor, load_extractor
 from harness.measure.train_digits_extractor import digits
+from tools.made_inception import make_inception
 
 
 def grey(count: int, side: int = 8) -> Tensor:
@@ -31,14 +32,7 @@ def grey(count: int, side: int = 8) -> Tensor:
 @pytest.fixture(scope="session")
 def inception_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file like the official one in all but its values."""
-    path = tmp_path_factory.mktemp("inception") / "random.pth"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inception_module, "load_state_dict_from_url", lambda *_, **__: {})
-        patch.setattr(inception_module.FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
-        torch.manual_seed(0)
-        network = inception_module.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
-    torch.save(network.state_dict(), path)
-    return path
+    return make_inception(tmp_path_factory.mktemp("inception") / "random.pth")
 
 
 def test_fid_and_kid_are_names_of_inceptions_features_alone() -> None:
