@@ -196,7 +196,8 @@ def _record(
 def _reference(experiment: Experiment, dataset: Dataset) -> Reference:
     split = experiment.measure.reference
     source = dataset if split == "train" else open_data(experiment.data, split)
-    return Reference(f"{source.info.name} {split}", source.info.fingerprint, source.all_uint8, source.info.images)
+    info = source.info
+    return Reference(f"{info.name} {split}", info.identity, source.all_uint8, info.images, data=info.name, split=split)
 
 
 def _training_provenance(store: Store, training: str) -> dict[str, Any]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 
-from harness.data import open_data
+from harness.config import Experiment, ModelConfig
+from harness.data import Dataset, open_data
 from harness.errors import DataError, StoreError
 from harness.plan import Plan
 from harness.store import Store
@@ -14,19 +16,32 @@ LEAST_FREE_BYTES = 64 * 2**20
 
 def check_sweep(planned: Plan, store: Store) -> None:
     """Raise the first error that the missing cells would meet."""
+    check_experiments(cell.experiment for cell in planned.missing_cells)
+    check_store(store)
+
+
+def check_experiments(experiments: Iterable[Experiment]) -> None:
+    """Raise the first error that training and measuring would meet in the data or the extractor."""
     from harness.measure.features import check_extractor
 
-    cells = planned.missing_cells
-    for data in dict.fromkeys(cell.experiment.data for cell in cells):
-        open_data(data)
-    for data, measure in dict.fromkeys((cell.experiment.data, cell.experiment.measure) for cell in cells):
+    chosen = list(experiments)
+    for data, model in dict.fromkeys((e.data, e.model) for e in chosen):
+        _check_labels(open_data(data), model)
+    for data, measure in dict.fromkeys((e.data, e.measure) for e in chosen):
         reference = open_data(data, measure.reference)
-        if reference.info.images < 2:
-            raise DataError(f"{reference.info.name}: {reference.info.images} images are too few for statistics")
-    measures = (cell.experiment.measure for cell in cells)
+        least, purpose = measure.least_images
+        reference.require(least, f"in a reference, for {purpose}")
+    measures = (e.measure for e in chosen)
     for features, weights, logits in dict.fromkeys((m.features, m.weights, m.inception_score) for m in measures):
         check_extractor(features, weights, logits=logits)
-    check_store(store)
+
+
+def _check_labels(dataset: Dataset, model: ModelConfig) -> None:
+    if model.class_conditional and dataset.info.classes is None:
+        raise DataError(
+            f"{dataset.info.name}: its images have no labels, which model.class_conditional needs: sort them into "
+            "folders of their classes, add a dataset.json, or set model.class_conditional: false"
+        )
 
 
 def check_store(store: Store) -> None:

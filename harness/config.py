@@ -24,6 +24,10 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=SEEDS)]
 Probability = Annotated[float, Field(ge=0, le=1)]
+SCORE_SPLITS = 10
+"""The Inception score is the mean over this many parts of the images, as in the literature."""
+NEIGHBOURS = 3
+"""Precision and recall take an image to reach as far as its nearest neighbour of this number, as in the literature."""
 LevelKind = Literal["conv", "transformer"]
 
 
@@ -37,19 +41,31 @@ class DataConfig(Section):
     """Which images, and at what size."""
 
     name: Literal["digits", "cifar10", "images"] = "digits"
-    path: str | None = Field(None, description="folder or zip of the data; digits needs none")
+    path: str | None = Field(
+        None,
+        description="folder or zip of the data, or CIFAR-10's archive; digits needs none. Relative to the folder the "
+        "command runs in; ~ is your home",
+    )
     size: PositiveInt | None = Field(None, description="side in pixels; larger images are reduced by area averaging")
     channels: Literal[1, 3] | None = Field(None, description="1 grey, 3 RGB; by default what the data set has")
+    classes: PositiveInt | None = Field(
+        None, description="number of classes, held against the data; costs can be counted with it without them"
+    )
     label: str | None = Field(None, description="name of the data in reports; by default from the data or its path")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.name == "digits" and self.path is not None:
-            raise ValueError("path: the digits come with scikit-learn and take no path")
-        if self.name != "digits" and self.path is None:
+            raise ValueError(
+                "path: the digits come with scikit-learn and take no path; for the images at this path set "
+                f"data.name: {'cifar10' if 'cifar-10' in self.path.lower() else 'images'}"
+            )
+        if self.name != "digits" and not self.path:
             raise ValueError(f"path: {self.name} needs the path of its archive, folder or zip")
         if self.name == "digits" and self.size not in (None, 8):
             raise ValueError("size: the digits are 8×8")
+        if self.name in ("digits", "cifar10") and self.classes not in (None, 10):
+            raise ValueError(f"classes: {self.name} has 10")
         return self
 
 
@@ -268,12 +284,35 @@ class MeasureConfig(Section):
 
     images: PositiveInt = Field(2000, description="images per sampling seed")
     features: Literal["digits", "inception", "efficientnet_lite0", "dinov2"] = "digits"
-    weights: str | None = Field(None, description="path of the extractor's weights, where they are not in a package")
+    weights: str | None = Field(
+        None,
+        description="path of the extractor's weights, where they are not in a package. Relative to the folder the "
+        "command runs in; ~ is your home",
+    )
     reference: Literal["train", "test"] = Field("train", description="split that the images are compared with")
     inception_score: bool = False
     precision_recall: bool = False
     batch: PositiveInt = Field(250, description="images through the extractor at once")
     latency: LatencyConfig = LatencyConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        least, why = self.least_images
+        if self.images < least:
+            raise ValueError(f"images: {self.images} are too few, {why} needs at least {least}")
+        if self.inception_score and self.images < SCORE_SPLITS:
+            raise ValueError(
+                f"images: {self.images} are too few, measure.inception_score needs at least {SCORE_SPLITS}, one for "
+                "each of its splits"
+            )
+        return self
+
+    @property
+    def least_images(self) -> tuple[int, str]:
+        """Fewest images of each side that can be compared, generated and reference, and what needs them."""
+        if self.precision_recall:
+            return NEIGHBOURS + 1, f"measure.precision_recall (of {NEIGHBOURS} neighbours)"
+        return 2, "a covariance"
 
 
 class Experiment(Section):

@@ -22,6 +22,10 @@ class DataError(HarnessError):
     """Data that are missing or damaged."""
 
 
+class MissingDataError(DataError):
+    """Data that are not there: what does not need them can go on without."""
+
+
 class StoreError(HarnessError):
     """A result, checkpoint or weights file that is missing, damaged or of another configuration."""
 

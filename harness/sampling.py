@@ -24,8 +24,9 @@ from harness.build import (
 )
 from harness.compiling import CompiledNetworks, compiled_normal, cuda_graphs_skipped
 from harness.config import Experiment
-from harness.data import DataInfo, open_data
+from harness.data import DataInfo, known_info, open_data
 from harness.distributed import pick_device
+from harness.errors import MissingDataError
 from harness.labels import class_sequence
 from models.denoise import Denoise
 from models.dual_rate import DualRate, SingleRate
@@ -58,6 +59,8 @@ class Drawing:
             self._normal = compiled_normal()
         self._skipped = cuda_graphs_skipped() if self._replays else 0
         self._classes_drawn = torch.empty(0, dtype=torch.int64)
+        self.needs_data = True
+        """Whether the classes must be the reference's; else they come equally often where it is not there."""
         self.evaluations: Counter[str] = Counter()
         """Evaluations per image of the last draw, by network, counted as they happened."""
 
@@ -106,9 +109,17 @@ class Drawing:
             return None
         needed = int(indices.max()) + 1
         if needed > len(self._classes_drawn):
-            counts = class_counts(self.experiment, self.classes)
+            counts = self._class_counts(self.classes)
             self._classes_drawn = class_sequence(counts, max(needed, self.experiment.measure.images))
         return self._classes_drawn[indices.cpu()].to(self.device)
+
+    def _class_counts(self, classes: int) -> Tensor:
+        try:
+            return class_counts(self.experiment, classes)
+        except MissingDataError:
+            if self.needs_data:
+                raise
+            return torch.ones(classes, dtype=torch.int64)
 
 
 def class_counts(experiment: Experiment, classes: int) -> Tensor:
@@ -118,7 +129,12 @@ def class_counts(experiment: Experiment, classes: int) -> Tensor:
 
 
 def fresh_drawing(experiment: Experiment, device: torch.device | None = None) -> Drawing:
-    """A drawing with freshly initialised weights: for what does not depend on their values, cost and time."""
-    info = open_data(experiment.data).info
+    """A drawing with freshly initialised weights: for what does not depend on their values, cost and time.
+
+    Where the data are not there it draws the classes in equal proportions, which cost as much.
+    """
+    info = known_info(experiment.data, labelled=experiment.model.class_conditional)
     torch.manual_seed(experiment.seed)
-    return Drawing(experiment, build_model(experiment, info), info, device or pick_device())
+    drawing = Drawing(experiment, build_model(experiment, info), info, device or pick_device())
+    drawing.needs_data = False
+    return drawing

@@ -73,6 +73,19 @@ def read_json(path: Path) -> Any:
         raise StoreError(f"{path}: cannot be read ({error}); move it away and run again") from None
 
 
+def expanded(path: str | Path) -> Path:
+    """`path` with the home folder in the place of ``~``."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # ~name of no user: a file may be called so
+        return Path(path)
+
+
+def tried(path: Path) -> str:
+    """For messages about what is not there: where a relative path was looked for."""
+    return "" if path.is_absolute() else f" (tried {path.absolute()}, relative to the folder the command runs in)"
+
+
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:

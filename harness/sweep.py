@@ -10,9 +10,9 @@ import copy
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +29,19 @@ from harness.config import (
     parse_experiment,
     parse_section,
 )
-from harness.errors import ConfigError
-from harness.store import file_sha256
+from harness.errors import ConfigError, MissingDataError
+from harness.measure.known_weights import weights_identity
+from harness.store import expanded, tried
 from harness.yamlfile import load_mapping, load_text
 
-SCHEMA = 1
+SCHEMA = 2
 """Part of every id: raise it when a change of the code changes figures of the same configuration."""
+UNKNOWN_ID = "unknown-"
+"""How an id begins that cannot be told, since the data it depends on are not there."""
 
 NOT_IN_TRAINING_ID = {"checkpoint_every", "log_every", "workers"}
+NOT_IN_DATA_ID = {"path", "label", "classes"}
+"""Where the data lie, what they are called, and what is held against their content, which stands for all three."""
 KEYS = tuple(known_keys())
 SECTIONS = frozenset(Experiment.model_fields) - {"seed"}
 
@@ -107,6 +112,8 @@ class Sweep:
     overrides: tuple[str, ...]
     trainings: dict[str, Training]
     cells: dict[str, Cell]
+    missing: tuple[str, ...] = ()
+    """Messages of data and weights that are not there, without which ids cannot be told."""
 
     @property
     def report_name(self) -> str:
@@ -116,9 +123,10 @@ class Sweep:
         return f"{self.config.name}-set-{_digest(sorted(self.overrides))[:6]}"
 
 
-def load_sweep(path: Path, overrides: Iterable[str] = ()) -> Sweep:
+def load_sweep(path: Path, overrides: Iterable[str] = (), *, without_data: bool = False) -> Sweep:
     """Read, resolve and check the sweep at `path`; `overrides` are ``key=value`` that hold in every cell.
 
+    With `without_data`, data that are not there leave its ids unknown, see :class:`Identifier`.
     Raises :class:`ConfigError` listing the problems of all arms.
     """
     overrides = tuple(overrides)
@@ -128,6 +136,7 @@ def load_sweep(path: Path, overrides: Iterable[str] = ()) -> Sweep:
     if "seed" in fixed:
         seeds = (fixed.pop("seed"),)
     base = flatten(config.base, f"{path}: base")
+    identify = Identifier(without_data=without_data)
     trainings: dict[str, Training] = {}
     cells: dict[str, Cell] = {}
     problems: list[str] = []
@@ -150,7 +159,7 @@ def load_sweep(path: Path, overrides: Iterable[str] = ()) -> Sweep:
     if problems:
         raise ConfigError(str(path), _shortened(list(dict.fromkeys(problems))))
     _check_report(config, str(path))
-    return Sweep(config, path, overrides, trainings, cells)
+    return Sweep(config, path, overrides, trainings, cells, tuple(identify.missing))
 
 
 def load_experiment(path: Path, overrides: Iterable[str] = (), arm: str | None = None) -> Experiment:
@@ -190,41 +199,92 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
 
 def identify(experiment: Experiment) -> tuple[str, str]:
     """(training id, cell id): hashes of all that changes the weights, and of all that changes the figures."""
-    training = _training_id(experiment.data, experiment.model, experiment.diffusion, experiment.train, experiment.seed)
-    measured = _measure_identity(experiment.measure, experiment.data)
-    return training, _digest([training, _dump(experiment.sample), measured])
+    return Identifier()(experiment)
 
 
-@cache
-def _training_id(data: DataConfig, model: Section, diffusion: Section, train: Section, seed: int) -> str:
-    from harness.data import fingerprint
+class Identifier:
+    """Tells the ids of many experiments, looking at each file that they depend on once.
 
-    identity = {
-        "schema": SCHEMA,
-        "data": {**_dump(data, {"path", "label"}), "fingerprint": fingerprint(data)},
-        "model": _dump(model),
-        "diffusion": _dump(diffusion),
-        "train": _dump(train, NOT_IN_TRAINING_ID),
-        "seed": seed,
-    }
-    return _digest(identity)
+    With `without_data` the ids of experiments whose data or weights are not there are made up: they begin with
+    :data:`UNKNOWN_ID` and tell the experiments apart, but match no result.
+    """
+
+    def __init__(self, *, without_data: bool = False) -> None:
+        self.missing: list[str] = []
+        """What was not there, each message once."""
+        self._without_data = without_data
+        self._content: dict[tuple[DataConfig, str] | str, str | None] = {}
+        self._trainings: dict[tuple[Any, ...], str] = {}
+        self._measures: dict[tuple[MeasureConfig, DataConfig], dict[str, Any]] = {}
+
+    def __call__(self, experiment: Experiment) -> tuple[str, str]:
+        """(training id, cell id) of `experiment`. Raises :class:`HarnessError` where files it depends on are bad."""
+        data, train, seed = experiment.data, experiment.train, experiment.seed
+        sections = data, experiment.model, experiment.diffusion, train, seed
+        training = self._trainings.get(sections)
+        if training is None:
+            training = self._trainings[sections] = self._training_id(*sections)
+        measured = self._measures.get((experiment.measure, data))
+        if measured is None:
+            measured = self._measures[experiment.measure, data] = self._measure_identity(experiment.measure, data)
+        cell = _digest([training, _dump(experiment.sample), measured])
+        known = not training.startswith(UNKNOWN_ID) and None not in measured.values()
+        return training, cell if known else UNKNOWN_ID + cell
+
+    def _training_id(self, data: DataConfig, model: Section, diffusion: Section, train: Section, seed: int) -> str:
+        from harness.data.pixels import PIXEL_RULES
+
+        content = self._fingerprint(data, "train")
+        identity = {
+            "schema": SCHEMA,
+            "data": {**_dump(data, NOT_IN_DATA_ID), "fingerprint": content, "pixel_rules": PIXEL_RULES},
+            "model": _dump(model),
+            "diffusion": _dump(diffusion),
+            "train": _dump(train, NOT_IN_TRAINING_ID),
+            "seed": seed,
+        }
+        return _digest(identity) if content is not None else UNKNOWN_ID + _digest(identity)
+
+    def _measure_identity(self, measure: MeasureConfig, data: DataConfig) -> dict[str, Any]:
+        """What a cell's figures depend on beside its images; None stands for what is not there."""
+        identity = _dump(measure, {"weights", "batch"})
+        if measure.reference == "test":
+            identity["reference_fingerprint"] = self._fingerprint(data, "test")
+        digest = None if measure.weights is None else self._file_digest(measure.weights)
+        if measure.weights is not None and digest is None:
+            return {**identity, "extractor_weights": None}
+        return {**identity, "extractor_weights": weights_identity(measure.features, digest) or "unknown"}
+
+    def _fingerprint(self, data: DataConfig, split: str) -> str | None:
+        from harness.data import fingerprint
+
+        return self._told((data, split), lambda: fingerprint(data, split))
+
+    def _file_digest(self, path: str) -> str | None:
+        return self._told(path, lambda: _weights_digest(path))
+
+    def _told(self, key: tuple[DataConfig, str] | str, tell: Callable[[], str]) -> str | None:
+        if key not in self._content:
+            try:
+                self._content[key] = tell()
+            except MissingDataError as missing:
+                if not self._without_data:
+                    raise
+                self.missing += [str(missing)] if str(missing) not in self.missing else []
+                self._content[key] = None
+        return self._content[key]
 
 
-@cache
-def _measure_identity(measure: MeasureConfig, data: DataConfig) -> dict[str, Any]:
-    from harness.data import fingerprint
+def _weights_digest(path: str) -> str:
+    from harness.data.checksums import file_digest
 
-    identity = _dump(measure, {"weights", "batch"})
-    if measure.reference == "test":
-        identity["reference_fingerprint"] = fingerprint(data, "test")
-    if measure.weights is not None:
-        identity["weights"] = _file_digest(Path(measure.weights))
-    return identity
-
-
-def _file_digest(path: Path) -> str:
+    place = expanded(path)
     try:
-        return file_sha256(path)
+        return file_digest(place)
+    except FileNotFoundError:
+        raise MissingDataError(f"measure.weights: {path} does not exist{tried(place)}") from None
+    except IsADirectoryError:
+        raise ConfigError("measure.weights", [f"{path} is a folder; give the path of the file of weights"]) from None
     except OSError as error:
         raise ConfigError("measure.weights", [f"{path} cannot be read: {error.strerror}"]) from None
 

@@ -15,7 +15,7 @@ from harness.config import nearest
 from harness.errors import ConfigError
 from harness.plan import Plan, plan
 from harness.store import Store
-from harness.sweep import load_sweep
+from harness.sweep import UNKNOWN_ID, load_sweep
 
 if TYPE_CHECKING:
     from harness.slurm.submit import Submitted
@@ -35,7 +35,7 @@ def run(
     dry_run: bool,
     json_output: bool,
 ) -> None:
-    sweep = load_sweep(file, overrides)
+    sweep = load_sweep(file, overrides, without_data=dry_run)
     store = Store(results)
     planned = plan(sweep, store)
     out = console(json_output)
@@ -150,16 +150,19 @@ def _show_rows(planned: Plan, rows: Mapping[str, Any], out: Console) -> None:
     for column in ("id", "for", "steps", "GMACs", "state"):
         trainings.add_column(column, justify="right" if column in ("steps", "GMACs") else "left")
     for row in rows["trainings"]:
-        state = "done" if row["done"] else "to run"
-        trainings.add_row(row["id"], row["label"], str(row["steps"]), f"{row['gmacs']:,.0f}", state)
+        id_, state = _id_and_state(row)
+        trainings.add_row(id_, row["label"], str(row["steps"]), f"{row['gmacs']:,.0f}", state)
     cells = Table(title="cells", title_justify="left")
     for column in ("id", "cell", "GMACs per image", "GMACs", "state"):
         cells.add_column(column, justify="right" if "GMACs" in column else "left")
     for row in rows["cells"]:
-        state = "done" if row["done"] else "to run"
-        cells.add_row(row["id"], row["label"], f"{row['gmacs_per_image']:.4g}", f"{row['gmacs']:,.0f}", state)
+        id_, state = _id_and_state(row)
+        cells.add_row(id_, row["label"], f"{row['gmacs_per_image']:.4g}", f"{row['gmacs']:,.0f}", state)
     out.print(trainings)
     out.print(cells)
+    if planned.sweep.missing:
+        out.print("\n".join(planned.sweep.missing), style="yellow", highlight=False, markup=False)
+        out.print("without that, ids cannot be told and nothing can be marked as done: this is all there may be to run")
     to_run = {kind: [row for row in rows[kind] if not row["done"]] for kind in ("trainings", "cells")}
     gmacs = sum(row["gmacs"] for kind in to_run.values() for row in kind)
     out.print(
@@ -168,6 +171,13 @@ def _show_rows(planned: Plan, rows: Mapping[str, Any], out: Console) -> None:
         highlight=False,
     )
     _show_planned_hours(rows["planned"], out)
+
+
+def _id_and_state(row: Mapping[str, Any]) -> tuple[str, str]:
+    """In words: the id of a training or cell and whether it is done, neither known where its data are not there."""
+    if row["id"].startswith(UNKNOWN_ID):
+        return "not known", "not known"
+    return row["id"], "done" if row["done"] else "to run"
 
 
 def _planned_hours(rows: Mapping[str, Any]) -> dict[str, Any]:
@@ -199,6 +209,7 @@ def _plan_rows(planned: Plan) -> dict[str, Any]:
     sweep = planned.sweep
     rows: dict[str, Any] = {
         "sweep": sweep.config.name,
+        "missing": list(sweep.missing),
         "trainings": [
             {
                 "id": t.id,

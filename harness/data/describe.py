@@ -93,4 +93,4 @@ def _classes(labels: np.ndarray | None, classes: int | None) -> dict[str, Any]:
     if classes is None or labels is None:
         return {"classes": None}
     counts = np.bincount(labels, minlength=classes)
-    return {"classes": classes, "images_per_class": [int(counts.min()), int(counts.max())]}
+    return {"classes": classes, "images_per_class": [int(np.min(counts)), int(np.max(counts))]}
