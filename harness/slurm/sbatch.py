@@ -52,7 +52,7 @@ def sbatch_parameters(settings: JobSettings, name: str, source: Path, dependency
         "constraint": settings.constraint,
         "time": settings.minutes,
         "mem": settings.memory,
-        "gpus_per_node": settings.gpus or None,
+        "gpus_per_node": f"{settings.gpu_type}:{settings.gpus}" if settings.gpu_type else settings.gpus or None,
         "nodes": settings.nodes,
         "ntasks_per_node": settings.tasks_per_node,
         "cpus_per_task": settings.cpus,
