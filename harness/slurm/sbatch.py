@@ -35,7 +35,7 @@ def submit_array(jobs: Sequence[SlurmJob], folder: Path, parameters: dict[str, A
         with clean_env():
             submitted = executor.submit_array(list(jobs))
     except (FailedJobError, FailedSubmissionError) as error:
-        raise Refused(_message(str(error))) from None
+        raise Refused(sbatch_message(str(error))) from None
     except (RuntimeError, OSError, subprocess.SubprocessError) as error:  # no srun, no sbatch, no disk
         raise Refused(str(error)) from None
     number: str = submitted[0].job_id.partition("_")[0]
@@ -108,7 +108,7 @@ def _restart_if_killed(restarts: int) -> list[str]:
     ]
 
 
-def _message(text: str) -> str:
+def sbatch_message(text: str) -> str:
     """What SLURM said, without the prefixes of its programs and what submitit adds."""
     lines = [re.sub(r"^(sbatch: )?(error: )?", "", line.strip()) for line in text.strip().splitlines()]
     return "; ".join(dict.fromkeys(line for line in lines if line)) or "no reason given"

@@ -13,11 +13,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
 from harness.config import NonNegativeInt, PositiveInt, Section, parse_section
+from harness.dispatch import ClusterKind
 from harness.errors import ConfigError
 from harness.store import Kind
 from harness.yamlfile import load_mapping, load_text
@@ -73,7 +74,6 @@ TEXT_KEYS = ("partition", "account", "qos", "constraint", "memory", "gpu_type")
 AFTER = re.compile(r"(?:(?:after|afterany|afterok|afternotok|afterburstbuffer)(?::\d+(?:_\d+)?)+|\d+(?:_\d+)?)")
 """One dependency: a job, or a kind of SLURM's and its jobs."""
 
-Place = Literal["slurm", "local", "inline"]
 Duration = Annotated[str, Field(description="a duration such as 90s, 30m, 4h, 1d12h")]
 SECONDS_OF = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -165,7 +165,7 @@ class JobSettings(Section):
 class ClusterConfig(JobSettings):
     """A `cluster:` section, the user's file, or what ``--slurm`` sets."""
 
-    kind: Place | None = Field(
+    kind: ClusterKind | None = Field(
         None, description="where a sweep runs unless --cluster or HARNESS_CLUSTER says otherwise"
     )
     trainings: JobSettings = JobSettings()
@@ -203,7 +203,7 @@ def load_settings(section: Mapping[str, Any], source: str, options: Iterable[str
     return ClusterSettings(*(_merged(layers, kind) for kind in KINDS))
 
 
-def preferred_place(section: Mapping[str, Any], source: str) -> tuple[Place, str] | None:
+def preferred_place(section: Mapping[str, Any], source: str) -> tuple[ClusterKind, str] | None:
     """The `kind` of the sweep's `cluster:` section, else of the user's file, and which of them said it."""
     path = user_file()
     asked = parse_layer(section, f"{source}: cluster").kind
