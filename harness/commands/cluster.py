@@ -25,7 +25,7 @@ from harness.slurm.outside import outside_dependencies
 from harness.slurm.records import Submission
 from harness.slurm.settings import ClusterSettings, JobSettings, load_settings
 from harness.slurm.status import LIVE, TO_RETRY, SweepStatus, read_status
-from harness.slurm.submit import Submitted, earlier_sentence, propose, submit
+from harness.slurm.submit import NoRoom, Submitted, earlier_sentence, propose, submit
 from harness.store import Store, Target
 from harness.sweep import Sweep, load_sweep
 
@@ -101,28 +101,29 @@ class _Rest:
         self.sweep, self.store, self.options = sweep, store, options
         self.live: int | None = None
         """How many targets had a job at the last try."""
-        self.tried = time.monotonic()
+        self.next_try = 0.0
 
     def submit(self, status: SweepStatus) -> bool:
-        """Whether anything was submitted."""
+        """Whether there is something to wait for: anything was submitted, or is left for want of a place."""
         missing = {row.target for row in status.in_states(["missing"])}
         live = len(status.in_states(LIVE))
-        if not missing:
-            return False
         self.live = live if self.live is None else self.live
-        is_time = live < self.live and time.monotonic() - self.tried >= SUBMIT_SECONDS
-        if live and not is_time:
+        if not missing or (live and live >= self.live):
             return False
-        self.live, self.tried = live, time.monotonic()
+        if time.monotonic() < self.next_try:
+            return True
+        self.live, self.next_try = live, time.monotonic() + SUBMIT_SECONDS
         try:
             submitted = submit(self.sweep, self.store, settings_of(self.sweep, self.options), missing, self.options)
+        except NoRoom:
+            return True
         except DispatchError:
             if not live:
                 raise  # nobody is left to wait for
             return False
         if submitted.submission is not None:
             self.live = None
-        return submitted.submission is not None
+        return submitted.submission is not None or bool(submitted.left)
 
 
 def failures_of(status: SweepStatus) -> dict[str, str]:

@@ -52,11 +52,10 @@ def run(
         out.print(_announcement(planned), highlight=False)
         out.print(chosen.sentence, highlight=False, markup=False)
         if chosen.kind == "slurm":
-            submitted = _submit(planned, store, out, asked)
             if not wait:
-                _print_submitted(submitted, asked, out, json_output)
+                _print_submitted(_submit(planned, store, out, asked), asked, out, json_output)
                 return
-            failures = _wait(planned, store, out, slurm)
+            failures = _submit_and_wait(planned, store, out, asked)
         else:
             failures = _run_here(planned, store, out, chosen.kind, workers)
     else:
@@ -95,10 +94,15 @@ def _submit(planned: Plan, store: Store, out: Console, asked: Asked) -> Submitte
     return cluster.submit_sweep(planned, store, out, asked)
 
 
-def _wait(planned: Plan, store: Store, out: Console, slurm: Sequence[str]) -> dict[str, str]:
+def _submit_and_wait(planned: Plan, store: Store, out: Console, asked: Asked) -> dict[str, str]:
     from harness.commands import cluster
+    from harness.slurm.submit import NoRoom
 
-    return cluster.wait_for(planned.sweep, store, out, slurm)
+    try:
+        _submit(planned, store, out, asked)
+    except NoRoom as error:
+        out.print(str(error), highlight=False, markup=False)
+    return cluster.wait_for(planned.sweep, store, out, asked.slurm)
 
 
 def _print_submitted(submitted: Submitted, asked: Asked, out: Console, json_output: bool) -> None:

@@ -36,6 +36,10 @@ from harness.store import Kind, Store, Target
 from harness.sweep import Sweep
 
 
+class NoRoom(DispatchError):
+    """The cluster's limit on jobs leaves no place for any."""
+
+
 @dataclass
 class Submitted:
     """What a submission did."""
@@ -100,7 +104,7 @@ def submit(
         made = set(submitted.targets)
         submitted.left = [target for target in wanted if target not in made]
         if not made and not submitted.live:
-            raise DispatchError(f"SLURM takes no job of yours now ({submitted.limit}); try again when some have ended")
+            raise NoRoom(f"SLURM takes no job of yours now ({submitted.limit}); try again when some have ended")
         if submitted.submission is not None:
             submitted.submission.left = len(submitted.left)
             submitted.submission.save()
