@@ -30,7 +30,10 @@ Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help
 Results = Annotated[Path, typer.Option("--results", envvar="HARNESS_RESULTS", help="folder of the results")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON document for a script")]
 Cluster = Annotated[
-    str | None, typer.Option(envvar="HARNESS_CLUSTER", help="slurm, local or inline; slurm where sbatch exists")
+    str | None,
+    typer.Option(
+        envvar="HARNESS_CLUSTER", help="slurm, local or inline; else cluster.kind of the file, else slurm if it is here"
+    ),
 ]
 SlurmOptions = Annotated[
     list[str],
@@ -93,13 +96,13 @@ def sweep(
 
 @app.command()
 def status(
-    file: SweepFile,
+    file: Annotated[Path | None, typer.Argument(help="a sweep file; without one: all that was submitted")] = None,
     overrides: Overrides = [],  # noqa: B006
     results: Results = RESULTS,
     watch: Annotated[bool, typer.Option("--watch", help="a live table until nothing runs any more")] = False,
     json_output: AsJson = False,
 ) -> None:
-    """State, progress and errors of a sweep's trainings and cells, wherever they run."""
+    """State, progress and errors of a sweep's trainings and cells, wherever they run; or the jobs of all sweeps."""
     from harness.commands import status as status_command
 
     status_command.run(file, overrides, results, watch, json_output)
@@ -111,12 +114,14 @@ def logs(
     target: Annotated[str, typer.Argument(metavar="ID", help="a training's or cell's id, or its start")],
     overrides: Overrides = [],  # noqa: B006
     results: Results = RESULTS,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="go on printing until the job has ended")] = False,
+    every_attempt: Annotated[bool, typer.Option("--all", help="of all its jobs, not of the last alone")] = False,
     json_output: AsJson = False,
 ) -> None:
     """What the last job of a training or cell printed, and the traceback of its error."""
-    from harness.commands import status as status_command
+    from harness.commands import logs as logs_command
 
-    status_command.logs(file, target, overrides, results, json_output)
+    logs_command.run(file, target, overrides, results, follow, every_attempt, json_output)
 
 
 @app.command()
@@ -145,12 +150,15 @@ def cancel(
     targets: Targets = None,
     overrides: Overrides = [],  # noqa: B006
     results: Results = RESULTS,
+    earlier: Annotated[
+        bool, typer.Option("--earlier", help="only jobs of earlier versions of the file, which it asks for no more")
+    ] = False,
     json_output: AsJson = False,
 ) -> None:
     """Cancel a sweep's jobs on SLURM. What they have done stays; `harness retry` goes on from there."""
     from harness.commands import cluster as cluster_commands
 
-    cluster_commands.cancel(file, targets or [], overrides, results, json_output)
+    cluster_commands.cancel(file, targets or [], overrides, results, earlier, json_output)
 
 
 @app.command()

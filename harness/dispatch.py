@@ -5,8 +5,6 @@ What needs torch is imported where it is used, so that a finished sweep is plann
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -37,11 +35,6 @@ class Outcome:
     @property
     def is_complete(self) -> bool:
         return not self.failed and not self.blocked
-
-
-def default_cluster() -> ClusterKind:
-    """slurm where `sbatch` exists and this is no job of it, else inline."""
-    return "slurm" if shutil.which("sbatch") and "SLURM_JOB_ID" not in os.environ else "inline"
 
 
 def describe(target: Target, sweep: Sweep) -> str:

@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from harness.cli import console, print_json
+from harness.commands.hints import Asked
 from harness.config import as_plain
 from harness.errors import ConfigError
 from harness.store import Store, Target, read_json, write_json
@@ -83,7 +84,7 @@ def make(sweep: Sweep, store: Store, failures: Mapping[str, str], again: bool = 
         sweep.config.title or sweep.config.name,
         rows,
         folder,
-        ReportOptions(**options_of(sweep)),
+        ReportOptions(**options_of(sweep, store)),
         store.root,
         store.root / REPORTED,
     )
@@ -92,9 +93,9 @@ def make(sweep: Sweep, store: Store, failures: Mapping[str, str], again: bool = 
     return made
 
 
-def options_of(sweep: Sweep) -> dict[str, Any]:
+def options_of(sweep: Sweep, store: Store) -> dict[str, Any]:
     """What the report must know of the sweep besides its rows."""
-    command = " ".join(["harness report", str(sweep.path), *(f"--set {text}" for text in sweep.overrides)])
+    command = Asked(sweep.path, sweep.overrides, store.root).command("report")
     return {**sweep.config.report.model_dump(), "arms": list(sweep.config.arms), "command": command}
 
 
@@ -124,7 +125,7 @@ def status_of(cell: str, store: Store, failures: Mapping[str, str]) -> str:
 
 
 def _digest(sweep: Sweep, store: Store, failures: Mapping[str, str]) -> str:
-    parts: list[Any] = [sweep.report_name, sweep.config.title, options_of(sweep), sorted(failures.items())]
+    parts: list[Any] = [sweep.report_name, sweep.config.title, options_of(sweep, store), sorted(failures.items())]
     for cell in sweep.cells.values():
         path = store.cell_path(cell.id)
         seen = path.stat() if path.exists() else None

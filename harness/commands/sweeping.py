@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from harness.cli import console, print_json
-from harness.config import nearest
-from harness.errors import ConfigError
+from harness.commands.hints import Asked
+from harness.commands.place import Chosen, choose
 from harness.plan import Plan, plan
 from harness.store import Store
 from harness.sweep import UNKNOWN_ID, load_sweep
@@ -39,7 +39,8 @@ def run(
     store = Store(results)
     planned = plan(sweep, store)
     out = console(json_output)
-    chosen = chosen_cluster(cluster, slurm)
+    chosen = choose(cluster, slurm, sweep)
+    asked = Asked(file, overrides, results, cluster, slurm)
     if dry_run:
         show_plan(planned, store, out, chosen, slurm, json_output)
         return
@@ -49,14 +50,14 @@ def run(
 
         check_sweep(planned, store)
         out.print(_announcement(planned), highlight=False)
-        if chosen == "slurm":
-            submitted = _submit(planned, store, out, slurm)
+        out.print(chosen.sentence, highlight=False, markup=False)
+        if chosen.kind == "slurm":
             if not wait:
-                _print_submitted(submitted, file, out, json_output)
+                _print_submitted(_submit(planned, store, out, asked), asked, out, json_output)
                 return
-            failures = _wait(planned, store, out)
+            failures = _submit_and_wait(planned, store, out, asked)
         else:
-            failures = _run_here(planned, store, out, chosen, workers)
+            failures = _run_here(planned, store, out, chosen.kind, workers)
     else:
         out.print(f"all {len(sweep.cells)} cells are done; nothing runs", highlight=False)
     from harness.commands import reporting
@@ -68,19 +69,6 @@ def run(
         reporting.show(made, out)
     if failures:
         sys.exit(1)
-
-
-def chosen_cluster(named: str | None, slurm: Sequence[str]) -> str:
-    """slurm, local or inline. Raises :class:`ConfigError` for another name, or settings of SLURM without it."""
-    from harness import dispatch
-
-    chosen = named or dispatch.default_cluster()
-    choices = list(get_args(dispatch.ClusterKind))
-    if chosen not in choices:
-        raise ConfigError("--cluster", [f"{chosen!r} is not one of {', '.join(choices)}{nearest(chosen, choices)}"])
-    if slurm and chosen != "slurm":
-        raise ConfigError("--slurm", [f"{slurm[0]}: has no meaning with --cluster {chosen}"])
-    return chosen
 
 
 def _announcement(planned: Plan) -> str:
@@ -100,19 +88,24 @@ def _run_here(planned: Plan, store: Store, out: Console, chosen: str, workers: i
     return {str(target): reason for group in (outcome.failed, outcome.blocked) for target, reason in group.items()}
 
 
-def _submit(planned: Plan, store: Store, out: Console, slurm: Sequence[str]) -> Submitted:
+def _submit(planned: Plan, store: Store, out: Console, asked: Asked) -> Submitted:
     from harness.commands import cluster
 
-    return cluster.submit_sweep(planned, store, out, slurm)
+    return cluster.submit_sweep(planned, store, out, asked)
 
 
-def _wait(planned: Plan, store: Store, out: Console) -> dict[str, str]:
+def _submit_and_wait(planned: Plan, store: Store, out: Console, asked: Asked) -> dict[str, str]:
     from harness.commands import cluster
+    from harness.slurm.submit import NoRoom
 
-    return cluster.wait_for(planned.sweep, store, out)
+    try:
+        _submit(planned, store, out, asked)
+    except NoRoom as error:
+        out.print(str(error), highlight=False, markup=False)
+    return cluster.wait_for(planned.sweep, store, out, asked.slurm)
 
 
-def _print_submitted(submitted: Submitted, file: Path, out: Console, json_output: bool) -> None:
+def _print_submitted(submitted: Submitted, asked: Asked, out: Console, json_output: bool) -> None:
     if json_output:
         arrays = submitted.submission.arrays if submitted.submission else []
         print_json(
@@ -120,28 +113,32 @@ def _print_submitted(submitted: Submitted, file: Path, out: Console, json_output
                 "submitted": [str(target) for target in submitted.targets],
                 "jobs": [array.job for array in arrays],
                 "live": [str(target) for target in submitted.live],
+                "left": [str(target) for target in submitted.left],
+                "limit": submitted.limit,
+                "earlier": submitted.earlier,
             }
         )
         return
-    out.print(
-        f"look at it with: harness status {file} --watch; once all is done, harness sweep {file} makes the report",
-        highlight=False,
-        markup=False,
-    )
+    again = asked.command("sweep", submits=bool(submitted.left))
+    out.print(f"look at it with: {asked.command('status', '--watch')}", highlight=False, markup=False)
+    out.print(f"once all is done, this makes the report: {again}", highlight=False, markup=False)
 
 
-def show_plan(planned: Plan, store: Store, out: Console, chosen: str, slurm: Sequence[str], json_output: bool) -> None:
-    """What would run: trainings, cells, what is done already, GMACs per cell; on SLURM also the jobs."""
+def show_plan(
+    planned: Plan, store: Store, out: Console, chosen: Chosen, slurm: Sequence[str], json_output: bool
+) -> None:
+    """What would run, and where: trainings, cells, what is done already, GMACs per cell; on SLURM also the jobs."""
     from harness.commands import cluster
 
-    rows = _plan_rows(planned)
-    if chosen == "slurm":
+    rows = {**_plan_rows(planned), "where": {"cluster": chosen.kind, "why": chosen.why}}
+    if chosen.kind == "slurm":
         rows["slurm"] = cluster.proposal(planned, store, slurm)
     if json_output:
         print_json(rows)
         return
     _show_rows(planned, rows, out)
-    if chosen == "slurm":
+    out.print(chosen.sentence, highlight=False, markup=False)
+    if chosen.kind == "slurm":
         cluster.show_proposal(rows["slurm"], out)
 
 

@@ -58,7 +58,7 @@ def submit_array(jobs: Sequence[SlurmJob], folder: Path, parameters: dict[str, A
             with _outside_of_jobs():
                 submitted = executor.submit_array(list(jobs))
     except (FailedJobError, FailedSubmissionError) as error:
-        raise Refused(_message(str(error))) from None
+        raise Refused(sbatch_message(str(error))) from None
     except (RuntimeError, OSError, subprocess.SubprocessError) as error:  # no srun, no sbatch, no disk
         raise Refused(str(error)) from None
     for link in folder.glob(".submission_file_*"):  # submitit's temporary names of the script
@@ -106,7 +106,7 @@ def sbatch_parameters(settings: JobSettings, name: str, source: Path, dependency
         "constraint": settings.constraint,
         "time": settings.minutes,
         "mem": settings.memory,
-        "gpus_per_node": settings.gpus or None,
+        "gpus_per_node": f"{settings.gpu_type}:{settings.gpus}" if settings.gpu_type else settings.gpus or None,
         "nodes": settings.nodes,
         "ntasks_per_node": settings.tasks_per_node,
         "cpus_per_task": settings.cpus,
@@ -191,7 +191,7 @@ def _restart_if_killed(restarts: int) -> list[str]:
     ]
 
 
-def _message(text: str) -> str:
+def sbatch_message(text: str) -> str:
     """What SLURM said, without the prefixes of its programs and what submitit adds."""
     lines = [re.sub(r"^(sbatch: )?(error: )?", "", line.strip()) for line in text.strip().splitlines()]
     return "; ".join(dict.fromkeys(line for line in lines if line)) or "no reason given"

@@ -17,8 +17,9 @@ from typing import Any, Literal
 from harness.lease import is_held
 from harness.plan import Plan
 from harness.slurm.endings import ending_in_log, ending_in_queue, noted_failure
+from harness.slurm.live import earlier_jobs, live_jobs, targets_of
 from harness.slurm.queue import Job, Queue, read_queue
-from harness.slurm.records import Assignment, Submission, assignments, load_submissions
+from harness.slurm.records import Assignment, Submission, SweepKey, assignments, read_records
 from harness.store import Store, Target
 
 State = Literal["done", "running", "queued", "waiting", "failed", "blocked", "cancelled", "lost", "missing"]
@@ -70,6 +71,8 @@ class SweepStatus:
     rows: dict[Target, Row]
     note: str = ""
     assigned: dict[Target, Assignment] = field(default_factory=dict)
+    earlier: list[str] = field(default_factory=list)
+    """Live jobs of an earlier version of the sweep, which make nothing that it asks for now."""
 
     def count(self, kind: str) -> Counter[State]:
         return Counter(row.state for row in self.rows.values() if row.target.kind == kind)
@@ -90,14 +93,17 @@ class SweepStatus:
 
 def read_status(planned: Plan, store: Store) -> SweepStatus:
     """The status of all trainings and cells of a plan. Never raises for SLURM's sake."""
-    submissions = load_submissions(store)
+    records = read_records(store)
+    submissions = records.submissions
     assigned = assignments(submissions)
     queue = Queue({})
     if submissions:
         missing = [t for t in _targets(planned) if t in assigned and not _is_done(t, planned)]
         queue = read_queue(_users(submissions), [(assigned[t].job, assigned[t].name) for t in missing])
     reader = _Reader(planned, store, assigned, queue)
-    return SweepStatus({t: reader.row(t) for t in _targets(planned)}, queue.note, assigned)
+    note = "; ".join(text for text in (queue.note, records.note) if text)
+    earlier = earlier_jobs(live_jobs(submissions, queue.jobs), SweepKey.of(planned.sweep), targets_of(planned.sweep))
+    return SweepStatus({t: reader.row(t) for t in _targets(planned)}, note, assigned, [made.id for made in earlier])
 
 
 def _users(submissions: Iterable[Submission]) -> set[str]:
@@ -157,7 +163,7 @@ class _Reader:
             and job.is_live
             and (requeued or not (said.get("state") in ("failed", "blocked") and said.get("job") == job.id))
         ):
-            self._fill_live(row, job)
+            self._fill_live(row, job, assignment)
         elif said.get("state") in ("failed", "blocked") and not (assignment and assignment.was_cancelled):
             row.state, row.reason = said["state"], noted_failure(said, assignment)
         else:
@@ -178,7 +184,7 @@ class _Reader:
         if done > first:
             row.eta_seconds = (noted["updated"] - since) * (total - done) / (done - first)
 
-    def _fill_live(self, row: Row, job: Job) -> None:
+    def _fill_live(self, row: Row, job: Job, assignment: Assignment | None) -> None:
         if not job.is_pending:
             row.state, row.node = "running", job.node or None
             row.reason = "starting" if job.state in ("RUNNING", "CONFIGURING") else job.state.lower()
@@ -186,7 +192,8 @@ class _Reader:
             return
         row.node = None
         if job.reason.startswith("Dependency"):
-            row.state, row.reason = "waiting", "for its training"
+            outside = assignment.outside if assignment else None
+            row.state, row.reason = "waiting", f"for {outside}" if outside else "for its training"
         elif job.reason == "BeginTime" and job.started:
             held = time.strftime("%H:%M:%S", time.localtime(job.started))
             row.state, row.reason = "queued", f"held back by SLURM until {held}"

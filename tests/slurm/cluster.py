@@ -76,6 +76,16 @@ def no_accounting() -> Iterator[None]:
         script("accounting", "on")
 
 
+@contextmanager
+def job_limit(count: int) -> Iterator[None]:
+    """At most so many jobs of one user in the queue."""
+    script("limit", str(count))
+    try:
+        yield
+    finally:
+        script("limit", "off")
+
+
 def release_held_jobs() -> None:
     """Let requeued jobs go at once that SLURM would hold back for two minutes."""
     for line in command("squeue", "--noheader", "--array", "--states=PENDING", "--format=%i %r").splitlines():

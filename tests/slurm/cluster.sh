@@ -5,6 +5,7 @@
 #   cluster.sh mend NODE                 start the node again
 #   cluster.sh controller stop|start     slurmctld alone; the queue is kept
 #   cluster.sh accounting off|on         without and with slurmdbd; the queue is kept
+#   cluster.sh limit COUNT|off           at most so many jobs of one user in the queue (MaxSubmitJobs); the queue is kept
 #   cluster.sh down                      stop what it started
 # Environment: NODES (what is configured, else 3), CPUS per node (all cores; nodes are over-subscribed), MAX_ARRAY_SIZE (1001), ACCOUNTING (on).
 # Needs root and a machine that is no SLURM host otherwise: it writes /etc/slurm and /etc/hosts.
@@ -212,10 +213,24 @@ accounting() { # off|on: (re)starts the controller with it
   start_nodes
 }
 
+limit() { # COUNT|off
+  sed -i '/^AccountingStorageEnforce=/d' /etc/slurm/slurm.conf
+  if [ "$1" = off ]; then
+    sacctmgr -iQ modify user root set MaxSubmitJobs=-1 >/dev/null || true   # an error where nothing changes
+  else
+    echo 'AccountingStorageEnforce=limits' >>/etc/slurm/slurm.conf
+    sacctmgr -iQ modify user root set MaxSubmitJobs="$1" >/dev/null || true
+  fi
+  stop /run/slurmctld.pid slurmctld
+  start_controller
+  start_nodes
+}
+
 case "${1:-}" in
 up) NODES=${2:-$NODES}; up ;;
 down) down ;;
 fail | mend) "$1" "${2:?NODE}" ;;
 controller | accounting) "$1" "${2:?stop|start or off|on}" ;;
+limit) limit "${2:?COUNT|off}" ;;
 *) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"; exit 2 ;;
 esac
