@@ -16,10 +16,12 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
+from harness.complaints import key_types, values_of
 from harness.config import NonNegativeInt, PositiveInt, Section, parse_section
 from harness.errors import ConfigError
 from harness.store import Kind
-from harness.yamlfile import load_mapping, load_text
+from harness.values import decoded, from_text
+from harness.yamlfile import load_mapping
 
 OPTION = "--slurm"
 KINDS: tuple[Kind, Kind] = ("training", "cell")
@@ -169,8 +171,13 @@ def _nested(options: Iterable[str]) -> dict[str, Any]:
             level = level.setdefault(parent, {})
             if not isinstance(level, dict):
                 raise ConfigError(OPTION, [f"{key}: {parent} has a value already"])
-        level[last] = load_text(value, f"{OPTION} {key}")
+        level[last] = from_text(_type_of(key.strip()), decoded(value, OPTION), f"{OPTION} {key}")
     return values
+
+
+def _type_of(key: str) -> Any:
+    types = key_types(ClusterConfig)
+    return types.get(key) or values_of(types.get(key.rpartition(".")[0], Any)) or Any
 
 
 def _merged(layers: Iterable[ClusterConfig], kind: Kind) -> JobSettings:
