@@ -62,8 +62,8 @@ def describe_holder(path: Path) -> str:
 def _try_acquire(path: Path, token: str) -> bool:
     path.parent.mkdir(parents=True, exist_ok=True)
     content = json.dumps({"token": token, "host": socket.gethostname(), "pid": os.getpid(), "born": _born(os.getpid())})
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        file.write(content)
+    with tempfile.NamedTemporaryFile("wb", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        file.write(content.encode())
     try:
         for _ in range(2):
             try:
@@ -92,7 +92,7 @@ def _break(path: Path, judged: object) -> None:
 
 def _holder(path: Path) -> dict[str, object]:
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
@@ -111,7 +111,7 @@ def _is_stale(path: Path) -> bool:
 def _born(pid: object) -> str | None:
     """Start time of a process of this host (Linux), so that a reused process number is not taken for the holder."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         return None if not Path("/proc/self").exists() else "dead"
 

@@ -154,7 +154,7 @@ def show(made: Made, out: Console) -> None:
     for row in rows[:SHOWN_ROWS]:
         table.add_row(*map(escape, row))
     full = Console(width=1000).measure(table).maximum
-    wide = Console(file=out.file, width=max(out.width, full), soft_wrap=True)
+    wide = Console(file=out.file, width=max(out.width, full), soft_wrap=True, emoji=False)
     wide.print(made.summary["caption"], highlight=False, markup=False)
     wide.print(table)
     if len(rows) > SHOWN_ROWS:

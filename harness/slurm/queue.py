@@ -119,7 +119,13 @@ def run(command: list[str]) -> str:
     """Standard output of one of SLURM's commands. Raises :class:`SlurmError` with what it says."""
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False, env=_environment()
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",  # other people's jobs may have any name
+            timeout=COMMAND_SECONDS,
+            check=False,
+            env=_environment(),
         )
     except FileNotFoundError:
         raise SlurmError(f"{command[0]} is not installed here") from None
