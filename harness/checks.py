@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
+from pathlib import Path
 
 from harness.data import open_data
 from harness.errors import DataError, StoreError
@@ -31,15 +33,20 @@ def check_sweep(planned: Plan, store: Store) -> None:
 
 def check_store(store: Store) -> None:
     """That results can be written."""
-    try:
-        store.runs.mkdir(parents=True, exist_ok=True)
-        probe = store.runs / ".probe"
-        probe.touch()
-        probe.unlink()
-        free = shutil.disk_usage(store.runs).free
-    except OSError as error:
-        raise StoreError(f"{store.runs}: cannot be written: {error.strerror}") from None
+    check_folder(store.runs)
+    free = shutil.disk_usage(store.runs).free
     if free < LEAST_FREE_BYTES:
         raise StoreError(
             f"{store.runs}: {free / 2**20:.0f} MiB free, at least {LEAST_FREE_BYTES / 2**20:.0f} are needed"
         )
+
+
+def check_folder(folder: Path, source: str = "") -> None:
+    """That files can be written into `folder`, which is made where there is none."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder, prefix=".probe."):
+            pass
+    except OSError as error:
+        head = f"{source}: " if source else ""
+        raise StoreError(f"{head}{folder}: cannot be written: {error.strerror}") from None

@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from harness.data.commands import data_app
-from harness.errors import HarnessError
+from harness.errors import ConfigError, HarnessError
 
 app = typer.Typer(
     add_completion=False,
@@ -25,10 +25,36 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 
-SweepFile = Annotated[Path, typer.Argument(help="a sweep file (YAML)")]
-ExperimentFile = Annotated[Path, typer.Argument(help="an experiment's YAML file, or a sweep with --arm")]
+
+def _expanded(path: Path | None) -> Path | None:
+    """A path whose `~` no shell has expanded: from a variable, or behind `=`."""
+    try:
+        return path and path.expanduser()
+    except RuntimeError as error:
+        raise ConfigError(str(path), [str(error).rstrip(".").lower()]) from None
+
+
+def _results_folder(path: Path) -> Path:
+    folder = _expanded(path) or path
+    for place in (folder, *folder.parents):
+        if place.is_dir():
+            break
+        if place.exists():
+            raise ConfigError(
+                "--results", [f"{place} is a file; a folder is needed, which is made where there is none"]
+            )
+    return folder
+
+
+SweepFile = Annotated[Path, typer.Argument(help="a sweep file (YAML)", callback=_expanded)]
+ExperimentFile = Annotated[
+    Path, typer.Argument(help="an experiment's YAML file, or a sweep with --arm", callback=_expanded)
+]
 Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="override a key everywhere")]
-Results = Annotated[Path, typer.Option("--results", envvar="HARNESS_RESULTS", help="folder of the results")]
+Results = Annotated[
+    Path,
+    typer.Option("--results", envvar="HARNESS_RESULTS", help="folder of the results", callback=_results_folder),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON document for a script")]
 Cluster = Annotated[
     str | None, typer.Option(envvar="HARNESS_CLUSTER", help="slurm, local or inline; slurm where sbatch exists")
@@ -197,7 +223,9 @@ def cancel(
 
 @app.command()
 def report(
-    file: Annotated[Path, typer.Argument(help="a sweep file, or the folder of a report (from its cells.json)")],
+    file: Annotated[
+        Path, typer.Argument(help="a sweep file, or the folder of a report (from its cells.json)", callback=_expanded)
+    ],
     overrides: Overrides = [],  # noqa: B006
     results: Results = RESULTS,
     json_output: AsJson = False,
@@ -234,12 +262,16 @@ def sample(
     overrides: Overrides = [],  # noqa: B006
     arm: Arm = None,
     results: Results = RESULTS,
-    weights: Annotated[Path | None, typer.Option(help="weights file; the training's own if not given")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="weights file; the training's own if not given", callback=_expanded)
+    ] = None,
     images: Annotated[int, typer.Option(min=1, help="how many images")] = 64,
-    out: Annotated[Path, typer.Option(help="PNG of the grid; the images go beside it as .npz")] = Path("samples.png"),
+    out: Annotated[
+        Path, typer.Option(help="PNG of the grid; the images go beside it as .npz", callback=_expanded)
+    ] = Path("samples.png"),
     json_output: AsJson = False,
 ) -> None:
-    """Draw images from a trained network, as a grid and as an array."""
+    """Draw images from a trained network, as a grid and as an array; never trains."""
     from harness.commands import single
 
     single.sample(file, overrides, arm, results, weights, images, out, json_output)

@@ -44,7 +44,10 @@ def run(file: Path, overrides: Sequence[str], results: Path, json_output: bool) 
     if file.is_dir():
         made = remake(file)
     else:
+        from harness.checks import check_folder
+
         sweep = load_sweep(file, overrides)
+        check_folder(results)
         made = make(sweep, Store(results), {}, again=True)
     if json_output:
         print_json(made.summary)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from harness.cli import console, print_json
+from harness.checks import check_folder, check_store
+from harness.cli import RESULTS, console, print_json
 from harness.config import Experiment
+from harness.errors import StoreError
 from harness.store import Store, Target, atomic_path, read_json
 from harness.sweep import identify, load_experiment
 
@@ -41,11 +44,31 @@ def _trained(store: Store, experiment: Experiment, out: Console) -> str:
     training, _ = identify(experiment)
     target = Target("training", training)
     if not store.is_done(target):
+        check_store(store)
         store.save_experiment(target, experiment)
         store.forget_failure(target)
         with bar(out, f"training {training}", "steps") as progress:
             jobs.run(store, target, progress)
     return training
+
+
+def _weights_of(store: Store, experiment: Experiment, command: str) -> Path:
+    """Where the training's weights lie. Raises :class:`StoreError` with the `command` that trains where none are."""
+    from harness.cell import blocked_reason
+
+    training, _ = identify(experiment)
+    if not store.is_trained(training):
+        reason = blocked_reason(store, training)
+        raise StoreError(f"{reason}; train it first: {command}, or name other weights: --weights FILE")
+    return store.weights_path(training)
+
+
+def _command(name: str, file: Path, overrides: Sequence[str], arm: str | None, results: Path) -> str:
+    """The command line of another command on the same experiment."""
+    options = ["--arm", arm] if arm else []
+    options += [word for override in overrides for word in ("--set", override)]
+    options += ["--results", str(results)] if results != RESULTS else []
+    return shlex.join(["harness", name, str(file), *options])
 
 
 def train(file: Path, overrides: Sequence[str], arm: str | None, results: Path, json_output: bool) -> None:
@@ -92,10 +115,11 @@ def sample(
 
     if out_path.suffix.lower() != ".png":
         raise ConfigError("--out", [f"{out_path}: a grid is written as .png"])
+    check_folder(out_path.parent, "--out")
     store, out = Store(results), console(json_output)
     experiment = load_experiment(file, overrides, arm)
     if weights is None:
-        weights = store.weights_path(_trained(store, experiment, out))
+        weights = _weights_of(store, experiment, _command("train", file, overrides, arm, results))
     drawing = load_drawing(experiment, weights)
     seed, batch = experiment.sample.seeds[0], experiment.sample.batch
     parts = []
@@ -141,6 +165,7 @@ def measure(file: Path, overrides: Sequence[str], arm: str | None, results: Path
 
     store, out = Store(results), console(json_output)
     experiment = load_experiment(file, overrides, arm)
+    check_store(store)
     _trained(store, experiment, out)
     cell = identify(experiment)[1]
     target = Target("cell", cell)

@@ -150,7 +150,7 @@ def _show_rows(planned: Plan, rows: Mapping[str, Any], out: Console) -> None:
     for column in ("id", "for", "steps", "GMACs", "state"):
         trainings.add_column(column, justify="right" if column in ("steps", "GMACs") else "left")
     for row in rows["trainings"]:
-        state = "done" if row["done"] else "to run"
+        state = "done" if row["done"] else "to run" if row["runs"] else "not needed"
         trainings.add_row(row["id"], row["label"], str(row["steps"]), f"{row['gmacs']:,.0f}", state)
     cells = Table(title="cells", title_justify="left")
     for column in ("id", "cell", "GMACs per image", "GMACs", "state"):
@@ -160,7 +160,7 @@ def _show_rows(planned: Plan, rows: Mapping[str, Any], out: Console) -> None:
         cells.add_row(row["id"], row["label"], f"{row['gmacs_per_image']:.4g}", f"{row['gmacs']:,.0f}", state)
     out.print(trainings)
     out.print(cells)
-    to_run = {kind: [row for row in rows[kind] if not row["done"]] for kind in ("trainings", "cells")}
+    to_run = {kind: [row for row in rows[kind] if row["runs"]] for kind in ("trainings", "cells")}
     gmacs = sum(row["gmacs"] for kind in to_run.values() for row in kind)
     out.print(
         f"to run: {len(to_run['trainings'])} trainings, {len(to_run['cells'])} cells, {gmacs:,.0f} GMACs; "
@@ -175,7 +175,7 @@ def _planned_hours(rows: Mapping[str, Any]) -> dict[str, Any]:
     from harness.estimate import PLANNED_DEVICE, PLANNED_UTILISATION
 
     hours = {
-        kind: sum(row["planned_gpu_hours"] for row in rows[kind] if not row["done"]) for kind in ("trainings", "cells")
+        kind: sum(row["planned_gpu_hours"] for row in rows[kind] if row["runs"]) for kind in ("trainings", "cells")
     }
     return {"device": PLANNED_DEVICE, "utilisation": PLANNED_UTILISATION, "gpu_hours": hours}
 
@@ -197,6 +197,7 @@ def _plan_rows(planned: Plan) -> dict[str, Any]:
     from harness.store import Target
 
     sweep = planned.sweep
+    runs = {training.id for training in planned.missing_trainings}  # not those whose cells are done already
     rows: dict[str, Any] = {
         "sweep": sweep.config.name,
         "trainings": [
@@ -207,6 +208,7 @@ def _plan_rows(planned: Plan) -> dict[str, Any]:
                 "gmacs": training_gmacs(t.experiment),
                 "planned_gpu_hours": planned_gpu_hours(training_gmacs(t.experiment), t.experiment.train.precision),
                 "done": t.id in planned.done_trainings,
+                "runs": t.id in runs,
             }
             for t in sweep.trainings.values()
         ],
@@ -219,6 +221,7 @@ def _plan_rows(planned: Plan) -> dict[str, Any]:
                 "gmacs": cell_gmacs(c.experiment),
                 "planned_gpu_hours": planned_gpu_hours(cell_gmacs(c.experiment), c.experiment.sample.precision),
                 "done": c.id in planned.done_cells,
+                "runs": c.id not in planned.done_cells,
             }
             for c in sweep.cells.values()
         ],
