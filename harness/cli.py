@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from harness.data.commands import data_app
-from harness.errors import ConfigError, HarnessError
+from harness.errors import FULL, FULL_CURE, ConfigError, HarnessError
 
 app = typer.Typer(
     add_completion=False,
@@ -67,7 +67,6 @@ Targets = Annotated[list[str] | None, typer.Argument(metavar="ID", help="trainin
 Arm = Annotated[str | None, typer.Option("--arm", help="the arm to take from a sweep file")]
 
 RESULTS = Path("results")
-FULL = {errno.ENOSPC, errno.EDQUOT}
 MENDABLE = FULL | {
     errno.EACCES,
     errno.EPERM,
@@ -137,7 +136,7 @@ def _print_error(text: str) -> None:
 def _describe_system_error(error: OSError) -> str:
     """The system's own words, with the file and what to do about it."""
     place = f"{error.filename}: " if error.filename else ""
-    cure = "; free some, and the same command goes on from what is saved" if error.errno in FULL else ""
+    cure = f"; {FULL_CURE}" if error.errno in FULL else ""
     return f"{place}{error.strerror}{cure}"
 
 

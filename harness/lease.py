@@ -62,9 +62,10 @@ def describe_holder(path: Path) -> str:
 def _try_acquire(path: Path, token: str) -> bool:
     path.parent.mkdir(parents=True, exist_ok=True)
     content = json.dumps({"token": token, "host": socket.gethostname(), "pid": os.getpid(), "born": _born(os.getpid())})
-    with tempfile.NamedTemporaryFile("wb", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        file.write(content.encode())
+    file = tempfile.NamedTemporaryFile("wb", dir=path.parent, prefix=f".{path.name}.", delete=False)  # noqa: SIM115
     try:
+        with file:
+            file.write(content.encode())
         for _ in range(2):
             try:
                 os.link(file.name, path)  # atomic, and the file is whole from its first moment

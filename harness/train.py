@@ -373,4 +373,6 @@ def _entries(path: Path) -> Iterator[dict[str, Any]]:
     if path.exists():
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             with contextlib.suppress(json.JSONDecodeError):
-                yield json.loads(line)
+                entry = json.loads(line)
+                if isinstance(entry, dict) and isinstance(entry.get("step"), int):  # the rest of a line that was cut
+                    yield entry

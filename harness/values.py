@@ -86,7 +86,11 @@ def _whole(value: int | float) -> int | None:
 
 
 def plain(value: Any) -> Any:
-    """A number of YAML as Python's own."""
+    """`value` of YAML with Python's own numbers, which do not remember how they were written."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [plain(item) for item in value]
     if isinstance(value, WholeNumber):
         return int(value)
     return float(value) if isinstance(value, DecimalNumber) else value

@@ -13,8 +13,8 @@ from rich.table import Table
 from harness.cli import console, print_json
 from harness.config import nearest
 from harness.errors import ConfigError
-from harness.plan import Plan, plan
-from harness.store import Store
+from harness.plan import Plan, plan, without_damaged
+from harness.store import Store, set_aside
 from harness.sweep import load_sweep
 
 if TYPE_CHECKING:
@@ -37,9 +37,10 @@ def run(
 ) -> None:
     sweep = load_sweep(file, overrides)
     store = Store(results)
-    planned = plan(sweep, store)
+    planned, damaged = without_damaged(plan(sweep, store), store)
     out = console(json_output)
     chosen = chosen_cluster(cluster, slurm)
+    _set_aside(damaged, store, out, dry_run)
     if dry_run:
         show_plan(planned, store, out, chosen, slurm, json_output)
         return
@@ -68,6 +69,13 @@ def run(
         reporting.show(made, out)
     if failures:
         sys.exit(1)
+
+
+def _set_aside(damaged: Mapping[str, str], store: Store, out: Console, dry_run: bool) -> None:
+    """Put damaged records where nothing reads them, and say so; a dry run only says so."""
+    for cell, reason in damaged.items():
+        place = "would be set aside" if dry_run else f"set aside as {set_aside(store.cell_path(cell)).name}"
+        out.print(f"{reason}: {place}, and the cell measured again")
 
 
 def chosen_cluster(named: str | None, slurm: Sequence[str]) -> str:

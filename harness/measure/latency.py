@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,6 +144,7 @@ def time_sampling(
     warmup: int = 1,
     repeats: int = 5,
     clock: CpuClock | None = None,
+    tick: Callable[[], None] = lambda: None,
 ) -> Timing:
     """Time ``sample(batch)``, which draws `batch` images with `model` on `device`, by the protocol of this
     module."""
@@ -150,6 +152,7 @@ def time_sampling(
     timing = Timing(batch)
     for _ in range(warmup):
         sample(batch)
+        tick()
     for _ in range(repeats):
         with marked_evaluations(model, clock) as marks:
             clock.synchronize()
@@ -160,6 +163,7 @@ def time_sampling(
         timing.seconds.append(clock.seconds(start, end))
         for name, first, last in marks:
             timing.evaluations[name] += clock.seconds(first, last)  # type: ignore[assignment]
+        tick()
     return timing
 
 
@@ -206,15 +210,18 @@ def measure_time(
     dtype: str = "float32",
     compiled: bool = False,
     cuda_graphs: bool = False,
+    tick: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """The record's ``time``: throughput at `batch`, latency at batch 1, and the conditions they hold for.
 
     ``sample(n)`` draws n images with `model`. `dtype`, `compiled` and `cuda_graphs` say how it does so. Peak
     memory is of the throughput runs: the GPU allocator's, on a CPU the whole process's.
     """
-    single = time_sampling(sample, model, 1, device, warmup=warmup, repeats=repeats)
+    single = time_sampling(sample, model, 1, device, warmup=warmup, repeats=repeats, tick=tick)
     reset_peak_memory(device)
-    full = single if batch == 1 else time_sampling(sample, model, batch, device, warmup=warmup, repeats=repeats)
+    full = (
+        single if batch == 1 else time_sampling(sample, model, batch, device, warmup=warmup, repeats=repeats, tick=tick)
+    )
     return {
         "device": device_name(device),
         "dtype": dtype,
@@ -236,10 +243,17 @@ def measure_time(
     }
 
 
-def measure_sampling(drawing: Drawing, settings: LatencyConfig, *, find_largest: bool = False) -> dict[str, Any]:
+def measure_sampling(
+    drawing: Drawing,
+    settings: LatencyConfig,
+    *,
+    find_largest: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
     """The record's ``time`` of a drawing: throughput at ``settings.batch`` (``sample.batch`` if unset).
 
-    With `find_largest` on a GPU the throughput batch is the largest power of two that fits.
+    With `find_largest` on a GPU the throughput batch is the largest power of two that fits. `progress` is told of the
+    runs done, between two of them.
     """
 
     def sample(batch: int) -> object:
@@ -249,6 +263,9 @@ def measure_sampling(drawing: Drawing, settings: LatencyConfig, *, find_largest:
     batch = settings.batch or sampling.batch
     if find_largest and drawing.device.type == "cuda":
         batch = largest_batch(sample)
+    runs = count(1)
+    total = (settings.warmup + settings.repeats) * (1 if batch == 1 else 2)
+    progress(0, total)
     timing = measure_time(
         sample,
         drawing.stepper,
@@ -258,5 +275,6 @@ def measure_sampling(drawing: Drawing, settings: LatencyConfig, *, find_largest:
         repeats=settings.repeats,
         dtype=sampling.precision,
         compiled=sampling.compile,
+        tick=lambda: progress(next(runs), total),
     )
     return {**timing, "cuda_graphs": drawing.cuda_graphs}
