@@ -67,6 +67,8 @@ Targets = Annotated[list[str] | None, typer.Argument(metavar="ID", help="trainin
 Arm = Annotated[str | None, typer.Option("--arm", help="the arm to take from a sweep file")]
 
 RESULTS = Path("results")
+INTERRUPTED = 130
+"""Exit status after a Ctrl-C."""
 MENDABLE = FULL | {
     errno.EACCES,
     errno.EPERM,
@@ -105,6 +107,12 @@ def main_of(program: Callable[[list[str]], Any], arguments: list[str]) -> None:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
         program(arguments)
+    except (KeyboardInterrupt, SystemExit) as ending:  # typer ends the process itself after a Ctrl-C
+        stop = _interrupt_of(ending)
+        if stop is None:
+            raise
+        console(json_output=True).print(str(stop) or "stopped")
+        sys.exit(INTERRUPTED)
     except HarnessError as error:
         _print_error(str(error))
         sys.exit(2)
@@ -120,6 +128,15 @@ def main_of(program: Callable[[list[str]], Any], arguments: list[str]) -> None:
             raise
         _print_error(f"{error.object!r} cannot be named in this locale ({error.encoding}); set PYTHONUTF8=1")
         sys.exit(2)
+
+
+def _interrupt_of(ending: BaseException | None) -> KeyboardInterrupt | None:
+    """The Ctrl-C behind the end of a program, if one is."""
+    while ending is not None and not isinstance(ending, KeyboardInterrupt):
+        if isinstance(ending, SystemExit) and ending.code != INTERRUPTED:
+            return None
+        ending = ending.__cause__ or ending.__context__
+    return ending
 
 
 def _replace_unprintable() -> None:

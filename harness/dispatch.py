@@ -79,7 +79,7 @@ def work_of(plan: Plan, targets: list[Target]) -> dict[Target, float]:
 def run_inline(plan: Plan, store: Store, console: Console) -> Outcome:
     """Run what is missing in this process, one after another; a failure blocks what needs it and nothing else.
 
-    Ctrl-C is let through as KeyboardInterrupt, after a word about what is saved. Raises :class:`DiskFull` at once.
+    Ctrl-C is let through as a KeyboardInterrupt that says what is saved. Raises :class:`DiskFull` at once.
     """
     targets = plan.targets()
     save_experiments(plan, store, targets)
@@ -91,8 +91,8 @@ def run_inline(plan: Plan, store: Store, console: Console) -> Outcome:
             try:
                 _run_one(store, target, progress, labels[target], outcome)
             except KeyboardInterrupt:
-                progress.note(stopped_message(store, [(target, labels[target])], len(outcome.done), len(targets)))
-                raise
+                left = [(target, labels[target])]
+                raise KeyboardInterrupt(stopped_message(store, left, len(outcome.done), len(targets))) from None
     return outcome
 
 
@@ -173,8 +173,8 @@ class _Slot:
 def run_local(plan: Plan, store: Store, console: Console, workers: int, poll_seconds: float = 0.5) -> Outcome:
     """Run what is missing in up to `workers` processes of this machine, through submitit's local executor.
 
-    Ctrl-C is let through as KeyboardInterrupt once all processes have saved and left; a second one does not wait for
-    them. Raises :class:`DiskFull` when those at work have ended.
+    Ctrl-C is let through as a KeyboardInterrupt that says what is saved, once all processes have left; a second one
+    does not wait for them. Raises :class:`DiskFull` when those at work have ended.
     """
     import torch
 
@@ -215,8 +215,7 @@ def run_local(plan: Plan, store: Store, console: Console, workers: int, poll_sec
             progress.note(STOPPING)
             _stop(store, slots.values())
             left = [(slot.target, labels[slot.target]) for slot in slots.values()]
-            progress.note(stopped_message(store, left, len(outcome.done), count))
-            raise
+            raise KeyboardInterrupt(stopped_message(store, left, len(outcome.done), count)) from None
     full = next((why for why in outcome.failed.values() if is_without_space(store, why)), None)
     if full is not None:
         raise DiskFull(f"{full}; {FULL_CURE}")

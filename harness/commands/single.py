@@ -50,7 +50,7 @@ def bar(out: Console, label: str, kind: str) -> Iterator[JobProgress]:
 
 
 def _run_job(store: Store, target: Target, out: Console) -> None:
-    """Run a job with its bar. Ctrl-C is let through as KeyboardInterrupt, after a word about what is saved."""
+    """Run a job with its bar. Ctrl-C is let through as a KeyboardInterrupt that says what is saved."""
     from harness import jobs
     from harness.dispatch import saved
     from harness.train import Stopped
@@ -68,8 +68,8 @@ def _run_job(store: Store, target: Target, out: Console) -> None:
             with stop_on_interrupt(lambda: looks, out.print) as stop:
                 jobs.run(store, target, tell, stop.is_set)
         except (Stopped, KeyboardInterrupt):
-            out.print(f"stopped; {target}: {saved(store, target)}; the same command goes on from there")
-            raise KeyboardInterrupt from None
+            kept = f"stopped; {target}: {saved(store, target)}; the same command goes on from there"
+            raise KeyboardInterrupt(kept) from None
 
 
 def _trained(store: Store, experiment: Experiment, out: Console) -> str:
