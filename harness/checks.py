@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Iterable
+from pathlib import Path
 
 from harness.config import Experiment, ModelConfig
 from harness.data import Dataset, open_data
@@ -46,15 +48,20 @@ def _check_labels(dataset: Dataset, model: ModelConfig) -> None:
 
 def check_store(store: Store) -> None:
     """That results can be written."""
-    try:
-        store.runs.mkdir(parents=True, exist_ok=True)
-        probe = store.runs / ".probe"
-        probe.touch()
-        probe.unlink()
-        free = shutil.disk_usage(store.runs).free
-    except OSError as error:
-        raise StoreError(f"{store.runs}: cannot be written: {error.strerror}") from None
+    check_folder(store.runs)
+    free = shutil.disk_usage(store.runs).free
     if free < LEAST_FREE_BYTES:
         raise StoreError(
             f"{store.runs}: {free / 2**20:.0f} MiB free, at least {LEAST_FREE_BYTES / 2**20:.0f} are needed"
         )
+
+
+def check_folder(folder: Path, source: str = "") -> None:
+    """That files can be written into `folder`, which is made where there is none."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder, prefix=".probe."):
+            pass
+    except OSError as error:
+        head = f"{source}: " if source else ""
+        raise StoreError(f"{head}{folder}: cannot be written: {error.strerror}") from None

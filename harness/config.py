@@ -7,18 +7,20 @@ reports *all* problems at once, each with the key, the value, the choices and th
 from __future__ import annotations
 
 import json
-import types
-from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
-from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
 
+from harness.complaints import complaints, section_of
+from harness.complaints import known_keys as known_keys
+from harness.complaints import nearest as nearest
 from harness.errors import ConfigError
+from harness.values import as_typed
 from models.limits import RHO_LIMITS, SEEDS, check_log_snr_range, check_sigma_range
 from models.samplers import SAMPLERS, Option, Sampler
 
-PositiveInt = Annotated[int, Field(ge=1)]
+PositiveInt = Annotated[int, Field(ge=1, le=2**31 - 1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
@@ -385,75 +387,12 @@ class Experiment(Section):
         return self
 
 
-def _section_of(annotation: Any) -> type[BaseModel] | None:
-    candidates = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
-    return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
-
-
-def _section_at(model: type[BaseModel], location: list[str]) -> type[BaseModel]:
-    """The section that dotted `location` leads to; names inside a mapping of sections are passed over."""
-    for part in location:
-        if part in model.model_fields:
-            annotation = model.model_fields[part].annotation
-            inside = get_args(annotation)[1] if get_origin(annotation) is dict else annotation
-            model = _section_of(inside) or model
-    return model
-
-
-def known_keys(model: type[BaseModel] = Experiment, prefix: str = "") -> Iterator[str]:
-    """Every dotted key of `model` that takes a value, e.g. ``sample.steps``."""
-    for name, field in model.model_fields.items():
-        section = _section_of(field.annotation)
-        if section is None:
-            yield prefix + name
-        else:
-            yield from known_keys(section, f"{prefix}{name}.")
-
-
-def nearest(name: str, choices: list[str]) -> str:
-    """`` (did you mean 'x'?)`` or nothing."""
-    match = get_close_matches(name, choices, n=1, cutoff=0.6)
-    return f" (did you mean {match[0]!r}?)" if match else ""
-
-
-def _describe(error: Mapping[str, Any], values: Mapping[str, Any], model: type[BaseModel]) -> str:
-    location = [str(part) for part in error["loc"] if not str(part).startswith(("tuple[", "constrained", "int"))]
-    key = ".".join(location)
-    kind, value = error["type"], error["input"]
-    if kind == "extra_forbidden":
-        choices = list(_section_at(model, location[:-1]).model_fields)
-        everywhere = [k for k in known_keys(model) if k.split(".")[-1] == location[-1]]
-        hint = nearest(location[-1], choices) or (f" (did you mean {everywhere[0]!r}?)" if everywhere else "")
-        return f"{key}: unknown key{hint}; choices: {', '.join(choices)}"
-    if kind in ("value_error", "assertion_error"):
-        message = str(error["ctx"]["error"])
-        return f"{key}.{message}" if key and ": " in message else f"{key}: {message}" if key else message
-    if kind == "literal_error":
-        text = error["ctx"]["expected"]
-        choices = [c.strip("'") for c in text.replace(" or ", ", ").split(", ")]
-        return f"{key}: {value!r} is not one of {text}{nearest(str(value), choices)}"
-    if kind in ("float_type", "int_type") and isinstance(value, str):
-        try:
-            number = float(value)
-        except ValueError:
-            return f"{key}: {value!r} is text, not a number"
-        return f"{key}: {value!r} is text in YAML 1.1, not a number; write it with a dot, as {_yaml_float(number)}"
-    return f"{key}: {error['msg'][0].lower()}{error['msg'][1:]}, not {value!r}"
-
-
-def _yaml_float(number: float) -> str:
-    text = repr(number)
-    mantissa, e, exponent = text.partition("e")
-    return f"{mantissa if '.' in mantissa else mantissa + '.0'}{e}{exponent}"
-
-
 def parse_section(model: type[Section], values: Mapping[str, Any], source: str) -> Any:
     """Validate `values` as `model`. Raises :class:`ConfigError` that lists every problem, prefixed with `source`."""
     try:
-        return model.model_validate_json(json.dumps(values))
+        return model.model_validate_json(json.dumps(as_typed(model, values)))
     except ValidationError as failure:
-        problems = list(dict.fromkeys(_describe(e, values, model) for e in failure.errors()))
-        raise ConfigError(source, problems) from None
+        raise ConfigError(source, complaints(failure, model)) from None
 
 
 def as_plain(section: Section) -> dict[str, Any]:
@@ -466,7 +405,7 @@ def _without_unset(values: dict[str, Any], model: type[BaseModel]) -> dict[str, 
     kept: dict[str, Any] = {}
     for key, value in values.items():
         field = model.model_fields[key]
-        section = _section_of(field.annotation)
+        section = section_of(field.annotation)
         if isinstance(value, dict) and section is not None:
             kept[key] = _without_unset(value, section)
         elif value is not None or field.default is not None:  # a None that is not the default says something

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Sequence
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+FULL_WORDS = tuple(os.strerror(number) for number in FULL)
+FULL_CURE = "free some, and the same command goes on from what is saved"
 
 
 class HarnessError(Exception):
@@ -16,6 +22,21 @@ class ConfigError(HarnessError):
         self.source = source
         self.problems = list(problems)
         super().__init__("\n".join(f"{source}: {problem}" for problem in self.problems))
+
+
+class DiskFull(HarnessError):
+    """No space, or no quota, is left where results are written."""
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether `error` comes of a disk without space: by its number, its cause's, or the system's words in it."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in FULL:
+            return True
+        if any(words in str(error) for words in FULL_WORDS):
+            return True
+        error = error.__cause__
+    return False
 
 
 class DataError(HarnessError):

@@ -112,7 +112,7 @@ def _create(path: Path, token: str) -> bool:
     content = json.dumps({"token": token, "pid": os.getpid(), "born": _born("self"), **_place()})
     draft = path.with_name(f".{path.name}.{token}.new")
     try:
-        draft.write_text(content)
+        draft.write_text(content, encoding="utf-8")
         os.link(draft, path)
         return True
     except FileExistsError:  # or a file server that made the link, and was asked again
@@ -127,7 +127,7 @@ def _create(path: Path, token: str) -> bool:
 def _create_exclusively(path: Path, content: str) -> bool:
     """Make the lease where there are no hard links; for a moment it is empty, and young enough to be respected."""
     try:
-        with path.open("x") as file:
+        with path.open("x", encoding="utf-8") as file:
             try:
                 file.write(content)
                 file.flush()
@@ -178,7 +178,7 @@ def _is_stale(found: _Found) -> bool:
 def _place() -> dict[str, str | None]:
     """Where process numbers mean the same as here; None for what cannot be told (no Linux, or /proc of another)."""
     try:
-        boot: str | None = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot: str | None = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         is_own = str(Path("/proc/self").readlink()) == str(os.getpid())
         namespace = str(Path("/proc/self/ns/pid").readlink()) if is_own else None
     except OSError:
@@ -204,7 +204,8 @@ def _is_alive(holder: dict[str, Any]) -> bool:
 def _born(process: int | str) -> str | None:
     """Start time of a process in the kernel's ticks, None where it cannot be read."""
     try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+        status = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+        return status.rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         return None
 

@@ -365,12 +365,14 @@ class Journal:
                 "seconds": round(seconds, 3),
                 "images_per_second": rate and round(rate, 1),
             }
-            with self.path.open("a") as file:
+            with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
 
 
 def _entries(path: Path) -> Iterator[dict[str, Any]]:
     if path.exists():
-        for line in path.read_text().splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             with contextlib.suppress(json.JSONDecodeError):
-                yield json.loads(line)
+                entry = json.loads(line)
+                if isinstance(entry, dict) and isinstance(entry.get("step"), int):  # the rest of a line that was cut
+                    yield entry

@@ -38,6 +38,7 @@ from harness.plan import plan
 from harness.profiling import profile_training
 from harness.store import Store, write_atomically, write_json
 from harness.sweep import Sweep, load_experiment, load_sweep
+from harness.values import plain
 from harness.weights import load_tensors, save_tensors
 from harness.yamlfile import load_mapping
 
@@ -108,7 +109,7 @@ TITLES = {
 
 def scaled(scale: str, data: Path, size: int) -> dict[str, Any]:
     """The template at `scale`, as a sweep's mapping."""
-    sweep = load_mapping(TEMPLATE)
+    sweep = plain(load_mapping(TEMPLATE))
     sweep["title"] = f"Tiny-ImageNet-100 at {size}×{size} at equal training compute{TITLES[scale]}"
     changes = copy.deepcopy(SCALES[scale])
     _override(sweep["base"], {**changes.pop("base", {}), "data.path": str(data), "data.size": size})
@@ -188,7 +189,7 @@ def _train_for(arm: dict[str, Any], steps: int, checkpoint_every: int) -> None:
 
 def kept_plan(path: Path, data: Path) -> None:
     """Point the plan of an earlier call at where the data lie now."""
-    sweep = load_mapping(path)
+    sweep = plain(load_mapping(path))
     if sweep["base"]["data"]["path"] != str(data):
         sweep["base"]["data"]["path"] = str(data)
         write_atomically(path, yaml.safe_dump(sweep, sort_keys=False, allow_unicode=True))

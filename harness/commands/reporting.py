@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import hashlib
 import json
@@ -18,8 +19,8 @@ from rich.table import Table
 from harness.cli import console, print_json
 from harness.commands.hints import Asked
 from harness.config import as_plain
-from harness.errors import ConfigError
-from harness.store import Store, Target, read_json, write_json
+from harness.errors import ConfigError, StoreError
+from harness.store import DamagedRecord, Store, Target, read_json, write_json
 from harness.sweep import Sweep, load_sweep
 
 REPORT_SOURCE = Path(__file__).parent.parent / "report"
@@ -45,7 +46,10 @@ def run(file: Path, overrides: Sequence[str], results: Path, json_output: bool) 
     if file.is_dir():
         made = remake(file)
     else:
+        from harness.checks import check_folder
+
         sweep = load_sweep(file, overrides)
+        check_folder(results)
         made = make(sweep, Store(results), {}, again=True)
     if json_output:
         print_json(made.summary)
@@ -72,10 +76,11 @@ def make(sweep: Sweep, store: Store, failures: Mapping[str, str], again: bool = 
     folder = store.report_folder(sweep.report_name)
     digest = _digest(sweep, store, failures)
     memory = store.runs / "state" / "reports" / f"{sweep.report_name}.json"
-    if not again and memory.exists() and (folder / "table.md").exists():
-        kept = read_json(memory)
-        if kept.get("digest") == digest:
-            return Made(folder, kept["summary"])
+    if not again and (folder / "table.md").exists():
+        with contextlib.suppress(StoreError):  # none yet, or damaged
+            kept = read_json(memory)
+            if isinstance(kept, dict) and kept.get("digest") == digest:
+                return Made(folder, kept["summary"])
     from harness.report import ReportOptions, write_report
 
     rows = rows_of(sweep, store, failures)
@@ -104,8 +109,14 @@ def rows_of(sweep: Sweep, store: Store, failures: Mapping[str, str]) -> list[dic
     finished = store.finished_cells()
     rows = []
     for cell in sweep.cells.values():
-        record = store.read_cell(cell.id) if cell.id in finished else None
-        status = None if record else status_of(cell.id, store, failures)
+        record, status = None, None
+        if cell.id in finished:
+            try:
+                record = store.read_cell(cell.id)
+            except DamagedRecord as error:
+                status = f"damaged: {error}"
+        if record is None:
+            status = status or status_of(cell.id, store, failures)
         for arm, varied in cell.rows:
             label = sweep.config.arms[arm].label or arm
             row = {"arm": arm, "label": label, "varied": varied, "record": record, "status": status}
@@ -155,7 +166,7 @@ def show(made: Made, out: Console) -> None:
     for row in rows[:SHOWN_ROWS]:
         table.add_row(*map(escape, row))
     full = Console(width=1000).measure(table).maximum
-    wide = Console(file=out.file, width=max(out.width, full), soft_wrap=True)
+    wide = Console(file=out.file, width=max(out.width, full), soft_wrap=True, emoji=False)
     wide.print(made.summary["caption"], highlight=False, markup=False)
     wide.print(table)
     if len(rows) > SHOWN_ROWS:

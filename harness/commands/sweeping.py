@@ -13,8 +13,8 @@ from rich.table import Table
 from harness.cli import console, print_json
 from harness.commands.hints import Asked
 from harness.commands.place import Chosen, choose
-from harness.plan import Plan, plan
-from harness.store import Store
+from harness.plan import Plan, plan, without_damaged
+from harness.store import Store, set_aside
 from harness.sweep import UNKNOWN_ID, load_sweep
 
 if TYPE_CHECKING:
@@ -37,10 +37,11 @@ def run(
 ) -> None:
     sweep = load_sweep(file, overrides, without_data=dry_run)
     store = Store(results)
-    planned = plan(sweep, store)
+    planned, damaged = without_damaged(plan(sweep, store), store)
     out = console(json_output)
     chosen = choose(cluster, slurm, sweep)
     asked = Asked(file, overrides, results, cluster, slurm)
+    _set_aside(damaged, store, out, dry_run)
     if dry_run:
         show_plan(planned, store, out, chosen, slurm, json_output)
         return
@@ -69,6 +70,13 @@ def run(
         reporting.show(made, out)
     if failures:
         sys.exit(1)
+
+
+def _set_aside(damaged: Mapping[str, str], store: Store, out: Console, dry_run: bool) -> None:
+    """Put damaged records where nothing reads them, and say so; a dry run only says so."""
+    for cell, reason in damaged.items():
+        place = "would be set aside" if dry_run else f"set aside as {set_aside(store.cell_path(cell)).name}"
+        out.print(f"{reason}: {place}, and the cell measured again")
 
 
 def _announcement(planned: Plan) -> str:
@@ -160,7 +168,7 @@ def _show_rows(planned: Plan, rows: Mapping[str, Any], out: Console) -> None:
     if planned.sweep.missing:
         out.print("\n".join(planned.sweep.missing), style="yellow", highlight=False, markup=False)
         out.print("without that, ids cannot be told and nothing can be marked as done: this is all there may be to run")
-    to_run = {kind: [row for row in rows[kind] if not row["done"]] for kind in ("trainings", "cells")}
+    to_run = {kind: [row for row in rows[kind] if row["runs"]] for kind in ("trainings", "cells")}
     gmacs = sum(row["gmacs"] for kind in to_run.values() for row in kind)
     out.print(
         f"to run: {len(to_run['trainings'])} trainings, {len(to_run['cells'])} cells, {gmacs:,.0f} GMACs; "
@@ -182,7 +190,7 @@ def _planned_hours(rows: Mapping[str, Any]) -> dict[str, Any]:
     from harness.estimate import PLANNED_DEVICE, PLANNED_UTILISATION
 
     hours = {
-        kind: sum(row["planned_gpu_hours"] for row in rows[kind] if not row["done"]) for kind in ("trainings", "cells")
+        kind: sum(row["planned_gpu_hours"] for row in rows[kind] if row["runs"]) for kind in ("trainings", "cells")
     }
     return {"device": PLANNED_DEVICE, "utilisation": PLANNED_UTILISATION, "gpu_hours": hours}
 
@@ -204,6 +212,7 @@ def _plan_rows(planned: Plan) -> dict[str, Any]:
     from harness.store import Target
 
     sweep = planned.sweep
+    runs = {training.id for training in planned.missing_trainings}  # not those whose cells are done already
     rows: dict[str, Any] = {
         "sweep": sweep.config.name,
         "missing": list(sweep.missing),
@@ -215,6 +224,7 @@ def _plan_rows(planned: Plan) -> dict[str, Any]:
                 "gmacs": training_gmacs(t.experiment),
                 "planned_gpu_hours": planned_gpu_hours(training_gmacs(t.experiment), t.experiment.train.precision),
                 "done": t.id in planned.done_trainings,
+                "runs": t.id in runs,
             }
             for t in sweep.trainings.values()
         ],
@@ -227,6 +237,7 @@ def _plan_rows(planned: Plan) -> dict[str, Any]:
                 "gmacs": cell_gmacs(c.experiment),
                 "planned_gpu_hours": planned_gpu_hours(cell_gmacs(c.experiment), c.experiment.sample.precision),
                 "done": c.id in planned.done_cells,
+                "runs": c.id not in planned.done_cells,
             }
             for c in sweep.cells.values()
         ],

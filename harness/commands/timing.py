@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.cli import console, print_json
-from harness.plan import plan
+from harness.plan import plan, without_damaged
 from harness.store import Store
 from harness.sweep import load_sweep
 
@@ -18,7 +18,10 @@ def run(file: Path, overrides: Sequence[str], results: Path, json_output: bool) 
     from harness.commands.single import bar
 
     sweep, store, out = load_sweep(file, overrides), Store(results), console(json_output)
-    cells = sorted(plan(sweep, store).done_cells)
+    planned, damaged = without_damaged(plan(sweep, store), store)
+    for reason in damaged.values():
+        out.print(f"{reason}: left out; harness sweep measures the cell again")
+    cells = sorted(planned.done_cells)
     times = {}
     with bar(out, "timing", "cells") as progress:
         for number, cell in enumerate(cells):

@@ -223,16 +223,21 @@ class Extractor:
         return kernel_label(self.features, self.official)
 
     @torch.no_grad()
-    def extract(self, images: Tensor, batch: int) -> dict[str, Tensor]:
+    def extract(
+        self, images: Tensor, batch: int, progress: Callable[[int, int], None] = lambda done, total: None
+    ) -> dict[str, Tensor]:
         """Features of uint8 images (N, 1 or 3, H, W): layer → float32 (N, width) on the CPU, `batch` images
-        at once, or fewer."""
+        at once, or fewer; `progress` is told of the images done."""
         if self.kind.is_slow_on(self.device):
             batch = min(batch, CPU_BATCH)
         parts: dict[str, list[Tensor]] = {}
+        done = 0
         for chunk in images.split(batch):
             outputs = self.module(as_rgb(chunk).to(self.device))
             for layer, values in self.module.convert_features_tuple_to_dict(outputs).items():
                 parts.setdefault(layer, []).append(values.float().cpu())
+            done += len(chunk)
+            progress(done, len(images))
         return {layer: torch.cat(values) for layer, values in parts.items()}
 
 

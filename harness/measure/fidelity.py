@@ -4,7 +4,7 @@ beside it."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -75,14 +75,17 @@ class QualityMeter:
         cache: Path | None = None,
         inception_score: bool = False,
         precision_recall: bool = False,
+        progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         self.extractor, self.reference = extractor, reference
         self._batch = batch
         self._inception_score, self._precision_recall = inception_score, precision_recall
-        self._real: ReferenceFeatures = reference_features(reference, extractor, batch, cache)
+        self._real: ReferenceFeatures = reference_features(reference, extractor, batch, cache, progress)
         self._real_statistics = fid_features_to_statistics(self._real.features)
 
-    def measure(self, images: Tensor) -> dict[str, float]:
+    def measure(
+        self, images: Tensor, progress: Callable[[int, int], None] = lambda done, total: None
+    ) -> dict[str, float]:
         """Measures of generated uint8 images (N, 1 or 3, H, W).
 
         ``frechet`` by torch-fidelity, ``frechet_float64`` by an independent computation,
@@ -100,7 +103,7 @@ class QualityMeter:
                 f"precision and recall look at {NEIGHBOURS} neighbours and need more images of each side, not "
                 f"{len(images)} generated and {len(self._real.features)} real"
             )
-        extracted = self.extractor.extract(images, self._batch)  # once, for all the measures
+        extracted = self.extractor.extract(images, self._batch, progress)  # once, for all the measures
         generated = extracted[self.extractor.kind.layer]
         values = self._frechet(generated) | self._kernel(generated)
         if self._inception_score:
@@ -182,6 +185,7 @@ def quality_meter(
     settings: MeasureConfig,
     cache: Path | None = None,
     device: torch.device | str = "cpu",
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> QualityMeter:
     """The meter of `settings` (features, weights, batch, optional scores). The extractor is loaded once per
     process.
@@ -199,6 +203,7 @@ def quality_meter(
         cache=cache,
         inception_score=settings.inception_score,
         precision_recall=settings.precision_recall,
+        progress=progress,
     )
 
 

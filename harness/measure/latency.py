@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,12 +125,14 @@ def time_sampling(
     warmup: int = 1,
     repeats: int = 5,
     clock: CpuClock | None = None,
+    tick: Callable[[], None] = lambda: None,
 ) -> Timing:
     """Time `sample`, which draws `batch` images on `device`, by the protocol of this module."""
     clock = clock or clock_of(device)
     timing = Timing(batch)
     for _ in range(warmup):
         sample(batch, marking(clock, []))
+        tick()
     for _ in range(repeats):
         marks: list[Mark] = []
         clock.synchronize()
@@ -140,6 +143,7 @@ def time_sampling(
         timing.seconds.append(clock.seconds(start, end))
         for name, first, last in marks:
             timing.evaluations[name] += clock.seconds(first, last)  # type: ignore[assignment]
+        tick()
     return timing
 
 
@@ -169,7 +173,7 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
@@ -185,6 +189,7 @@ def measure_time(
     dtype: str = "float32",
     compiled: bool = False,
     cuda_graphs: bool = False,
+    tick: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """The record's ``time``: throughput at `batch`, latency at batch 1, and the conditions they hold for.
 
@@ -192,12 +197,14 @@ def measure_time(
     throughput runs: the GPU allocator's, on a CPU the whole process's. ``trusted`` says whether the machine was quiet
     meanwhile, ``reasons`` why not.
     """
+    options: dict[str, Any] = {"warmup": warmup, "repeats": repeats, "tick": tick}
     with watch_quiet(yardstick_of(device, clock_of(device).synchronize)) as watch:
-        single = time_sampling(sample, 1, device, warmup=warmup, repeats=repeats)
+        single = time_sampling(sample, 1, device, **options)
         if not watch.is_quiet_so_far():  # not worth the repeats
-            warmup, repeats = min(warmup, 1), 1
+            repeats = 1
+            options |= {"warmup": min(warmup, 1), "repeats": repeats}
         reset_peak_memory(device)
-        full = single if batch == 1 else time_sampling(sample, batch, device, warmup=warmup, repeats=repeats)
+        full = single if batch == 1 else time_sampling(sample, batch, device, **options)
     return {
         **watch.record,
         "device": device_name(device),
@@ -220,10 +227,17 @@ def measure_time(
     }
 
 
-def measure_sampling(drawing: Drawing, settings: LatencyConfig, *, find_largest: bool = False) -> dict[str, Any]:
+def measure_sampling(
+    drawing: Drawing,
+    settings: LatencyConfig,
+    *,
+    find_largest: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
     """The record's ``time`` of a drawing: throughput at ``settings.batch`` (``sample.batch`` if unset).
 
-    With `find_largest` on a GPU the throughput batch is the largest power of two that fits.
+    With `find_largest` on a GPU the throughput batch is the largest power of two that fits. `progress` is told of the
+    runs done, between two of them.
     """
 
     def sample(batch: int, watch: Callable[[RunNetwork], RunNetwork] = lambda run: run) -> object:
@@ -233,6 +247,9 @@ def measure_sampling(drawing: Drawing, settings: LatencyConfig, *, find_largest:
     batch = settings.batch or sampling.batch
     if find_largest and drawing.device.type == "cuda":
         batch = largest_batch(sample)
+    runs = count(1)
+    total = (settings.warmup + settings.repeats) * (1 if batch == 1 else 2)
+    progress(0, total)
     timing = measure_time(
         sample,
         batch,
@@ -241,5 +258,6 @@ def measure_sampling(drawing: Drawing, settings: LatencyConfig, *, find_largest:
         repeats=settings.repeats,
         dtype=sampling.precision,
         compiled=sampling.compile,
+        tick=lambda: progress(next(runs), total),
     )
     return {**timing, "cuda_graphs": drawing.cuda_graphs}

@@ -6,10 +6,11 @@ import re
 from collections.abc import Collection
 
 from harness.slurm import queue
+from harness.slurm.endings import ENDS
 from harness.slurm.queue import SlurmError
 from harness.slurm.records import Assignment
 from harness.slurm.settings import KINDS, ClusterSettings
-from harness.slurm.status import ENDS, Row, SweepStatus
+from harness.slurm.status import Row, SweepStatus
 from harness.store import Target
 
 SAID = re.compile(r"oom[-_ ]?kill|out of memory|exceeded (?:job|step)? ?memory limit", re.IGNORECASE)

@@ -17,11 +17,13 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
+from harness.complaints import key_types, values_of
 from harness.config import NonNegativeInt, PositiveInt, Section, parse_section
 from harness.dispatch import ClusterKind
 from harness.errors import ConfigError
 from harness.store import Kind
-from harness.yamlfile import load_mapping, load_text
+from harness.values import decoded, from_text
+from harness.yamlfile import load_mapping
 
 OPTION = "--slurm"
 KINDS: tuple[Kind, Kind] = ("training", "cell")
@@ -331,17 +333,13 @@ def _nested(options: Iterable[str]) -> dict[str, Any]:
             level = level.setdefault(parent, {})
             if not isinstance(level, dict):
                 raise ConfigError(OPTION, [f"{key}: {parent} has a value already"])
-        level[last] = _option_value(parents, last, value)
+        level[last] = from_text(_type_of(key.strip()), decoded(value, OPTION), f"{OPTION} {key}")
     return values
 
 
-def _option_value(parents: list[str], key: str, text: str) -> Any:
-    """A value of the command line: what takes text is taken as it is written, the rest is read as YAML."""
-    if parents and parents[-1] == "sbatch":
-        return text.lower() == "true" if key in FLAGS and text.lower() in ("true", "false") else text
-    if key in TEXT_KEYS or key in ("time", "warning", "after", "kind"):
-        return text
-    return load_text(text, f"{OPTION} {'.'.join([*parents, key])}")
+def _type_of(key: str) -> Any:
+    types = key_types(ClusterConfig)
+    return types.get(key) or values_of(types.get(key.rpartition(".")[0], Any)) or Any
 
 
 def _merged(layers: Iterable[ClusterConfig], kind: Kind) -> JobSettings:

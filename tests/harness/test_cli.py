@@ -162,7 +162,8 @@ def status(*arguments: object) -> int:
 
 BAD = {
     "misspelt key": ("  sampel: {steps: 3}", "did you mean 'sample'"),
-    "1e-4": ("  train.learning_rate: 1e-4", "write it with a dot"),
+    "1:30": ("  train.steps: 1:30", "'1:30' is text, not a number"),
+    "number in quotes": ("  train.steps: '1e3'", "write it as 1e3"),
     "interval over steps": ("  sample.refresh_interval: 40", "refresh_interval"),
     "data that is not there": (
         "  data: {name: images, path: /nowhere/at/all.zip}\n  measure.features: inception",

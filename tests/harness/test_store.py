@@ -104,9 +104,9 @@ def _contend(path: Path, counter: Path, ready: object) -> None:
     ready.wait()  # type: ignore[attr-defined]
     for _ in range(20):
         with lease(path, wait_seconds=60, poll_seconds=0.001):
-            value = int(counter.read_text())
+            value = int(counter.read_text(encoding="utf-8"))
             time.sleep(0.0005)
-            counter.write_text(str(value + 1))
+            counter.write_text(str(value + 1), encoding="utf-8")
 
 
 def test_leases_exclude_under_contention(tmp_path: Path) -> None:
