@@ -30,6 +30,7 @@ from harness.sampling import Drawing
 from harness.store import RECORD_SCHEMA, Store, Target, atomic_path, write_json
 from harness.sweep import identify
 from harness.weights import DamagedFile, load_tensors, save_tensors, set_aside
+from harness.wording import count_of
 
 SHOWN_IMAGES = 64
 
@@ -70,7 +71,7 @@ def measure_cell(
     progress(finished, total)
     for seed, start, stop in missing:
         if should_stop():
-            raise Stopped(f"cell {cell} stopped at {finished} of {total} images")
+            raise Stopped(f"cell {cell} stopped at {finished} of {count_of(total, 'image')}")
         images = to_uint8(drawing.draw(seed, torch.arange(start, stop))).cpu()
         shards.save(seed, start, images, drawing.evaluations)
         finished += (stop - start) * ranks.world

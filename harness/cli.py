@@ -258,12 +258,15 @@ def report(
     ],
     overrides: Overrides = [],  # noqa: B006
     results: Results = RESULTS,
+    publish: Annotated[
+        bool, typer.Option("--publish", help="write RESULTS/NAME as a published report: no sweep's own takes its place")
+    ] = False,
     json_output: AsJson = False,
 ) -> None:
     """Make a sweep's tables and figures from the results that are there. Never trains or samples."""
     from harness.commands import reporting
 
-    reporting.run(file, overrides, results, json_output)
+    reporting.run(file, overrides, results, json_output, publish)
 
 
 @app.command()

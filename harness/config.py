@@ -17,6 +17,7 @@ from harness.complaints import known_keys as known_keys
 from harness.complaints import nearest as nearest
 from harness.errors import ConfigError
 from harness.values import as_typed
+from harness.wording import count_of
 from models.limits import RHO_LIMITS, SEEDS, check_log_snr_range, check_sigma_range
 from models.samplers import SAMPLERS, Option, Sampler
 
@@ -110,7 +111,7 @@ class ModelConfig(Section):
         for key in ("multipliers", "blocks", "light_blocks", "light_levels"):
             value = getattr(self, key)
             if value is not None and len(value) != count:
-                raise ValueError(f"{key}: has {len(value)} entries, but levels has {count}")
+                raise ValueError(f"{key}: has {count_of(len(value), 'entry')}, but levels has {count}")
         only_dual = (
             "light_width",
             "light_blocks",
@@ -234,7 +235,7 @@ class _SampleConfig(Section):
         for key in ("refresh_interval", "refreshes"):
             value = getattr(self, key)
             if value is not None and value > self.steps:
-                raise ValueError(f"{key}: {value} is more than the {self.steps} steps")
+                raise ValueError(f"{key}: {value} is more than the {count_of(self.steps, 'step')}")
         if self.refresh_steps is not None:
             steps = self.refresh_steps
             if not steps or steps[0] != 0 or list(steps) != sorted(set(steps)) or steps[-1] >= self.steps:

@@ -21,6 +21,7 @@ from harness.errors import FULL_CURE, FULL_WORDS, DiskFull
 from harness.interrupts import STOPPING, StopRequest, on_signal, stop_on_interrupt
 from harness.lease import LeaseHeld
 from harness.plan import Plan, save_experiments
+from harness.processes import name_for_submitit, own_packages_first
 from harness.progress import Reporter, SweepProgress
 from harness.slurm.logs import telling
 from harness.store import Store, Target

@@ -23,6 +23,11 @@ RECORD_SCHEMA = 1
 """Of a cell's record; raised when what an older one holds cannot be read any more."""
 RECORD_PARTS = ("config", "quality", "compute", "time", "provenance")
 _UMASK_LOCK = threading.Lock()
+LOCAL = "local"
+"""Folder of a sweep's own reports where published ones have their names."""
+REPORT_CELLS, REPORT_SAMPLES = "cells.json", "samples.npz"
+REPORT_ROWS = ', "rows": ['
+"""What ends the first line of a report's cells: all before it is small and can be read by itself."""
 
 
 @contextlib.contextmanager
@@ -87,6 +92,8 @@ def expanded(path: str | Path) -> Path:
 def tried(path: Path) -> str:
     """For messages about what is not there: where a relative path was looked for."""
     return "" if path.is_absolute() else f" (tried {path.absolute()}, relative to the folder the command runs in)"
+
+
 def set_aside(path: Path) -> Path:
     """Rename a damaged file so that nothing reads it and nothing is lost; returns where it lies."""
     number = 0
@@ -100,6 +107,22 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def report_head(path: Path) -> dict[str, Any]:
+    """All but the rows of a report's ``cells.json``, from its first line; empty where it is missing or damaged."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            head = json.loads(f"{file.readline().rstrip(chr(10)).removesuffix(REPORT_ROWS)}}}")
+    except (OSError, ValueError):
+        return {}
+    return head if isinstance(head, dict) else {}
+
+
+def is_published(folder: Path) -> bool:
+    """Whether a published report stands in `folder`."""
+    options = report_head(folder / REPORT_CELLS).get("options")
+    return isinstance(options, dict) and options.get("published") is True
 
 
 class DamagedRecord(StoreError):
@@ -123,6 +146,7 @@ class Store:
 
     ``runs/trainings/<id>/`` config.json, log.jsonl, checkpoints, weights.safetensors, done.json;
     ``runs/cells/<id>.json`` the record of a cell, ``<id>.npz`` its first images;
+    ``<name>/`` the report of a sweep, ``local/<name>/`` where a published one stands there;
     ``runs/partial/<id>/`` what a cell has drawn so far; ``runs/state/`` progress, failures and leases.
     """
 
@@ -165,8 +189,15 @@ class Store:
             return self.training_folder(target.id) / "config.json"
         return self.runs / "state" / "cells" / f"{target.id}.config.json"
 
-    def report_folder(self, name: str) -> Path:
+    def published_folder(self, name: str) -> Path:
+        """Of the report for others, which is under version control."""
         return self.root / name
+
+    def report_folder(self, name: str) -> Path:
+        """Of a sweep's own report. It never takes the place of a published one: where one has its name it goes aside,
+        into a folder that git ignores."""
+        published = self.published_folder(name)
+        return self.root / LOCAL / name if is_published(published) else published
 
     def finished_cells(self) -> set[str]:
         """Ids of all cells that have a record."""

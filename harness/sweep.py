@@ -31,7 +31,7 @@ from harness.config import (
 )
 from harness.errors import ConfigError, MissingDataError
 from harness.measure.known_weights import weights_identity
-from harness.store import expanded, tried
+from harness.store import LOCAL, expanded, tried
 from harness.values import ReadBy, as_typed, decoded, from_text
 from harness.yamlfile import load_mapping
 
@@ -120,6 +120,10 @@ class ReportConfig(Section):
     kinds: dict[str, str] = Field(default_factory=dict, description="label of each varied key in tables")
 
 
+RESERVED_NAMES = ("runs", LOCAL, "reported.csv")
+"""What lies beside the reports in the folder of results."""
+
+
 class SweepConfig(Section):
     """A sweep file."""
 
@@ -137,6 +141,13 @@ class SweepConfig(Section):
         if len(set(seeds)) != len(seeds):
             raise ValueError("has a seed twice")
         return seeds
+
+    @field_validator("name")
+    @classmethod
+    def _free(cls, name: str) -> str:
+        if name in RESERVED_NAMES:
+            raise ValueError(f"{name!r} is taken in the folder of results; choose another")
+        return name
 
 
 @dataclass(frozen=True)

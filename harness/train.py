@@ -207,7 +207,7 @@ def micro_batch_of(settings: TrainConfig, ranks: Ranks) -> int:
     if settings.batch % parts:
         raise ConfigError(
             "train.batch",
-            [f"{settings.batch} is not divisible by {ranks.world} ranks × {settings.accumulate} accumulations"],
+            [f"{settings.batch} is not divisible by ranks × accumulations, {ranks.world} × {settings.accumulate}"],
         )
     return settings.batch // parts
 

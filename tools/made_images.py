@@ -21,6 +21,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from harness.wording import count_of
+
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -99,7 +101,8 @@ def main(arguments: list[str]) -> None:
         print(f"{given.images} images in CIFAR-10's layout: {make_cifar10(given.out, given.images)}")
         return
     made = make(given.out, given.images, given.size, given.classes)
-    print(f"{given.images} images of {given.size}×{given.size} in {given.classes} classes: {made}")
+    images, classes = count_of(given.images, "image"), count_of(given.classes, "class")
+    print(f"{images} of {given.size}×{given.size} in {classes}: {made}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Do a report's figures come back? Holds one that was made here against the one that is under version control.
 
-    harness sweep sweeps/quickstart.yaml && python tools/same_figures.py results/quickstart
+    harness sweep sweeps/quickstart.yaml && python tools/same_figures.py results/local/quickstart
 
 Multiply-adds must be equal; distances may differ by --tolerance, relative to the larger (a training amplifies the last
 bit, in which two kinds of CPU, numbers of threads or versions of torch differ). Exit status 1 if they do not agree.
@@ -21,6 +21,8 @@ from typing import Any
 from harness.cli import console, main_of
 from harness.errors import ConfigError
 from harness.report.write import CELLS, load_rows
+from harness.store import LOCAL
+from harness.wording import count_of
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,11 @@ def _apart(one: float, two: float) -> float:
     return abs(one - two) / largest if largest else 0.0
 
 
+def published(folder: Path) -> Path:
+    """Where the published report lies that goes with a report's folder."""
+    return folder.parent.parent / folder.name if folder.parent.name == LOCAL else folder
+
+
 def committed(folder: Path, revision: str, target: Path) -> Path:
     """The report's ``cells.json`` at `revision`, written into `target`."""
     path = f"{revision}:./{folder.name}/{CELLS}"
@@ -100,11 +107,12 @@ def main(arguments: list[str]) -> None:
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as name:
         kept = Path(given.against) / CELLS
-        other = kept if kept.exists() else committed(given.folder, given.against, Path(name))
+        other = kept if kept.exists() else committed(published(given.folder), given.against, Path(name))
         found = compare(given.folder / CELLS, other)
     out = console()
     out.print(
-        f"{given.folder} against {given.against}: {found.cells} cells in both, {found.lacking} in one alone; "
+        f"{given.folder} against {given.against}: {count_of(found.cells, 'cell')} in both, "
+        f"{found.lacking} in one alone; "
         f"{found.identical} with the very same distances, the others at most {found.worst:.1%} apart"
         f"{f' ({found.worst_cell})' if found.worst else ''}; "
         f"multiply-adds {'equal' if not found.other_compute else 'differ: ' + ', '.join(found.other_compute)}",

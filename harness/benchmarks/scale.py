@@ -28,6 +28,7 @@ from harness.slurm.status import read_status
 from harness.slurm.submit import submit
 from harness.store import Store, Target
 from harness.sweep import Sweep, load_sweep
+from harness.wording import count_of
 
 T = TypeVar("T")
 TRAININGS_PER_SWEEP = 20
@@ -81,7 +82,8 @@ def measure_planning(folder: Path, cells: int) -> tuple[Measured, Sweep]:
         return sweep
 
     sweep, seconds = timed(load)
-    return Measured(f"planning {len(sweep.cells)} cells of {len(sweep.trainings)} trainings", seconds, 2.0), sweep
+    what = f"{count_of(len(sweep.cells), 'cell')} of {count_of(len(sweep.trainings), 'training')}"
+    return Measured(f"planning {what}", seconds, 2.0), sweep
 
 
 def measure_status(folder: Path, sweep: Sweep) -> Measured:
@@ -99,7 +101,7 @@ def measure_status(folder: Path, sweep: Sweep) -> Measured:
         path.write_text(json.dumps(state), encoding="utf-8")
     status, seconds = timed(lambda: read_status(plan(sweep, store), store))
     counts = ", ".join(f"{count} {state}" for state, count in status.count("cell").items())
-    return Measured(f"status of {len(cells)} cells", seconds, 2.0, counts)
+    return Measured(f"status of {count_of(len(cells), 'cell')}", seconds, 2.0, counts)
 
 
 def measure_submission(folder: Path, cells: int, trainings: int) -> Iterator[Measured]:
@@ -108,18 +110,19 @@ def measure_submission(folder: Path, cells: int, trainings: int) -> Iterator[Mea
     write_sweep(path, cells, trainings)
     sweep, store = load_sweep(path), Store(folder / path.stem)
     settings = load_settings({}, str(path), ["sbatch.hold=true"])
-    what = f"{len(sweep.cells)} cells of {trainings} trainings"
+    what = f"{count_of(len(sweep.cells), 'cell')} of {count_of(trainings, 'training')}"
     with counted_sbatch(folder) as calls:
         submitted, seconds = timed(lambda: submit(sweep, store, settings))
     assert submitted.submission is not None
     arrays = submitted.submission.arrays
     try:
         largest, most = max(len(array.elements) for array in arrays), queue.max_array_size()
-        note = f"{len(arrays)} arrays, {calls()} calls of sbatch, largest array {largest} of at most {most}"
+        submissions = f"{count_of(len(arrays), 'array')}, {count_of(calls(), 'call')} of sbatch"
+        note = f"{submissions}, largest array {largest} of at most {most}"
         yield Measured(f"submitting {what}", seconds, 10.0, note)
         status, seconds = timed(lambda: read_status(plan(sweep, store), store))
         live = sum(count for kind in ("training", "cell") for count in status.count(kind).values())
-        yield Measured(f"status of {what} in SLURM's queue", seconds, None, f"{live} rows")
+        yield Measured(f"status of {what} in SLURM's queue", seconds, None, count_of(live, "row"))
     finally:
         queue.cancel([array.job for array in arrays if array.job is not None])
 

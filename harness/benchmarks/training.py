@@ -18,6 +18,7 @@ from harness.config import Experiment
 from harness.data import loader_throughput, open_data
 from harness.profiling import profile_training
 from harness.sweep import load_experiment
+from harness.wording import count_of
 
 LOADER_SECONDS = 3.0
 
@@ -80,7 +81,7 @@ def show(title: str, rows: list[dict[str, Any]], loader: dict[str, Any]) -> None
     conditions = ("device", "precision", "compiled", "threads", "batch", "steps", "peak_memory_of")
     out.print(", ".join(f"{key.replace('_', ' ')}: {first[key]}" for key in conditions), highlight=False)
     out.print(
-        f"the loader alone: {loader['images_per_second']:,.0f} images/s with {loader['workers']} workers"
+        f"the loader alone: {loader['images_per_second']:,.0f} images/s with {count_of(loader['workers'], 'worker')}"
         f"{', data in memory' if loader['in_memory'] else ''}; training: {first['images_per_second']:,.1f} images/s",
         highlight=False,
     )

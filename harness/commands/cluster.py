@@ -28,6 +28,7 @@ from harness.slurm.status import LIVE, TO_RETRY, SweepStatus, read_status
 from harness.slurm.submit import NoRoom, Submitted, earlier_sentence, propose, submit
 from harness.store import Store, Target
 from harness.sweep import Sweep, load_sweep
+from harness.wording import count_of
 
 SUBMIT_SECONDS = 30.0
 """At least so long between two tries to submit what a limit on jobs has left."""
@@ -57,7 +58,8 @@ def describe_submission(submitted: Submitted, asked: Asked) -> list[str]:
         trainings = sum(target.kind == "training" for target in submitted.targets)
         numbers = ", ".join(array.job or "" for array in arrays)
         cells = len(submitted.targets) - trainings
-        parts.append(f"submitted {trainings} trainings and {cells} cells as {len(arrays)} job arrays: {numbers}")
+        what = f"{count_of(trainings, 'training')} and {count_of(cells, 'cell')}"
+        parts.append(f"submitted {what} as {count_of(len(arrays), 'job array')}: {numbers}")
     if submitted.live:
         parts.append(f"{len(submitted.live)} of its trainings and cells have a job already")
     lines = [*submitted.notes, "; ".join(parts) or "nothing to submit"]
@@ -234,7 +236,7 @@ def cancel(
     if json_output:
         print_json({"cancelled": sorted(cancelled.jobs), "left": cancelled.left, "notes": cancelled.notes})
         return
-    out.print(f"{len(cancelled.jobs)} jobs cancelled", highlight=False)
+    out.print(f"{count_of(len(cancelled.jobs), 'job')} cancelled", highlight=False)
     for sentence in [*cancelled.left, *cancelled.notes]:
         out.print(sentence, highlight=False, markup=False)
     if cancelled.kept:
@@ -277,7 +279,7 @@ def show_proposal(asked: Mapping[str, Any], out: Console) -> None:
     if asked["note"]:
         out.print(asked["note"], style="yellow", highlight=False, markup=False)
     for place, array in enumerate(asked["arrays"]):
-        line = f"ARRAY{place}: {array['jobs']} {array['kind']} jobs: sbatch {' '.join(array['sbatch'])}"
+        line = f"ARRAY{place}: {count_of(array['jobs'], array['kind'] + ' job')}: sbatch {' '.join(array['sbatch'])}"
         out.print(line, highlight=False, markup=False)
         if array["said"]:
             style = "" if array["accepted"] else "red"
@@ -286,4 +288,5 @@ def show_proposal(asked: Mapping[str, Any], out: Console) -> None:
         out.print(line, highlight=False, markup=False)
     jobs = sum(array["jobs"] for array in asked["arrays"])
     calls, hours = len(asked["arrays"]), asked["gpu_hours_at_most"]
-    out.print(f"{jobs} jobs in {calls} calls of sbatch; at most {hours:,.1f} GPU-hours per run of all", highlight=False)
+    what = f"{count_of(jobs, 'job')} in {count_of(calls, 'call')} of sbatch"
+    out.print(f"{what}; at most {hours:,.1f} GPU-hours per run of all", highlight=False)

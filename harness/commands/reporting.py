@@ -6,30 +6,36 @@ import contextlib
 import gc
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from harness.cli import console, print_json
+from harness.commands.fitting import fitted
 from harness.commands.hints import Asked
-from harness.config import as_plain
+from harness.config import Experiment, as_plain
 from harness.errors import ConfigError, StoreError
-from harness.store import DamagedRecord, Store, Target, read_json, write_json
+from harness.store import (
+    LOCAL,
+    REPORT_CELLS,
+    REPORT_SAMPLES,
+    DamagedRecord,
+    Store,
+    Target,
+    read_json,
+    write_atomically,
+    write_json,
+)
 from harness.sweep import Sweep, load_sweep
 
 REPORT_SOURCE = Path(__file__).parent.parent / "report"
 REPORTED = "reported.csv"
-"""The literature's figures, beside the reports in the folder of results."""
-
-
-SHOWN_ROWS = 100
-"""Rows of the table that a terminal shows; all are in the report."""
+"""The literature's figures, in the folder of results; those of the project's own folder where there are none."""
+OWN_REPORTED = Path(__file__).parents[2] / "results" / REPORTED
 
 
 @dataclass(frozen=True)
@@ -40,42 +46,52 @@ class Made:
     summary: dict[str, Any]
 
 
-def run(file: Path, overrides: Sequence[str], results: Path, json_output: bool) -> None:
+def run(file: Path, overrides: Sequence[str], results: Path, json_output: bool, publish: bool = False) -> None:
     # Ten thousand records are millions of objects, none of them garbage: to look for it takes longer than to read them.
     gc.disable()
     if file.is_dir():
-        made = remake(file)
+        made = remake(file, publish)
     else:
         from harness.checks import check_folder
 
         sweep = load_sweep(file, overrides)
         check_folder(results)
-        made = make(sweep, Store(results), {}, again=True)
+        made = make(sweep, Store(results), {}, again=True, publish=publish)
     if json_output:
         print_json(made.summary)
     else:
         show(made, console())
 
 
-def remake(folder: Path) -> Made:
-    """A report again from its own cells.json, without the runs it was made from."""
+def remake(folder: Path, publish: bool = False) -> Made:
+    """A report again from its own cells.json, without the runs it was made from; in place, or published."""
     from harness.report import kept_options, kept_rows, load_cells, write_report
 
-    kept = folder / "cells.json"
+    kept = folder / REPORT_CELLS
     if not kept.exists():
-        raise ConfigError(str(folder), ["holds no cells.json; it is not the folder of a report"])
+        raise ConfigError(str(folder), [f"holds no {REPORT_CELLS}; it is not the folder of a report"])
     held = load_cells(kept)
-    report = write_report(
-        held["name"], held["title"], kept_rows(held), folder, kept_options(held), reported=folder.parent / REPORTED
-    )
-    return Made(folder, _summary(report, folder))
+    options = kept_options(held)
+    root = folder.parent.parent if folder.parent.name == LOCAL else folder.parent
+    target = Store(root).published_folder(folder.name) if publish else folder
+    if publish:
+        options = replace(options, published=True)
+        if target != folder and (folder / REPORT_SAMPLES).exists():
+            write_atomically(target / REPORT_SAMPLES, (folder / REPORT_SAMPLES).read_bytes())
+    rows = kept_rows(held)
+    report = write_report(held["name"], held["title"], rows, target, options, reported=reported_table(root))
+    return Made(target, _summary(report, target))
 
 
-def make(sweep: Sweep, store: Store, failures: Mapping[str, str], again: bool = False) -> Made:
-    """The report of `sweep`; left as it is if nothing that it shows has changed, unless `again`."""
-    folder = store.report_folder(sweep.report_name)
-    digest = _digest(sweep, store, failures)
-    memory = store.runs / "state" / "reports" / f"{sweep.report_name}.json"
+def make(sweep: Sweep, store: Store, failures: Mapping[str, str], again: bool = False, publish: bool = False) -> Made:
+    """The report of `sweep`; left as it is if nothing that it shows has changed, unless `again`.
+
+    With `publish` it is the one that is under version control, which is never written otherwise.
+    """
+    name = sweep.report_name
+    folder = store.published_folder(name) if publish else store.report_folder(name)
+    digest = _digest(sweep, store, failures, folder)
+    memory = store.runs / "state" / "reports" / f"{name}.json"
     if not again and (folder / "table.md").exists():
         with contextlib.suppress(StoreError):  # none yet, or damaged
             kept = read_json(memory)
@@ -85,17 +101,22 @@ def make(sweep: Sweep, store: Store, failures: Mapping[str, str], again: bool = 
 
     rows = rows_of(sweep, store, failures)
     report = write_report(
-        sweep.report_name,
+        name,
         sweep.config.title or sweep.config.name,
         rows,
         folder,
-        ReportOptions(**options_of(sweep, store)),
+        ReportOptions(**options_of(sweep, store), published=publish),
         store.root,
-        store.root / REPORTED,
+        reported_table(store.root),
     )
     made = Made(folder, _summary(report, folder))
     write_json(memory, {"digest": digest, "summary": made.summary})
     return made
+
+
+def reported_table(root: Path) -> Path:
+    """The literature's figures that go with the folder of results `root`."""
+    return root / REPORTED if (root / REPORTED).exists() else OWN_REPORTED
 
 
 def options_of(sweep: Sweep, store: Store) -> dict[str, Any]:
@@ -112,7 +133,7 @@ def rows_of(sweep: Sweep, store: Store, failures: Mapping[str, str]) -> list[dic
         record, status = None, None
         if cell.id in finished:
             try:
-                record = store.read_cell(cell.id)
+                record = _labelled(store.read_cell(cell.id), cell.experiment)
             except DamagedRecord as error:
                 status = f"damaged: {error}"
         if record is None:
@@ -126,6 +147,15 @@ def rows_of(sweep: Sweep, store: Store, failures: Mapping[str, str]) -> list[dic
     return rows
 
 
+def _labelled(record: dict[str, Any], experiment: Experiment) -> dict[str, Any]:
+    """The record with the data called as the sweep calls them now: a name is no reason to measure a cell again."""
+    label = experiment.data.label
+    if label is None or label == record["config"]["data"].get("label"):
+        return record
+    config = record["config"]
+    return {**record, "config": {**config, "data": {**config["data"], "label": label}}}
+
+
 def status_of(cell: str, store: Store, failures: Mapping[str, str]) -> str:
     """Why a cell has no record, in one line."""
     target = Target("cell", cell)
@@ -135,15 +165,22 @@ def status_of(cell: str, store: Store, failures: Mapping[str, str]) -> str:
     return f"{word}: {reason}" if reason else str(word)
 
 
-def _digest(sweep: Sweep, store: Store, failures: Mapping[str, str]) -> str:
-    parts: list[Any] = [sweep.report_name, sweep.config.title, options_of(sweep, store), sorted(failures.items())]
+def _digest(sweep: Sweep, store: Store, failures: Mapping[str, str], folder: Path) -> str:
+    parts: list[Any] = [
+        str(folder),
+        sweep.report_name,
+        sweep.config.title,
+        options_of(sweep, store),
+        sorted(failures.items()),
+    ]
     for cell in sweep.cells.values():
         path = store.cell_path(cell.id)
         seen = path.stat() if path.exists() else None
         labels = [sweep.config.arms[arm].label for arm, _ in cell.rows]
-        parts.append([cell.id, cell.rows, labels, seen and [seen.st_size, seen.st_mtime_ns]])
-    for source in sorted(REPORT_SOURCE.glob("*.py")):
-        parts.append(hashlib.sha256(source.read_bytes()).hexdigest())
+        data = cell.experiment.data.label
+        parts.append([cell.id, cell.rows, labels, data, seen and [seen.st_size, seen.st_mtime_ns]])
+    for source in [*sorted(REPORT_SOURCE.glob("*.py")), reported_table(store.root)]:
+        parts.append(hashlib.sha256(source.read_bytes()).hexdigest() if source.exists() else None)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -153,23 +190,32 @@ def _summary(report: Any, folder: Path) -> dict[str, Any]:
         "files": list(report.files),
         "headline": report.headline,
         "caption": report.caption,
+        "distance": report.distance,
         "table": {"columns": list(report.table.columns), "rows": report.table.astype(str).values.tolist()},
     }
 
 
 def show(made: Made, out: Console) -> None:
-    """The table, where the report lies, and last the sentence of what was measured."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for number, column in enumerate(made.summary["table"]["columns"]):
-        table.add_column(escape(column), justify="left" if number < 2 else "right", no_wrap=True)
-    rows = made.summary["table"]["rows"]
-    for row in rows[:SHOWN_ROWS]:
-        table.add_row(*map(escape, row))
-    full = Console(width=1000).measure(table).maximum
-    wide = Console(file=out.file, width=max(out.width, full), soft_wrap=True, emoji=False)
-    wide.print(made.summary["caption"], highlight=False, markup=False)
-    wide.print(table)
-    if len(rows) > SHOWN_ROWS:
-        out.print(f"and {len(rows) - SHOWN_ROWS} more rows: {made.folder / 'table.md'}", highlight=False, markup=False)
-    out.print(f"report: {made.folder}", highlight=False, markup=False)
-    out.print(made.summary["headline"], highlight=False, markup=False, style="bold")
+    """The table, as much of it as fits, where the report lies, and last the sentence of what was measured."""
+    told = made.summary["table"]
+    table, left_out = fitted(told["columns"], told["rows"], made.summary["distance"], width_of(out))
+    _say(made.summary["caption"], out)
+    Console(file=out.file, emoji=False, width=max(out.width, Console(width=WIDEST).measure(table).maximum)).print(table)
+    if left_out:
+        _say(f"{left_out}: {made.folder / 'table.md'} has the whole table", out)
+    _say(f"report: {made.folder}", out)
+    _say(made.summary["headline"], out, style="bold")
+
+
+WIDEST = 10_000
+"""Letters: no table is as wide."""
+
+
+def width_of(out: Console) -> int | None:
+    """Letters of a line; None where nothing says, as in a file or a pipe."""
+    return out.width if out.is_terminal or os.environ.get("COLUMNS", "").isdecimal() else None
+
+
+def _say(text: str, out: Console, style: str | None = None) -> None:
+    """Text broken between words where people read it, and left whole where a program does."""
+    out.print(text, highlight=False, markup=False, style=style, soft_wrap=not out.is_terminal)

@@ -19,6 +19,7 @@ from harness.interrupts import stop_on_interrupt
 from harness.progress import MAIN, JobProgress, in_words
 from harness.store import Store, Target, atomic_path, read_json, set_aside
 from harness.sweep import identify, load_experiment
+from harness.wording import count_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -167,7 +168,7 @@ def sample(
     if json_output:
         print_json(answer)
     else:
-        out.print(f"{images} images: {out_path} and {array_path}", highlight=False)
+        out.print(f"{count_of(images, 'image')}: {out_path} and {array_path}", highlight=False)
 
 
 def save_grid(images: Tensor, path: Path, most: int = 256) -> None:

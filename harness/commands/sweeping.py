@@ -16,6 +16,7 @@ from harness.commands.place import Chosen, choose
 from harness.plan import Plan, plan, without_damaged
 from harness.store import Store, set_aside
 from harness.sweep import UNKNOWN_ID, load_sweep
+from harness.wording import count_of
 
 if TYPE_CHECKING:
     from harness.slurm.submit import Submitted
@@ -60,7 +61,8 @@ def run(
         else:
             failures = _run_here(planned, store, out, chosen.kind, workers)
     else:
-        out.print(f"all {len(sweep.cells)} cells are done; nothing runs", highlight=False)
+        done = f"all {len(sweep.cells)} cells are" if len(sweep.cells) > 1 else "the one cell is"
+        out.print(f"{done} done; nothing runs", highlight=False)
     from harness.commands import reporting
 
     made = reporting.make(sweep, store, failures)
@@ -80,10 +82,10 @@ def _set_aside(damaged: Mapping[str, str], store: Store, out: Console, dry_run: 
 
 
 def _announcement(planned: Plan) -> str:
-    return (
-        f"{planned.sweep.config.title or planned.sweep.config.name}: {len(planned.missing_trainings)} trainings and "
-        f"{len(planned.missing_cells)} cells to run, {len(planned.done_cells)} cells done already"
-    )
+    trainings = count_of(len(planned.missing_trainings), "training")
+    cells, done = count_of(len(planned.missing_cells), "cell"), count_of(len(planned.done_cells), "cell")
+    config = planned.sweep.config
+    return f"{config.title or config.name}: {trainings} and {cells} to run, {done} done already"
 
 
 def _run_here(planned: Plan, store: Store, out: Console, chosen: str, workers: int) -> dict[str, str]:
@@ -170,9 +172,9 @@ def _show_rows(planned: Plan, rows: Mapping[str, Any], out: Console) -> None:
         out.print("without that, ids cannot be told and nothing can be marked as done: this is all there may be to run")
     to_run = {kind: [row for row in rows[kind] if row["runs"]] for kind in ("trainings", "cells")}
     gmacs = sum(row["gmacs"] for kind in to_run.values() for row in kind)
+    counted = ", ".join(count_of(len(rows), kind.removesuffix("s")) for kind, rows in to_run.items())
     out.print(
-        f"to run: {len(to_run['trainings'])} trainings, {len(to_run['cells'])} cells, {gmacs:,.0f} GMACs; "
-        f"done already: {len(planned.done_cells)} cells",
+        f"to run: {counted}, {gmacs:,.0f} GMACs; done already: {count_of(len(planned.done_cells), 'cell')}",
         highlight=False,
     )
     _show_planned_hours(rows["planned"], out)

@@ -24,6 +24,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from harness.wording import count_of
+
 if TYPE_CHECKING:
     from harness.data.prepare import PrepareProgress
 
@@ -63,9 +65,9 @@ def prepare(
     if as_json:
         _print_json(asdict(made))
         return
-    classes = "no labels" if made.classes is None else f"{made.classes} classes"
+    classes = "no labels" if made.classes is None else count_of(made.classes, "class")
     colour = "grey" if made.channels == 1 else "RGB"
-    typer.echo(f"{made.path}: {made.images} images, {made.size}×{made.size} {colour}, {classes}")
+    typer.echo(f"{made.path}: {count_of(made.images, 'image')}, {made.size}×{made.size} {colour}, {classes}")
     if made.damaged:
         typer.echo(f"left out as damaged: {len(made.damaged)}, listed in {made.path}.damaged.tsv")
 
@@ -115,7 +117,7 @@ def throughput(
     source = "memory" if measured.in_memory else f"files, {workers} loader processes"
     typer.echo(
         f"{dataset.info.name}: {measured.images_per_second:,.0f} images/s in batches of {batch} from {source} "
-        f"({measured.images} images in {measured.seconds:.1f} s)"
+        f"({count_of(measured.images, 'image')} in {measured.seconds:.1f} s)"
     )
 
 

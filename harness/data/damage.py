@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.errors import DataError
+from harness.wording import count_of
 
 NAMED_AT_MOST = 20
 
@@ -28,7 +29,7 @@ class DamagedImageError(DataError):
 
 def damage_report(name: str, damaged: Sequence[Damaged], images: int) -> str:
     """The one message about all damaged images of a data set: their count, then file and reason of each."""
-    lines = [f"{name}: {len(damaged)} of {images} images cannot be used:"]
+    lines = [f"{name}: {len(damaged)} of {count_of(images, 'image')} cannot be used:"]
     lines += [f"  {item.file}: {item.reason}" for item in damaged[:NAMED_AT_MOST]]
     if len(damaged) > NAMED_AT_MOST:
         lines.append(f"  … and {len(damaged) - NAMED_AT_MOST} more")

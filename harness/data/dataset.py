@@ -17,6 +17,7 @@ from torch.utils.data import Dataset as TorchDataset
 from harness.data.damage import Damaged, DamagedImageError, damage_report
 from harness.data.pixels import PIXEL_RULES
 from harness.errors import DataError
+from harness.wording import count_of
 
 MEMORY_LIMIT_BYTES = 2**30
 Progress = Callable[[int, int], None]
@@ -143,7 +144,8 @@ class Dataset:
         """Raise :class:`DataError` if there are fewer than `images`; `purpose` ends the message."""
         if len(self) < images:
             raise DataError(
-                f"{self.info.name}, split {self.info.split}: {len(self)} images are too few, "
+                f"{self.info.name}, split {self.info.split}: {count_of(len(self), 'image')} "
+                f"{'is' if len(self) == 1 else 'are'} too few, "
                 f"at least {images} are needed {purpose}"
             )
 

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from harness.data.dataset import Dataset, ordered
 from harness.errors import DataError
+from harness.wording import count_of
 
 ORDER_STREAM = 0x6F72646572  # "order": keeps these random numbers apart from others of the same seed
 
@@ -74,7 +75,7 @@ def batches(
     :class:`DataError` if `world` does not divide `batch`, or that names an image that cannot be used.
     """
     if batch % world:
-        raise DataError(f"a batch of {batch} images cannot be shared equally by {world} ranks")
+        raise DataError(f"a batch of {count_of(batch, 'image')} cannot be shared equally by {count_of(world, 'rank')}")
     share = batch // world
     steps = _Steps(dataset, batch, seed, slice(rank * share, (rank + 1) * share))
     keys: Any = itertools.count(start_step) if stop_step is None else range(start_step, stop_step)

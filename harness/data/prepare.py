@@ -34,6 +34,7 @@ from harness.data.listing import Listing, list_images
 from harness.data.pixels import GREY_MODES, PIXEL_RULES, centre_crop, check_cropping, open_image, plain, to_array
 from harness.errors import DataError
 from harness.store import atomic_path, write_atomically
+from harness.wording import count_of
 
 FORMAT = 1
 PART_BYTES = 2**24
@@ -204,7 +205,7 @@ def prepare(
             + f"\nall are listed in {listing_file}; to leave them out: --allow-damaged {len(damaged)}"
         )
     if len(damaged) == len(source.names):
-        raise DataError(f"{src}: none of {len(damaged)} images can be used, the first: {damaged[0].reason}")
+        raise DataError(f"{src}: none of {count_of(len(damaged), 'image')} can be used, the first: {damaged[0].reason}")
     content = _write_zip(renderer, parts, destination, key, name, damaged, progress)
     shutil.rmtree(parts)
     return Prepared(

@@ -69,7 +69,7 @@ def _distance_and_map(a: Statistics, b: Statistics) -> tuple[float, Array]:
     """The distance, and the optimal transport map T from N(0, Σ_a) to N(0, Σ_b), T Σ_a T = Σ_b:
     T = Σ_b^½ (Σ_b^½ Σ_a Σ_b^½)^-½ Σ_b^½, the inverse taken where the covariance is not singular."""
     values, vectors = _eigen(b.root @ a.covariance @ b.root)
-    kept = values > values.max(initial=0.0) * len(values) * np.finfo(np.float64).eps
+    kept = values > np.max(values, initial=0.0) * len(values) * np.finfo(np.float64).eps
     scaled = b.root @ vectors[:, kept] / values[kept] ** 0.25
     return _distance(a, b, values), scaled @ scaled.T
 
@@ -107,11 +107,35 @@ class Bias:
     deviation: float
 
 
+def held_out_bias(real: NDArray[Any], sizes: Sequence[int], repeats: int = 20, seed: int = 0) -> list[Bias]:
+    """The Fréchet distance of real images to *other* real images, at several numbers of images.
+
+    Each repeat halves the images (features (M, d)) anew; N of one half, no image twice, are measured against all of the
+    other. So no image is compared with itself, as in :func:`small_sample_bias`, but the reference is half as large: a
+    perfect generator scores between the two, against all M. Raises ValueError for a size above M // 2.
+    """
+    features = np.asarray(real, np.float64)
+    half = len(features) // 2
+    if max(sizes) > half:
+        raise ValueError(f"{max(sizes)} images cannot be held out: half of the reference is {half}")
+    randomness = np.random.default_rng(seed)
+    orders = [randomness.permutation(len(features)) for _ in range(repeats)]
+    references = [statistics(features[order[half:]]) for order in orders]
+    found = []
+    for size in sizes:
+        pairs = zip(orders, references, strict=True)
+        distances = [frechet_distance(statistics(features[order[:size]]), other) for order, other in pairs]
+        deviation = float(np.std(distances, ddof=1)) if repeats > 1 else 0.0
+        found.append(Bias(size, float(np.mean(distances)), deviation))
+    return found
+
+
 def small_sample_bias(reference: NDArray[Any], sizes: Sequence[int], repeats: int = 20, seed: int = 0) -> list[Bias]:
-    """The Fréchet distance of real images against real images, at several numbers of images.
+    """The Fréchet distance of a reference's images to that same reference, at several numbers of images.
 
     A perfect generator draws from the reference itself (features (M, d)), with replacement: its true distance
-    is 0, so what is measured at N images is the bias of N, about proportional to 1/N.
+    is 0, so what is measured at N images is the bias of N, about proportional to 1/N. Images that the reference does
+    not hold score more: see :func:`held_out_bias`.
     """
     real = np.asarray(reference, np.float64)
     target = statistics(real)

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import torch
 
+from harness.wording import count_of
+
 
 class Peak(NamedTuple):
     """10¹² floating point operations per second, two to a multiply-add."""
@@ -65,6 +67,6 @@ def reference_tflops(device: torch.device, name: str, precision: str) -> tuple[f
     """What achieved FLOP/s on `device` are held against, and in words what that is."""
     if device.type == "cpu":
         threads = torch.get_num_threads()
-        return measured_matmul_tflops(), f"a float32 matrix product measured here on {threads} threads"
+        return measured_matmul_tflops(), f"a float32 matrix product measured here on {count_of(threads, 'thread')}"
     peak = peak_tflops(name, precision)
     return peak, f"the peak of {name} in {precision}" if peak is not None else f"peak unknown for {name}"

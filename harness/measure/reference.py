@@ -105,7 +105,7 @@ def reference_features(
     count = len(images) if images is not None else reference.count
     assert count is not None
     if count < 2:
-        raise DataError(f"reference {reference.name}: {count} images have no covariance; at least 2 are needed")
+        raise DataError(f"reference {reference.name}: at least 2 images are needed for a covariance, not {count}")
     key, facts = cache_key(reference, extractor, count)
     id_ = _digest(identity(reference, extractor, count))
     path = folder / f"{key}.safetensors" if folder is not None else None

@@ -5,20 +5,32 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter
 
 from harness.report.frontier import COSTS, Cost, pareto
 from harness.report.noise import Distance, Z
 from harness.report.panel import Panel
+from harness.report.reported import GREY
 from harness.report.rows import REFRESH_KEYS, Rank, Row, rank, short, show_setting, varied_keys
-from harness.report.style import COLUMN, LINES, MARKERS, OTHER_COLOURS, Palette, column_figure, styled
+from harness.report.style import (
+    COLUMN,
+    FILLS,
+    LINES,
+    SAMPLER_LINES,
+    SHADES,
+    Palette,
+    column_figure,
+    log_axis,
+    shaded,
+    styled,
+)
 from harness.report.tables import setting_without
 
 AXES = {"gmacs": "compute, GMACs per image", "seconds": "time, seconds per image"}
@@ -36,11 +48,13 @@ def frontier_figure(panel: Panel, cost: Cost = "gmacs", reported: Sequence[tuple
     held = {arm: [r for r in panel.measured if r.arm == arm and COSTS[cost](r) > 0] for arm in panel.arms}
     held = {arm: rows for arm, rows in held.items() if rows}
     legend = [
-        Line2D([], [], color=palette.colour(a), marker=palette.marker(a), label=rows[0].label)
+        Line2D(
+            [], [], color=palette.colour(a), marker=palette.marker(a), linestyle=palette.line(a), label=rows[0].label
+        )
         for a, rows in held.items()
     ]
     if reported:
-        legend.append(Line2D([], [], color="#555555", marker="x", linestyle="", label="reported, not measured here"))
+        legend.append(Line2D([], [], color=GREY, marker="x", linestyle="", label="reported, not measured here"))
     figure, axes = column_figure(2.1, legend)
     total = sum(map(len, held.values()))
     for arm, rows in held.items():
@@ -65,12 +79,19 @@ def frontier_figure(panel: Panel, cost: Cost = "gmacs", reported: Sequence[tuple
             rasterized=len(rows) > 1000,
         )
         axes.plot(
-            costs[line], means[line], marker=marker, color=colour, zorder=3, markersize=3.8 if len(line) < 30 else 2
+            costs[line],
+            means[line],
+            marker=marker,
+            color=colour,
+            linestyle=palette.line(arm),
+            zorder=3,
+            markersize=3.8 if len(line) < 30 else 2,
+            gid="frontier",
         )
     for label, x, y in reported:
-        axes.plot([x], [y], "x", color="#555555", zorder=3)
-        axes.annotate(label, (x, y), xytext=(3, 2), textcoords="offset points", fontsize=5.5, color="#555555")
-    _log_axis(axes, "x")
+        axes.plot([x], [y], "x", color=GREY, zorder=3)
+        axes.annotate(label, (x, y), xytext=(3, 2), textcoords="offset points", fontsize=5.5, color=GREY)
+    log_axis(axes, "x")
     _distance_axis(axes, panel)
     axes.set_xlabel(AXES[cost])
     return figure
@@ -86,17 +107,17 @@ def against_figure(
 ) -> Figure:
     """Distance against one varied key: a line joins the rows that differ in nothing else.
 
-    Colour, dashes and marker carry the arm and the other varied keys, in that order, as far as they reach.
+    Colour and marker carry the arm; dashes, the markers' filling and the colour's shade the other varied keys, as far
+    as they reach. Where no key needs the dashes they are the arm's.
     """
     kinds = kinds or {}
     measured = [row for row in (panel.measured if rows is None else rows) if row.measured]
     chosen = [row for row in measured if row.has(key) or value_of(row, key) is not None]
-    palette, summaries = Palette(panel.arms), panel.distances
-    encodings = _encodings(chosen, key, palette, kinds)
-    figure, axes = column_figure(1.9, _encoding_legend(encodings))
+    looks, summaries = looks_of(chosen, key, Palette(panel.arms), kinds), panel.distances
+    figure, axes = column_figure(1.9, looks.legend)
     few = len(chosen) <= MOST_ERROR_BARS
     places = _places([value_of(row, key) for row in chosen])
-    for look, lines in _lines(chosen, key, encodings).items():
+    for style, lines in _lines(chosen, key, looks).items():
         xs: list[float] = []
         ys: list[float] = []
         errors: list[tuple[float, Distance]] = []
@@ -105,24 +126,13 @@ def against_figure(
             xs += [*(places[rank(value_of(row, key))] for row in ordered), math.nan]
             ys += [*(summaries[row].mean for row in ordered), math.nan]
             errors += [(places[rank(value_of(row, key))], summaries[row]) for row in ordered]
-        colour, dashes, marker = look
         if few:
-            axes.plot(
-                xs,
-                ys,
-                color=colour,
-                linestyle=dashes,
-                marker=marker,
-                markeredgewidth=0.3,
-                markeredgecolor="white",
-                alpha=0.9,
-            )
+            axes.plot(xs, ys, **style.line, alpha=0.9)
+            _error_bars(axes, np.array([x for x, _ in errors]), [d for _, d in errors], style.colour)
         else:
-            axes.plot(xs, ys, color=colour, linestyle=dashes, linewidth=0.5, alpha=0.4)
-        if few:
-            _error_bars(axes, np.array([x for x, _ in errors]), [d for _, d in errors], colour)
+            axes.plot(xs, ys, color=style.colour, linestyle=style.dashes, linewidth=0.5, alpha=0.4)
     if key in DERIVED:
-        _log_axis(axes, "x")
+        log_axis(axes, "x")
     else:
         _value_axis(axes, [value_of(row, key) for row in chosen], places)
     _distance_axis(axes, panel)
@@ -218,81 +228,120 @@ def _framed(image: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Encoding:
-    """What a colour, a dash or a marker stands for: looks and labels by the rank of the value."""
+class Style:
+    """How a line and its markers are drawn."""
 
-    what: str
+    colour: str
+    dashes: Any
+    marker: str
+    fill: str
+
+    @property
+    def line(self) -> dict[str, Any]:
+        """Arguments of a plot."""
+        return {
+            "color": self.colour,
+            "linestyle": self.dashes,
+            "marker": self.marker,
+            "fillstyle": self.fill,
+            "markersize": 4.0,
+            "markerfacecoloralt": "white",
+            "markeredgecolor": self.colour,
+            "markeredgewidth": 0.7,
+        }
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What the dashes, the filling or the shade stand for: looks and labels by the rank of a key's value."""
+
+    key: str
     looks: dict[Rank, Any]
     labels: dict[Rank, str]
 
 
-def _encodings(rows: Sequence[Row], key: str, palette: Palette, kinds: Mapping[str, str]) -> dict[str, Encoding]:
-    """Colour, dashes and marker (as far as needed) of what varies beside `key`: the arm first, then the other keys.
+@dataclass(frozen=True)
+class Looks:
+    """How the rows of a figure are told apart."""
+
+    palette: Palette
+    arms: dict[str, str]
+    """Arm → its name in print."""
+    encodings: dict[str, Encoding]
+    """By what carries them: dashes, fill, shade."""
+
+    def of(self, row: Row) -> Style:
+        told = {
+            slot: encoding.looks.get(rank(value_of(row, encoding.key))) for slot, encoding in self.encodings.items()
+        }
+        return self._style(row.arm, told)
+
+    def _style(self, arm: str, told: Mapping[str, Any]) -> Style:
+        return Style(
+            shaded(self.palette.colour(arm), told.get("shade") or SHADES[0]),
+            told.get("dashes") or (LINES[0] if "dashes" in self.encodings else self.palette.line(arm)),
+            self.palette.marker(arm),
+            told.get("fill") or FILLS[0],
+        )
+
+    @property
+    def legend(self) -> list[Line2D]:
+        """One entry per arm, and one per value of each encoding that has more than one, as the first arm shows it."""
+        drawn = [Line2D([], [], **self._style(arm, {}).line, label=label) for arm, label in self.arms.items()]
+        marker, grey = (self.palette.marker(next(iter(self.arms))) if len(self.arms) == 1 else "o"), PLAIN
+        plain = Style(grey, LINES[0], marker, FILLS[0])
+        for slot, encoding in self.encodings.items():
+            for value, look in encoding.looks.items() if len(encoding.looks) > 1 else ():
+                style = {
+                    "dashes": replace(plain, dashes=look, marker=""),
+                    "fill": replace(plain, fill=str(look), dashes=""),
+                    "shade": replace(plain, colour=shaded(grey, float(look)) if slot == "shade" else grey, marker=""),
+                }[slot]
+                drawn.append(Line2D([], [], **style.line, label=encoding.labels[value]))
+        return drawn
+
+
+def looks_of(rows: Sequence[Row], key: str, palette: Palette, kinds: Mapping[str, str]) -> Looks:
+    """Colour and marker for the arms; dashes, filling and shade, as far as needed, for what varies beside `key`.
 
     A key with more values than there are looks is left without one: its lines are told apart by their place alone.
     """
-    arms = [arm for arm in palette.arms if any(row.arm == arm for row in rows)]
     labels = {row.arm: row.label for row in rows}
     hidden = {DERIVED.get(key, key), *(REFRESH_KEYS if key in REFRESH_KEYS else ())}
     order = {"sample.sampler": 0, "sample.steps": 1, "model.light_width": 2}
     keys = sorted((k for k in varied_keys(rows) if k not in hidden), key=lambda k: (order.get(k, 3), k))
-    free: dict[str, Sequence[Any]] = {"color": OTHER_COLOURS, "linestyle": LINES, "marker": MARKERS}
+    free: dict[str, Sequence[Any]] = {"dashes": LINES, "fill": FILLS, "shade": SHADES}
     found: dict[str, Encoding] = {}
-    if len(arms) > 1 or not keys:
-        del free["color"]
-        found["color"] = Encoding(
-            "arm", {rank(arm): palette.colour(arm) for arm in arms}, {rank(arm): labels[arm] for arm in arms}
-        )
     for what in keys:
         values = {rank(value_of(row, what)): value_of(row, what) for row in rows if row.has(what)}
         slot = next((slot for slot, looks in free.items() if len(values) <= len(looks)), None)
-        if slot is None:
-            continue
-        looks = free.pop(slot)
-        ordered = sorted(values)
-        name = "" if what == "sample.sampler" else f"{kinds.get(what) or short(what)} "
-        found[slot] = Encoding(
-            what, dict(zip(ordered, looks, strict=False)), {v: f"{name}{show_setting(values[v])}" for v in ordered}
-        )
-    return found
+        if slot is not None:
+            found[slot] = _encoding(what, values, free.pop(slot), kinds)
+    return Looks(palette, {arm: labels[arm] for arm in palette.arms if arm in labels}, found)
 
 
-def _look(row: Row, encodings: Mapping[str, Encoding]) -> tuple[str, Any, str]:
-    look: dict[str, Any] = {"color": PLAIN, "linestyle": "-", "marker": "o"}
-    for slot, encoding in encodings.items():
-        value = row.arm if encoding.what == "arm" else value_of(row, encoding.what)
-        look[slot] = encoding.looks.get(rank(value), look[slot])
-    return look["color"], look["linestyle"], look["marker"]
+def _encoding(key: str, values: Mapping[Rank, Any], looks: Sequence[Any], kinds: Mapping[str, str]) -> Encoding:
+    ordered = sorted(values)
+    if key == "sample.sampler" and looks is LINES:  # a sampler looks the same in every figure
+        known = [SAMPLER_LINES[value] for value in values.values() if value in SAMPLER_LINES]
+        rest = iter([look for look in LINES if look not in known])
+        chosen = {v: SAMPLER_LINES.get(values[v]) or next(rest) for v in ordered}
+    else:
+        chosen = dict(zip(ordered, looks, strict=False))
+    name = "" if key == "sample.sampler" else f"{kinds.get(key) or short(key)} "
+    return Encoding(key, chosen, {v: f"{name}{show_setting(values[v])}" for v in ordered})
 
 
-def _lines(
-    rows: Iterable[Row], key: str, encodings: Mapping[str, Encoding]
-) -> dict[tuple[str, Any, str], list[list[Row]]]:
-    """Look → lines: the rows of a line differ in `key` alone."""
-    grouped: dict[tuple[Any, Any], list[Row]] = {}
+def _lines(rows: Iterable[Row], key: str, looks: Looks) -> dict[Style, list[list[Row]]]:
+    """Style → lines: the rows of a line differ in `key` alone."""
+    grouped: dict[tuple[Style, Any], list[Row]] = {}
     for row in rows:
         without = setting_without(row, DERIVED.get(key, key))
-        grouped.setdefault((_look(row, encodings), (row.arm, without)), []).append(row)
-    found: dict[tuple[str, Any, str], list[list[Row]]] = {}
-    for (look, _), line in grouped.items():
-        found.setdefault(look, []).append(line)
+        grouped.setdefault((looks.of(row), (row.arm, without)), []).append(row)
+    found: dict[Style, list[list[Row]]] = {}
+    for (style, _), line in grouped.items():
+        found.setdefault(style, []).append(line)
     return found
-
-
-def _encoding_legend(encodings: Mapping[str, Encoding]) -> list[Line2D]:
-    """One entry per value of each encoding that has more than one."""
-    plain: dict[str, Any] = {"color": PLAIN, "linestyle": "-", "marker": ""}
-    return [
-        Line2D(
-            [],
-            [],
-            label=encoding.labels[value],
-            **{**plain, slot: look, **({"linestyle": ""} if slot == "marker" else {})},
-        )
-        for slot, encoding in encodings.items()
-        if len(encoding.looks) > 1
-        for value, look in encoding.looks.items()
-    ]
 
 
 def _error_bars(axes: Axes, x: np.ndarray, found: Sequence[Distance], colour: str) -> None:
@@ -328,18 +377,5 @@ def _value_axis(axes: Axes, values: Sequence[Any], places: Mapping[Rank, float])
 
 def _distance_axis(axes: Axes, panel: Panel) -> None:
     axes.set_ylabel(f"{panel.distance} (N = {panel.condition.images})" if panel.condition else "distance")
-    low, _ = axes.dataLim.intervaly
-    if low > 0:
-        _log_axis(axes, "y")
-
-
-def _log_axis(axes: Axes, which: str) -> None:
-    """A logarithmic axis with plain numbers, and with enough of them where it spans less than a decade or two."""
-    axis = axes.xaxis if which == "x" else axes.yaxis
-    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
-    low, high = axes.dataLim.intervalx if which == "x" else axes.dataLim.intervaly
-    decades = math.log10(high / low) if 0 < low < high < math.inf else 0
-    subs = (1.0, 2.0, 3.0, 5.0, 7.0) if decades < 0.8 else (1.0, 2.0, 5.0) if decades < 2 else (1.0,)
-    axis.set_major_locator(LogLocator(base=10, subs=subs))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
+    if axes.dataLim.y0 > 0:  # a distance of zero has no logarithm
+        log_axis(axes, "y")

@@ -24,6 +24,8 @@ GRID = 9
 """Distances over which a comparison averages."""
 TOLERANCE = 1e-9
 """Of the logarithm of a distance that counts as reached."""
+LEAST_FALL = math.log(1.1)
+"""Of the logarithm of the distance, from a frontier's cheapest point to its best: one that falls by less is flat."""
 SMALLEST = 1e-12
 """Distances are compared by their logarithm: a distance of zero or below counts as this."""
 
@@ -42,6 +44,8 @@ class Series:
     network: np.ndarray
     """Which network (int) each point was drawn from."""
     arm: str = ""
+    cost_noise: np.ndarray | None = None
+    """Relative standard error of each point's cost; None where costs are exact, as multiply-adds are."""
 
     @property
     def frontier(self) -> np.ndarray:
@@ -59,7 +63,14 @@ class Series:
         return float(self.distance[self.frontier[0]])
 
 
-def series(name: str, arm: str, rows: Iterable[Row], summaries: Mapping[Row, Distance], cost: Cost) -> Series | None:
+def series(
+    name: str,
+    arm: str,
+    rows: Iterable[Row],
+    summaries: Mapping[Row, Distance],
+    cost: Cost,
+    cost_noise: Mapping[Row, float] | None = None,
+) -> Series | None:
     """The points of `rows` that have a cost; None where there are none."""
     used = [row for row in rows if row in summaries and COSTS[cost](row) > 0]
     if not used:
@@ -76,6 +87,7 @@ def series(name: str, arm: str, rows: Iterable[Row], summaries: Mapping[Row, Dis
             [networks.setdefault(tuple(str(r.get("training")) for r in row.records), len(networks)) for row in used]
         ),
         arm=arm,
+        cost_noise=None if cost_noise is None else np.array([cost_noise[row] for row in used]),
     )
 
 
@@ -89,14 +101,13 @@ def pareto(cost: np.ndarray, distance: np.ndarray) -> np.ndarray:
 def cost_at(cost: np.ndarray, distance: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Log cost at which the frontier of each replicate reaches each target.
 
-    `cost` (points,); `distance` (replicates, points), all positive; `targets` (targets,), or (replicates, targets).
-    Returns (replicates, targets): inf where a target is not reached. Where the cheapest point is already as good, its
-    cost is returned: an upper bound.
+    `cost` (points,) or (replicates, points); `distance` (replicates, points), all positive; `targets` (targets,), or
+    (replicates, targets). Returns (replicates, targets): inf where a target is not reached. Where the cheapest point is
+    already as good, its cost is returned: an upper bound.
     """
-    order = np.lexsort((distance[0], cost))
-    log_cost = np.log(cost[order])
+    log_cost, log_distance = _by_cost(cost, distance)
     # Rising along each replicate, so that one search finds where it passes a target.
-    passed = -np.minimum.accumulate(np.log(distance[:, order]), axis=1)
+    passed = -np.minimum.accumulate(log_distance, axis=1)
     replicates, points = passed.shape
     sought = -(np.broadcast_to(np.log(targets), (replicates, targets.shape[-1])) + TOLERANCE)
     first = _rank_in_rows(passed, sought)
@@ -105,8 +116,21 @@ def cost_at(cost: np.ndarray, distance: np.ndarray, targets: np.ndarray) -> np.n
     left = _rank_in_rows(passed, before)
     span = at - before
     share = np.where(span > 0, (sought - before) / np.where(span > 0, span, 1), 1.0)
-    between = log_cost[left] + np.clip(share, 0, 1) * (log_cost[here] - log_cost[left])
-    return np.where(first < points, np.where(first == 0, log_cost[here], between), np.inf)
+    from_cost, to_cost = (np.take_along_axis(log_cost, place, axis=1) for place in (left, here))
+    between = from_cost + np.clip(share, 0, 1) * (to_cost - from_cost)
+    return np.where(first < points, np.where(first == 0, to_cost, between), np.inf)
+
+
+def _by_cost(cost: np.ndarray, distance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(log cost, log distance), both (replicates, points), the points of each replicate by rising cost; of equal costs
+    the first is what has the least measured distance."""
+    costs = np.broadcast_to(np.log(cost), distance.shape)
+    order = np.lexsort((distance[0], costs[0]))
+    costs, distances = costs[:, order], np.log(distance[:, order])
+    if cost.ndim == 1:
+        return costs, distances
+    each = np.argsort(costs, axis=1, kind="stable")
+    return np.take_along_axis(costs, each, axis=1), np.take_along_axis(distances, each, axis=1)
 
 
 def _rank_in_rows(rising: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -135,6 +159,19 @@ class Matched:
 
 
 @dataclass(frozen=True)
+class Span:
+    """Where a frontier begins and ends."""
+
+    cheapest: float
+    """Distance of the cheapest point."""
+    cheapest_cost: float
+    best: float
+    best_cost: float
+    points: int
+    """Measured points, whether on the frontier or not."""
+
+
+@dataclass(frozen=True)
 class Comparison:
     """A method against a base at equal distance."""
 
@@ -155,10 +192,25 @@ class Comparison:
     """The best distance that both reach."""
     bound: Literal["", "at least", "at most"]
     """What the ratio is where one frontier begins beyond the other's end."""
-    best: float
-    base_best: float
+    own: Span
+    """The method's frontier from its cheapest point to its best."""
+    others: Span
+    """The base's."""
     best_differs: bool
     """Whether the two best distances differ beyond noise."""
+    bought: bool
+    """Whether one of the two falls, from its cheapest point to the best distance that both reach, by more than a tenth
+    and beyond noise. Where none does, as with networks that are hardly trained, cost has bought nothing to compare."""
+    gap: bool
+    """Whether the frontiers share no range of distances (`bound`), and lie more than a tenth and beyond noise apart."""
+
+    @property
+    def best(self) -> float:
+        return self.own.best
+
+    @property
+    def base_best(self) -> float:
+        return self.others.best
 
     @property
     def verdict(self) -> Literal["less", "more", "equal"]:
@@ -178,43 +230,79 @@ def compare(
 ) -> Comparison:
     """Costs at equal distance, with intervals; at `targets` if given, so that two kinds of cost can be read together.
 
-    The interval is a parametric bootstrap: each replicate shifts all points of a network by its training noise and each
-    point by its sampling noise (both log-normal), builds both frontiers anew and averages over the range of distances
-    that they then share. Choosing the best of noisy points flatters an arm with many of them, so the replicates give
-    the interval's width and the measured ratio its centre.
+    The interval is a parametric bootstrap: each replicate shifts all points of a network by its training noise, each
+    point by its sampling noise and each cost by its own (all log-normal), builds both frontiers anew and averages over
+    the range of distances that they then share. Choosing the best of noisy points flatters an arm with many of them, so
+    the replicates give the interval's width and the measured ratio its centre.
     """
+    measured = len(method.cost), len(base.cost)
     method, base = _near(method), _near(base)
     generator = np.random.Generator(np.random.PCG64(seed))
     own, others = _replicates(method, replicates, generator), _replicates(base, replicates, generator)
+    own_cost, base_cost = _costs(method, replicates, generator), _costs(base, replicates, generator)
     shared = np.maximum(own.min(axis=1), others.min(axis=1))
-    worst = np.maximum(np.minimum(_begin(method.cost, own), _begin(base.cost, others)), shared)
+    own_begin, base_begin = _begin(method.cost, own), _begin(base.cost, others)
+    worst = np.maximum(np.minimum(own_begin, base_begin), shared)
     grid = np.exp(np.linspace(np.log(worst), np.log(shared), GRID, axis=1))
-    ratios = (cost_at(base.cost, others, grid) - cost_at(method.cost, own, grid)).mean(axis=1)
+    ratios = (cost_at(base_cost, others, grid) - cost_at(own_cost, own, grid)).mean(axis=1)
     low, high = _interval(ratios)
     bound: Literal["", "at least", "at most"] = ""
     if worst[0] <= shared[0]:
         bound = "at least" if method.cheapest < shared[0] else "at most" if base.cheapest < shared[0] else ""
-    gap = np.log(own.min(axis=1) / others.min(axis=1))
+    gap = np.log(own_begin / others.min(axis=1) if bound == "at least" else base_begin / own.min(axis=1))
+    at = _targets(method, base) if targets is None else np.array(targets)
     return Comparison(
         method.arm,
         method.name,
         base.name,
         cost,
-        _at_targets(method, base, own, others, _targets(method, base) if targets is None else np.array(targets)),
+        _at_targets(at, (own_cost, own), (base_cost, others), method.cheapest),
         math.exp(ratios[0]),
         low,
         high,
         float(worst[0]),
         float(shared[0]),
         bound,
-        method.best,
-        base.best,
-        best_differs=bool(abs(gap[0]) > np.subtract(*np.quantile(gap, [0.975, 0.025])) / 2),
+        own=_span(method, measured[0]),
+        others=_span(base, measured[1]),
+        best_differs=_beyond_noise(np.log(own.min(axis=1) / others.min(axis=1))),
+        bought=_falls(own_begin, shared, own, others) or _falls(base_begin, shared, own, others),
+        gap=bool(bound) and abs(gap[0]) > LEAST_FALL and _beyond_noise(gap),
+    )
+
+
+def _beyond_noise(logs: np.ndarray) -> bool:
+    """Whether the first of `logs`, what was measured, differs from 0 by more than half the 95 % range of all."""
+    return bool(abs(logs[0]) > np.subtract(*np.quantile(logs, [0.975, 0.025])) / 2)
+
+
+def _falls(begin: np.ndarray, end: np.ndarray, own: np.ndarray, others: np.ndarray) -> bool:
+    """Whether distances fall from the replicates' `begin` to their `end`, by more than a tenth and beyond noise.
+
+    Were all points equally good, the best of many would still lie below the cheapest by chance: that much is noise.
+    """
+    best_by_chance = np.maximum(*((distances / distances[0]).min(axis=1) for distances in (own, others)))
+    by_chance = np.quantile(np.log(begin / begin[0] / best_by_chance), 0.95)
+    return bool(math.log(begin[0] / end[0]) > max(by_chance, LEAST_FALL))
+
+
+def _span(points: Series, measured: int) -> Span:
+    first, *_, last = (*points.frontier, points.frontier[-1])
+    return Span(
+        cheapest=float(points.distance[first]),
+        cheapest_cost=float(points.cost[first]),
+        best=float(points.distance[last]),
+        best_cost=float(points.cost[last]),
+        points=measured,
     )
 
 
 def _begin(cost: np.ndarray, distance: np.ndarray) -> np.ndarray:
-    """The distance at which each replicate's frontier begins: that of its cheapest point."""
+    """The distance at which each replicate's frontier begins: that of the point that was measured to be the cheapest.
+
+    Where two rows cost about the same, noise of the costs is not to move the range that is compared from one to the
+    other.
+    """
     return distance[:, np.lexsort((distance[0], cost))[0]]
 
 
@@ -228,9 +316,11 @@ def _targets(method: Series, base: Series) -> np.ndarray:
 
 
 def _at_targets(
-    method: Series, base: Series, own: np.ndarray, others: np.ndarray, targets: np.ndarray
+    targets: np.ndarray, own: tuple[np.ndarray, np.ndarray], base: tuple[np.ndarray, np.ndarray], cheapest: float
 ) -> tuple[Matched, ...]:
-    own_cost, base_cost = cost_at(method.cost, own, targets), cost_at(base.cost, others, targets)
+    """Both methods, each as (costs, distances) of its replicates, at each of the `targets`; `cheapest` is the distance
+    of the method's cheapest point."""
+    own_cost, base_cost = cost_at(*own, targets), cost_at(*base, targets)
     found = []
     for i, target in enumerate(targets):
         reached = bool(np.isfinite(own_cost[0, i]) and np.isfinite(base_cost[0, i]))
@@ -242,7 +332,7 @@ def _at_targets(
                 float(target),
                 math.exp(base_cost[0, i]),
                 math.exp(own_cost[0, i]),
-                method.cheapest <= target,
+                cheapest <= target,
                 math.exp(base_cost[0, i] - own_cost[0, i]) if reached else math.nan,
                 low,
                 high,
@@ -267,12 +357,25 @@ def _replicates(points: Series, replicates: int, generator: np.random.Generator)
     return points.distance * np.exp(np.concatenate([np.zeros((1, len(points.cost))), noise]))
 
 
+def _costs(points: Series, replicates: int, generator: np.random.Generator) -> np.ndarray:
+    """The costs as measured, (points,), where they are exact; else (1 + replicates, points), with noise."""
+    if points.cost_noise is None or not points.cost_noise.any():
+        return points.cost
+    noise = generator.standard_normal((replicates, len(points.cost))) * points.cost_noise
+    return points.cost * np.exp(np.concatenate([np.zeros((1, len(points.cost))), noise]))
+
+
 def _near(points: Series, errors: float = 3.0) -> Series:
     """Without the points so far behind the frontier that noise will not bring them there."""
     width = np.exp(errors * np.hypot(points.training_noise, points.sampling_noise))
-    order = np.lexsort((points.distance, points.cost))
-    worst = np.minimum.accumulate((points.distance * width)[order])
-    keep = np.sort(order[(points.distance / width)[order] <= worst])
+    cost_width = np.exp(errors * points.cost_noise) if points.cost_noise is not None else 1.0
+    most, least = points.cost * cost_width, points.cost / cost_width
+    order = np.lexsort((points.distance, most))
+    reached = np.minimum.accumulate((points.distance * width)[order])
+    # What is surely cheaper than a point, or costs the same; each point by itself where nothing is.
+    cheaper = np.searchsorted(most[order], least, side="right") - 1
+    rival = np.where(cheaper >= 0, reached[np.maximum(cheaper, 0)], np.inf)
+    keep = np.flatnonzero(points.distance / width <= rival)
     return Series(
         points.name,
         points.cost[keep],
@@ -281,4 +384,5 @@ def _near(points: Series, errors: float = 3.0) -> Series:
         points.sampling_noise[keep],
         np.unique(points.network[keep], return_inverse=True)[1],
         points.arm,
+        None if points.cost_noise is None else points.cost_noise[keep],
     )

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from harness.report.frontier import Comparison, Cost, compare, series
+from harness.report.frontier import Comparison, Cost, Span, compare, series
 from harness.report.panel import Panel
 from harness.report.rows import Row
+from harness.report.tables import number
+from harness.report.timing import untrusted, why
 
 
 @dataclass(frozen=True)
@@ -62,15 +64,16 @@ def _compared(panel: Panel, who: Roles, cost: Cost, by_sampler: bool) -> Iterato
     if cost == "seconds":  # at the distances that compute is compared at
         in_compute = comparisons(panel, who, "gmacs", by_sampler)
         targets = {(found.arm, found.name): [at.target for at in found.matched] for found in in_compute}
+    noise = panel.timing_noise if cost == "seconds" else None
     labels = {row.arm: row.label for row in measured}
     for sampler in sorted({row.sampler for row in measured}) if by_sampler else [None]:
         chosen = [row for row in measured if sampler in (None, row.sampler)]
         suffix = f", {sampler}" if sampler else ""
         base_name = f"{labels.get(who.base, who.base)}{suffix}"
-        base = series(base_name, who.base, _of(chosen, who.family), panel.distances, cost)
+        base = series(base_name, who.base, _of(chosen, who.family), panel.distances, cost, noise)
         for arm in panel.arms:
             name = f"{labels.get(arm, arm)}{suffix}"
-            method = series(name, arm, _of(chosen, (arm,)), panel.distances, cost)
+            method = series(name, arm, _of(chosen, (arm,)), panel.distances, cost, noise)
             if arm not in who.family and base is not None and method is not None:
                 yield compare(method, base, cost, targets=targets.get((arm, name)))
 
@@ -89,8 +92,14 @@ def _one_clock(rows: Sequence[Row]) -> list[Row]:
     return [row for row in timed if row.clock == commonest]
 
 
-def headline(panel: Panel, base: str | None = None, subject: str | None = None) -> str:
-    """One sentence on compute, and time, at equal quality: what was measured, whoever wins."""
+def headline(
+    panel: Panel, base: str | None = None, subject: str | None = None, command: str = "harness time FILE"
+) -> str:
+    """What was measured of compute, and time, at equal quality, whoever wins; or why nothing can be said.
+
+    A ratio of costs is told only where it means something: both frontiers fall beyond noise, and share a range of
+    distances. `command` is what takes times again that are not to be trusted; without trust no time is told.
+    """
     if not panel.measured or panel.condition is None:
         return "Nothing has been measured yet."
     who = roles(panel, base, subject)
@@ -101,16 +110,14 @@ def headline(panel: Panel, base: str | None = None, subject: str | None = None) 
     compute = comparison(panel, who, "gmacs")
     if compute is None:
         return "Compute at equal quality cannot be stated: no compute has been measured."
-    time = comparison(panel, who, "seconds")
-    samplers = {row.sampler for row in panel.measured if row.arm in who.family}
-    own = {row.sampler for row in panel.measured if row.arm == who.subject}
-    against = f"{compute.base} with the best of its {len(samplers)} samplers" if len(samplers) > 1 else compute.base
-    if samplers - own:  # the base's best sampler may be one that the subject was never given
-        against += f" ({compute.name} had {', '.join(sorted(own))} alone)"
-    costs = _said(compute, "compute") + (f" and {_said(time, 'time')}" if time is not None else "")
+    timed = [row for row in compared_rows(panel, who) if row.seconds > 0]
+    doubted = bool(untrusted(timed))
+    time = None if doubted else comparison(panel, who, "seconds")
     at = f"{panel.distance} (N = {panel.condition.images})"
-    told = f"{_where(compute)}{_reach(compute)}{_seeds(panel)}"
-    return f"At equal {at}, {compute.name} needs {costs} of {against}, {told}."
+    told = _cannot(compute, at) or _bound(compute, at, _against(panel, who, compute))
+    told = told or _compared_costs(compute, time, at, _against(panel, who, compute))
+    withheld = f" Times are not told: {why(timed, command)}" if doubted else ""
+    return f"{told}{_seeds(panel)}.{withheld}"
 
 
 def comparison(panel: Panel, who: Roles, cost: Cost) -> Comparison | None:
@@ -118,12 +125,107 @@ def comparison(panel: Panel, who: Roles, cost: Cost) -> Comparison | None:
     return next((found for found in comparisons(panel, who, cost) if found.arm == who.subject), None)
 
 
-def _said(found: Comparison, what: str) -> str:
-    share = 1 / found.ratio
-    if found.bound:
-        return f"{'at most' if found.bound == 'at least' else 'at least'} {share:.2f}× the {what}"
-    hedge = ", no difference beyond noise" if found.verdict == "equal" else ""
-    return f"{share:.2f}× the {what} (95 % interval {1 / found.high:.2f} to {1 / found.low:.2f}{hedge})"
+def compared_rows(panel: Panel, who: Roles) -> list[Row]:
+    """The measured rows of the subject and the base family."""
+    return _of(panel.measured, (*who.family, *([who.subject] if who.subject else [])))
+
+
+def _against(panel: Panel, who: Roles, found: Comparison) -> str:
+    """The base in words: with how many samplers, and which of them the subject was not given."""
+    samplers = {row.sampler for row in panel.measured if row.arm in who.family}
+    own = {row.sampler for row in panel.measured if row.arm == who.subject}
+    against = f"{found.base} with the best of its {len(samplers)} samplers" if len(samplers) > 1 else found.base
+    if samplers - own:  # the base's best sampler may be one that the subject was never given
+        against += f" ({found.name} had {', '.join(sorted(own))} alone)"
+    return against
+
+
+def _cannot(found: Comparison, at: str) -> str:
+    """Why no costs are compared, with what was measured instead; empty where they can be."""
+    single = [name for name, span in ((found.base, found.others), (found.name, found.own)) if span.points == 1]
+    if found.bound and not found.gap:
+        reason = "the two share no range of distances, and lie apart by no more than noise, or a tenth"
+    elif found.bound == "at most":
+        return ""
+    elif found.bound == "at least" and found.bought and found.ratio < 1:
+        reason = f"already the cheapest row of {found.name} is better than any of {found.base}, and dearer"
+    elif not found.bought and single:
+        reason = f"{' and '.join(single)} {'has' if len(single) == 1 else 'have'} one measured row"
+    elif not found.bought:
+        reason = (
+            f"down to {found.shared:.3g}, the best that both reach, distances do not fall with rising compute by more "
+            "than noise, or a tenth"
+        )
+    else:
+        return ""
+    noise = "" if found.best_differs else ", a difference within noise"
+    return (
+        f"{_short(found)}Compute at equal {at} cannot be compared: {reason}. "
+        f"The best of {found.name} is {_point(found.own)}, of {found.base} {_point(found.others)}{noise}"
+    )
+
+
+def _point(span: Span) -> str:
+    return f"{span.best:.3g} at {number(span.best_cost)} GMACs"
+
+
+def _bound(found: Comparison, at: str, against: str) -> str:
+    """What is said where one frontier begins beyond the other's end; empty where they share a range."""
+    if found.bound == "at least":
+        return (
+            f"At equal {at}, {found.name} needs at most {_share(found)} the compute of {against}, at the one distance "
+            f"that both reach, {found.shared:.3g}: its cheapest row is better already ({found.own.cheapest:.3g} at "
+            f"{number(found.own.cheapest_cost)} GMACs against {_point(found.others)})"
+        )
+    if found.bound == "at most":
+        dearer = f": at least {_share(found)} the compute for the same distance" if found.ratio < 1 else ""
+        return (
+            f"{found.name} does not reach the quality of {against}: its best {at} is {_point(found.own)}, and already "
+            f"the cheapest row of {found.base} has {found.others.cheapest:.3g} at "
+            f"{number(found.others.cheapest_cost)} GMACs{dearer}"
+        )
+    return ""
+
+
+def _compared_costs(compute: Comparison, time: Comparison | None, at: str, against: str) -> str:
+    """Costs over the distances that both reach; first of all, where it is so, that the subject is never that good."""
+    costs = {"compute": compute} if time is None or time.bound else {"compute": compute, "time": time}
+    apart = [f"{_share(found)} the {cost} {_interval(found)}" for cost, found in costs.items() if _differs(found)]
+    alike = [cost for cost, found in costs.items() if not _differs(found)]
+    intervals = " and ".join(_range(costs[cost]) for cost in alike)
+    if _differs(compute):
+        said = f"{compute.name} needs {' and '.join(apart)} of {against}, {_where(compute)}"
+        also = f"; no difference beyond noise in time (95 % interval {intervals})" if alike else ""
+    else:
+        said = (
+            f"there is no difference beyond noise in {' or '.join(alike)} between {compute.name} and {against} "
+            f"(95 % interval{'s' if len(alike) > 1 else ''} {intervals}), {_where(compute)}"
+        )
+        also = f"; {compute.name} needs {apart[0]}" if apart else ""
+    return f"{_short(compute)}At equal {at}, {said}{also}{_reach(compute)}"
+
+
+def _short(found: Comparison) -> str:
+    """A sentence to open with where the method is never as good as the base, beyond noise; else nothing."""
+    if found.best <= found.base_best or not found.best_differs:
+        return ""
+    return f"{found.name} does not reach the best of {found.base}: {found.best:.3g} against {found.base_best:.3g}. "
+
+
+def _differs(found: Comparison) -> bool:
+    return found.verdict != "equal"
+
+
+def _share(found: Comparison) -> str:
+    return f"{1 / found.ratio:.2f}×"
+
+
+def _interval(found: Comparison) -> str:
+    return f"(95 % interval {_range(found)})"
+
+
+def _range(found: Comparison) -> str:
+    return f"{1 / found.high:.2f} to {1 / found.low:.2f}"
 
 
 def _where(found: Comparison) -> str:
@@ -133,15 +235,11 @@ def _where(found: Comparison) -> str:
 
 
 def _reach(found: Comparison) -> str:
-    noise = "" if found.best_differs else ", a difference within noise"
-    if found.best > found.base_best:
-        return (
-            f"; it does not reach the best of {found.base}, {found.base_best:.3g} "
-            f"(its own best is {found.best:.3g}{noise})"
-        )
-    if found.best < found.base_best:
-        return f"; its best, {found.best:.3g}, {found.base} does not reach (best {found.base_best:.3g}{noise})"
-    return ""
+    if found.best == found.base_best or _short(found):
+        return ""
+    if not found.best_differs:
+        return f"; their best, {found.best:.3g} and {found.base_best:.3g}, are within noise of each other"
+    return f"; its best, {found.best:.3g}, {found.base} does not reach (best {found.base_best:.3g})"
 
 
 def _seeds(panel: Panel) -> str:

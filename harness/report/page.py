@@ -13,7 +13,8 @@ from typing import Any
 
 from harness.report.panel import Panel
 from harness.report.rows import Row, common, difference, flatten, show
-from harness.report.tables import DASH, Table, number, numeric_columns
+from harness.report.tables import DASH, Table, conditions, number, numeric_columns
+from harness.wording import count_of
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Part:
     headline: str
     tables: tuple[Table, ...]
     pictures: tuple[Picture, ...]
+    notes: tuple[str, ...] = ()
+    """Sentences that stand before the figures."""
 
 
 TITLES = {
@@ -77,6 +80,7 @@ script-src 'unsafe-inline'">
 def _part(part: Part, shared: Mapping[str, Any], several: bool) -> str:
     condition = part.panel.condition
     heading = f"<h2>{escape(condition.text)}</h2>" if several and condition else ""
+    said = "".join(f'<p class="caption">{escape(text)}</p>' for text in (conditions(part.panel), *part.notes))
     pictures = [_picture(picture) for picture in part.pictures]
     tables = []
     for index, table in enumerate(part.tables):
@@ -84,7 +88,7 @@ def _part(part: Part, shared: Mapping[str, Any], several: bool) -> str:
         tables.append(_section(table, rows, shared))
     first = sum(picture.name.startswith("frontier") for picture in part.pictures)
     lead, rest = (f'<section class="figures">{"".join(p)}</section>' for p in (pictures[:first], pictures[first:]))
-    return f"{heading}{lead}{''.join(tables)}{rest}"
+    return f"{heading}{said}{lead}{''.join(tables)}{rest}"
 
 
 def _picture(picture: Picture) -> str:
@@ -102,7 +106,7 @@ def _section(table: Table, rows: Sequence[Row] | None, shared: Mapping[str, Any]
     title = next((text for key, text in TITLES.items() if stem == key or stem.startswith(f"{key}-")), stem)
     return (
         f"<section><h2>{escape(title)}</h2>{_table(table, rows, shared)}"
-        f'<p class="caption">{escape(table.caption)} <span class="files">{escape(table.name)}.md, '
+        f'<p class="caption">{escape(table.note)} <span class="files">{escape(table.name)}.md, '
         f"{escape(table.name)}.csv, {escape(table.name)}.tex</span></p></section>"
     )
 
@@ -159,7 +163,8 @@ def _costs(row: Row) -> str:
         )
         if math.isfinite(value)
     ]
-    return f"<p>{escape('; '.join(parts))}</p>" if parts else ""
+    doubts = "".join(f"<p>its times are not to be trusted: {escape(reason)}</p>" for reason in row.mistrust)
+    return (f"<p>{escape('; '.join(parts))}</p>" if parts else "") + doubts
 
 
 def _cell(record: Mapping[str, Any]) -> str:
@@ -213,7 +218,7 @@ def _provenance(parts: Iterable[Part]) -> str:
 
 def _tally(values: Iterable[str]) -> str:
     counted = Counter(values)
-    return ", ".join(f"{value} ({counted[value]} cells)" for value in sorted(counted))
+    return ", ".join(f"{value} ({count_of(counted[value], 'cell')})" for value in sorted(counted))
 
 
 CSS = """

@@ -7,6 +7,8 @@ record, e.g. ``"blocked: its training failed"``).
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,7 +17,8 @@ from typing import Any
 
 from harness.errors import StoreError
 from harness.report.noise import Distance, distances
-from harness.report.rows import Condition, Row, canonical
+from harness.report.rows import Condition, Row, canonical, is_finite
+from harness.report.timing import timing_noise
 
 MISSING = "missing"
 
@@ -38,6 +41,11 @@ class Panel:
     def distances(self) -> dict[Row, Distance]:
         """The distance of each measured row, with noise pooled over all of them."""
         return dict(zip(self.measured, distances(self.measured), strict=True))
+
+    @cached_property
+    def timing_noise(self) -> dict[Row, float]:
+        """Relative standard error of the seconds per image of each timed row, with noise pooled over all of them."""
+        return timing_noise(self.measured)
 
     @cached_property
     def measures(self) -> tuple[str, ...]:
@@ -73,11 +81,12 @@ def panels(rows: Iterable[Mapping[str, Any]], arms: Sequence[str] = ()) -> tuple
             (by_condition.setdefault(row.condition, []) if row.condition else empty).append(row)
     if not by_condition:
         return (Panel(None, tuple(sorted(empty, key=lambda r: _sort_key(r, order))), tuple(order)),)
+    named = {condition: _called(rows) for condition, rows in by_condition.items()}
     for row in empty:
-        by_condition[_likely(row, by_condition)].append(row)
+        by_condition[_likely(row, named.values())].append(row)
     return tuple(
         Panel(condition, tuple(sorted(by_condition[condition], key=lambda r: _sort_key(r, order))), tuple(order))
-        for condition in sorted(by_condition)
+        for condition in sorted(named.values(), key=lambda condition: condition.order)
     )
 
 
@@ -89,8 +98,8 @@ def _rows(group: Sequence[Mapping[str, Any]]) -> Iterator[Row]:
     statuses = []
     for cell in group:
         record = cell.get("record")
-        if record is None:
-            statuses.append(str(cell.get("status") or MISSING))
+        if record is None or (flaw := flaw_of(record)):
+            statuses.append(flaw if record else str(cell.get("status") or MISSING))
             continue
         held = by_condition.setdefault(condition_of(record), {})
         seed = int(record["config"].get("seed", 0))
@@ -110,18 +119,28 @@ def _rows(group: Sequence[Mapping[str, Any]]) -> Iterator[Row]:
         yield Row(first["arm"], label, _varied(first), config, (), tuple(statuses))
 
 
+def flaw_of(record: Mapping[str, Any]) -> str:
+    """Why a cell's distances cannot be used, in one line; empty where they can."""
+    values = [seed.get("frechet") for seed in (record.get("quality") or {}).get("per_seed") or ()]
+    wrong = [value for value in values if not is_finite(value)]
+    if wrong:
+        return f"its distance is no finite number: {wrong[0]}"
+    return "" if values else "its record holds no distance"
+
+
 def condition_of(record: Mapping[str, Any]) -> Condition:
     """The condition of a cell's record. Raises :class:`StoreError` where the record does not say."""
     try:
         quality, data = record["quality"], record["config"]["data"]
         reference = quality["reference"]
+        named = Named.read(str(reference["name"]), data)
         return Condition(
-            data=_data_name(data),
+            data=named.data,
             features=quality["features"],
             images=int(quality["images"]),
-            reference=reference["name"],
+            reference=named.reference,
             reference_images=int(reference["images"]),
-            reference_id=str(reference.get("id", "")),
+            content=_content(reference, data, named),
             extractor=str(quality.get("extractor", "")),
             official=quality["features"] != "inception" or quality.get("frechet_label", "FID") == "FID",
         )
@@ -129,20 +148,73 @@ def condition_of(record: Mapping[str, Any]) -> Condition:
         raise StoreError(f"cell {record.get('id', '?')}: its record lacks {error}") from None
 
 
-def _data_name(data: Mapping[str, Any]) -> str:
+@dataclass(frozen=True)
+class Named:
+    """What a record calls its data."""
+
+    data: str
+    side: str
+    """As ``8×8``; empty where it is not told."""
+    reference: str
+    """The data and the split that images are compared with."""
+    split: str
+
+    @classmethod
+    def read(cls, reference: str, data: Mapping[str, Any]) -> Named:
+        """From a reference's name, ``<data> <side> <split>`` as cells write it, and the configuration's data.
+
+        A label in the configuration goes before the name that the cell was measured under.
+        """
+        whole, _, split = reference.rpartition(" ")
+        found = SIDED.fullmatch(whole)
+        stem, side = (found["stem"], found["side"]) if found else _from_configuration(data)
+        stem = str(data.get("label") or stem)
+        name = stem if not side or stem.endswith(f" {side}") else f"{stem} {side}"
+        return cls(name, side, f"{name} {split}" if found else reference, split)
+
+
+SIDED = re.compile(r"(?P<stem>.+) (?P<side>\d+×\d+)")
+
+
+def _from_configuration(data: Mapping[str, Any]) -> tuple[str, str]:
+    """(name, side) of a record whose reference does not tell them."""
     size = 8 if data.get("name") == "digits" else data.get("size")
     name = str(data.get("name"))
     if name == "images" and data.get("path"):
         name = Path(str(data["path"])).stem
-    return f"{name} {size}×{size}" if size else name
+    return name, f"{size}×{size}" if size else ""
+
+
+def _content(reference: Mapping[str, Any], data: Mapping[str, Any], named: Named) -> str:
+    """What tells one reference's images from another's, wherever they lie and whatever they are called.
+
+    Side and channels are named beside the hash, since not every record's hash covers them.
+    """
+    identity = reference.get("id") or reference.get("fingerprint") or named.data
+    return canonical([identity, named.side, data.get("channels"), named.split])
 
 
 def _likely(row: Row, conditions: Iterable[Condition]) -> Condition:
     """The panel in which a row without a result would stand."""
-    listed = sorted(conditions)
+    listed = sorted(conditions, key=lambda condition: condition.order)
     features, images = row.setting("measure.features"), row.setting("measure.images")
-    fitting = [c for c in listed if features in (None, c.features) and images in (None, c.images)]
-    return (fitting or listed)[0]
+    side, split = row.setting("data.size"), row.setting("measure.reference")
+    return max(
+        listed,
+        key=lambda c: (
+            features in (None, c.features),
+            images in (None, c.images),
+            side is None or c.data.endswith(f" {side}×{side}"),
+            split in (None, c.split),
+        ),
+    )
+
+
+def _called(rows: Iterable[Row]) -> Condition:
+    """The condition of rows that share it, under the name that most of them give; of several, the first in order."""
+    named = [row.condition for row in rows if row.condition is not None]
+    names = Counter(condition.reference for condition in named)
+    return min(named, key=lambda condition: (-names[condition.reference], condition.order))
 
 
 def _varied(cell: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,10 @@ from matplotlib.lines import Line2D
 
 from harness.errors import StoreError
 from harness.report.panel import Panel
-from harness.report.style import COLOURS, MARKERS, column_figure, styled
+from harness.report.style import MARKERS, column_figure, log_axis, styled
+
+GREY = "#555555"
+"""Colour of what is not measured here: the colours are the methods'."""
 
 
 @dataclass(frozen=True)
@@ -80,45 +83,60 @@ def read_reported(path: Path) -> tuple[Reported, ...]:
 
 
 def agreeing(reported: Sequence[Reported], panel: Panel) -> list[tuple[str, float, float]]:
-    """(label, GMACs, distance) of the lines that may stand in a panel's figure: data, N, features, reference agree."""
+    """(label, GMACs, distance) of the lines that may stand in a panel's figure.
+
+    Only FID (Inception's features with the official weights) of the same data, N, and split of the reference. The table
+    names the split alone, a cell's reference the data too: both are compared.
+    """
     condition = panel.condition
+    if condition is None or not condition.official:
+        return []
+    held = (condition.data, condition.features, condition.images, condition.split)
     return [
         (f"[{line.source}] {line.method}", line.gmacs_per_image, line.distance)
-        for line in reported
-        if condition is not None
-        and line.distance is not None
+        for line in of_data(reported, panel)
+        if line.distance is not None
         and line.gmacs_per_image is not None
-        and (line.data, line.features, line.images, line.reference)
-        == (condition.data, condition.features, condition.images, condition.reference)
+        and line.features == "inception"
+        and (line.data, line.features, line.images, line.reference) == held
     ]
+
+
+def of_data(reported: Sequence[Reported], panel: Panel) -> list[Reported]:
+    """The lines on the panel's data: those on other data say nothing beside it."""
+    return [line for line in reported if panel.condition is not None and line.data == panel.condition.data]
+
+
+def has_figure(reported: Sequence[Reported]) -> bool:
+    """Whether one of the lines has both a distance and a cost to be drawn at."""
+    return any(line.distance is not None and line.tflops_per_image is not None for line in reported)
 
 
 @styled
 def reported_figure(reported: Sequence[Reported]) -> Figure:
-    """Reported distance against reported cost, one colour per source and data set; open markers: nothing measured."""
+    """Reported distance against reported cost, one marker per source and method, open and grey: nothing measured."""
     drawn = [
         (line, line.tflops_per_image, line.distance)
         for line in reported
         if line.distance is not None and line.tflops_per_image is not None
     ]
-    groups = list(dict.fromkeys((line.source, line.data, line.method) for line, _, _ in drawn))
-    looks = {group: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, group in enumerate(groups)}
+    groups = list(dict.fromkeys((line.source, line.method) for line, _, _ in drawn))
+    looks = {group: MARKERS[i % len(MARKERS)] for i, group in enumerate(groups)}
     legend = [
         Line2D(
             [],
             [],
-            color=colour,
+            color=GREY,
             marker=marker,
             linestyle="",
             markerfacecolor="white",
-            label=f"[{source}] {method}, {data.removeprefix('ImageNet ')}",
+            label=f"[{source}] {method}",
         )
-        for (source, data, method), (colour, marker) in looks.items()
+        for (source, method), marker in looks.items()
     ]
     figure, axes = column_figure(1.9, legend)
     for line, cost, distance in drawn:
-        colour, marker = looks[line.source, line.data, line.method]
-        axes.plot([cost], [distance], marker, color=colour, markerfacecolor="white")
+        axes.plot([cost], [distance], looks[line.source, line.method], color=GREY, markerfacecolor="white")
         if line.steps is not None:
             axes.annotate(
                 f"{line.steps}",
@@ -126,11 +144,9 @@ def reported_figure(reported: Sequence[Reported]) -> Figure:
                 xytext=(3, 2),
                 textcoords="offset points",
                 fontsize=5.5,
-                color="#555555",
+                color=GREY,
             )
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.margins(x=0.1)
+    log_axis(axes, "x")
     axes.set_xlabel("reported TFLOPs per image (numbers: steps)")
     axes.set_ylabel("reported FID, 50 000 images")
     return figure

@@ -6,11 +6,13 @@ import copy
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from statistics import median
+from typing import Any, TypeGuard
 
 from harness.measure.labels import frechet_label, kernel_label
+from harness.wording import count_of
 
 SCHEMA = 1
 
@@ -18,21 +20,37 @@ Rank = tuple[int, float, str]
 """What values of any kind are sorted and compared by: see :func:`rank`."""
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Condition:
-    """What two distances must share before they may stand in one column."""
+    """What two distances must share before they may stand in one column.
 
-    data: str
+    Two are equal if the content is: names are for readers, and one data set may be known by two of them.
+    """
+
+    data: str = field(compare=False)
+    """Name of the data with the images' side, as ``digits 8×8``."""
     features: str
     images: int
     """Generated images per sampling seed: a Fréchet distance falls with their number."""
-    reference: str
+    reference: str = field(compare=False)
+    """The data's name and the split that images are compared with."""
     reference_images: int
-    reference_id: str
+    content: str
+    """Identity of the reference's images, as features were made of them."""
     extractor: str = ""
     """Identity of the extractor's weights, where the records state it."""
     official: bool = True
     """Whether Inception's weights are the official ones: other weights' distances are no FID."""
+
+    @property
+    def order(self) -> tuple[Any, ...]:
+        """A key that sorts conditions as people would."""
+        return (self.data, self.features, self.images, self.reference, self.reference_images, self.content)
+
+    @property
+    def split(self) -> str:
+        """The split that images are compared with, as ``train``."""
+        return self.reference.rpartition(" ")[2]
 
     @property
     def distance(self) -> str:
@@ -54,8 +72,8 @@ class Condition:
     def text(self) -> str:
         """The condition in words, for captions."""
         return (
-            f"{self.data}; {self.distance} of {count(self.images)} images "
-            f"against {self.reference} ({count(self.reference_images)} images)"
+            f"{self.data}; {self.distance} of {count_of(count(self.images), 'image')} "
+            f"against {self.reference} ({count_of(count(self.reference_images), 'image')})"
         )
 
 
@@ -84,7 +102,7 @@ class Row:
         if not self.statuses:
             return ""
         reasons = ", ".join(dict.fromkeys(self.statuses))
-        return reasons if not self.records else f"{len(self.statuses)} of {self.cells} seeds: {reasons}"
+        return reasons if not self.records else f"{len(self.statuses)} of {count_of(self.cells, 'seed')}: {reasons}"
 
     @property
     def cells(self) -> int:
@@ -116,7 +134,7 @@ class Row:
     def mean(self, measure: str) -> float:
         """Mean of a measure of quality over all seeds; nan where it was not taken."""
         per_seed = [seed.get(measure) for record in self.records for seed in record["quality"]["per_seed"]]
-        values = [value for value in per_seed if value is not None]
+        values = [value for value in per_seed if is_finite(value)]
         return sum(values) / len(values) if values else math.nan
 
     @cached_property
@@ -135,11 +153,20 @@ class Row:
         return self._median("time", "latency_seconds")
 
     def _median(self, section: str, key: str) -> float:
-        values = sorted(value for r in self.records if (value := (r.get(section) or {}).get(key)) is not None)
-        if not values:
-            return math.nan
-        middle = len(values) // 2
-        return values[middle] if len(values) % 2 else (values[middle - 1] + values[middle]) / 2
+        values = [value for record in self.records if is_finite(value := (record.get(section) or {}).get(key))]
+        return median(values) if values else math.nan
+
+    @property
+    def time_trusted(self) -> bool | None:
+        """Whether its times are to be trusted; None where no record says."""
+        if self.mistrust:
+            return False
+        return True if any("trusted" in (record.get("time") or {}) for record in self.records) else None
+
+    @cached_property
+    def mistrust(self) -> tuple[str, ...]:
+        """Why its times are not to be trusted, as the records state it; empty where they are, or do not say."""
+        return tuple(dict.fromkeys(reason for record in self.records for reason in mistrust(record)))
 
     @property
     def parameters(self) -> float:
@@ -202,9 +229,9 @@ class Row:
     @property
     def name(self) -> str:
         """The row in words: its arm and what tells it from the arm's other rows."""
-        told = [self.sampler, f"{self.steps} steps"] if self.steps is not None else [self.sampler]
+        told = [self.sampler, count_of(self.steps, "step")] if self.steps is not None else [self.sampler]
         if self.refreshes is not None:
-            told.append(f"{self.refreshes} refreshes")
+            told.append(count_of(self.refreshes, "refresh"))
         standard = {"sample.sampler", "sample.steps", *REFRESH_KEYS}
         told += [
             f"{short(key)} {show(value)}"
@@ -212,6 +239,19 @@ class Row:
             if key not in standard and value is not None
         ]
         return f"{self.label} ({', '.join(told)})"
+
+
+def mistrust(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """Why the time in a cell's record is not to be trusted; empty where it is, or where the record does not say."""
+    time = record.get("time") or {}
+    if time.get("trusted") is not False:
+        return ()
+    return tuple(map(str, time.get("reasons") or ())) or ("its record does not say why",)
+
+
+def is_finite(value: Any) -> TypeGuard[float]:
+    """Whether `value` is a number, and neither infinite nor nan."""
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 REFRESH_KEYS = ("sample.refresh_interval", "sample.refreshes", "sample.refresh_steps")

@@ -5,29 +5,62 @@ Nothing here is global: a figure is a :class:`matplotlib.figure.Figure` of its o
 
 from __future__ import annotations
 
+import hashlib
 import io
+import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import wraps
+from functools import cached_property, wraps
 from typing import Any, ParamSpec
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 COLUMN = 3.3
 """Width of a paper's column in inches."""
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F")
-"""Okabe and Ito's palette, its yellow darkened to show on white."""
-
-OTHER_COLOURS = ("#332288", "#CC6677", "#117733", "#AA4499", "#7A7A1F", "#44AA99", "#882255", "#6699CC")
-"""Tol's muted palette, for what is not an arm: a colour never means an arm in one figure and a sampler in the next."""
+COLOURS = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5D3A9B", "#000000", "#8C6D1F", "#882255",
+)  # fmt: skip
+"""Okabe and Ito's palette, its yellow darkened to show on white, and two more that colour-blind readers tell apart."""
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)), (0, (2, 1, 2, 1, 1, 1)))
+SAMPLER_LINES = {"ancestral": LINES[0], "ddim": LINES[1], "dpmpp_2m": LINES[2], "heun": LINES[3]}
+"""A sampler's dashes, the same in every figure that tells samplers apart."""
+FILLS = ("full", "none", "left")
+"""Of markers."""
+SHADES = (1.0, 0.55, 0.3)
+"""Shares of a colour in its mixture with white."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a method looks like."""
+
+    colour: str
+    marker: str
+    line: Any
+
+
+METHODS = {
+    "base": Look(COLOURS[0], "o", LINES[0]),
+    "dual-rate": Look(COLOURS[1], "s", LINES[1]),
+    "shrunk": Look(COLOURS[2], "^", LINES[2]),
+    "cached": Look(COLOURS[3], "D", LINES[3]),
+    "edm": Look(COLOURS[4], "v", LINES[4]),
+    "base-heun": Look(COLOURS[5], "P", LINES[1]),
+    "convolutional": Look(COLOURS[6], "X", LINES[2]),
+    "base-guided": Look(COLOURS[7], "*", LINES[3]),
+    "dual-rate-guided": Look(COLOURS[8], "X", LINES[4]),
+}
+"""The methods of this project's sweeps, by arm: each looks the same in every figure of every report."""
 
 STYLE: Any = {
     "font.family": "DejaVu Sans",
@@ -74,17 +107,50 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
 @dataclass(frozen=True)
 class Palette:
-    """One colour and marker per arm, the same in every figure of a report."""
+    """One look per arm, the same in every figure of every report: by the arm's name.
+
+    An arm that :data:`METHODS` does not name gets a colour, a marker and dashes that its name alone chooses, or the
+    next ones that no other arm of the report has.
+    """
 
     arms: tuple[str, ...]
 
+    @cached_property
+    def looks(self) -> dict[str, Look]:
+        found = {arm: METHODS[arm] for arm in self.arms if arm in METHODS}
+        for arm in sorted(set(self.arms) - set(found)):
+            found[arm] = _chosen(arm, list(found.values()))
+        return found
+
     def colour(self, arm: str) -> str:
-        return COLOURS[self.arms.index(arm) % len(COLOURS)]
+        return self.looks[arm].colour
 
     def marker(self, arm: str) -> str:
-        place = self.arms.index(arm)
-        # Beyond the palette's end a colour comes again with another marker.
-        return MARKERS[(place + place // len(COLOURS)) % len(MARKERS)]
+        return self.looks[arm].marker
+
+    def line(self, arm: str) -> Any:
+        return self.looks[arm].line
+
+
+def _chosen(arm: str, taken: Sequence[Look]) -> Look:
+    digest = hashlib.sha256(arm.encode()).digest()
+    colours, markers, lines = (_rotated(c, digest[i]) for i, c in enumerate((COLOURS, MARKERS, LINES)))
+    used = Counter((look.colour, look.marker) for look in taken)
+    of_colour, of_marker = Counter(look.colour for look in taken), Counter(look.marker for look in taken)
+    pairs = [(colour, marker) for colour in colours for marker in markers]
+    colour, marker = min(pairs, key=lambda pair: (used[pair], of_colour[pair[0]], of_marker[pair[1]]))
+    return Look(colour, marker, lines[0])
+
+
+def _rotated(choices: Sequence[Any], start: int) -> list[Any]:
+    begin = start % len(choices)
+    return [*choices[begin:], *choices[:begin]]
+
+
+def shaded(colour: str, share: float) -> str:
+    """`colour` mixed with white."""
+    red, green, blue = (1 - share * (1 - part) for part in to_rgb(colour))
+    return to_hex((red, green, blue))
 
 
 def column_figure(axes_height: float, legend: Sequence[Line2D] = (), title: str = "") -> tuple[Figure, Axes]:
@@ -111,6 +177,43 @@ def column_figure(axes_height: float, legend: Sequence[Line2D] = (), title: str 
             labelspacing=0.25,
         )
     return figure, axes
+
+
+def log_axis(axes: Axes, which: str) -> None:
+    """A logarithmic axis with plain numbers: enough of them, and none that runs into the next."""
+    low, high = axes.dataLim.intervalx if which == "x" else axes.dataLim.intervaly
+    if not 0 < low <= high < math.inf:
+        return
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    low, high = (low / 1.25, high * 1.25) if low == high else (low, high)
+    margin = (high / low) ** 0.05
+    low, high = low / margin, high * margin
+    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+    (axes.set_xlim if which == "x" else axes.set_ylim)(low, high)
+    axis.set_major_locator(FixedLocator(log_ticks(low, high, apart=0.11 if which == "x" else 0.07)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
+    axis.set_minor_locator(NullLocator())
+
+
+TICKS = ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 5, 7), (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8))
+"""Multiples of a power of ten that an axis names, from few to many."""
+ENOUGH_TICKS = 4
+
+
+def log_ticks(low: float, high: float, apart: float) -> list[float]:
+    """Round numbers from `low` to `high`, on a logarithmic axis at least the share `apart` of its length apart."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    choices = [[float(f"{m}e{d}") for d in decades for m in multiples] for multiples in TICKS]
+    choices.append(list(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)))  # of a narrow range
+    kept: list[float] = []
+    for ticks in choices:
+        kept = []
+        for tick in ticks:
+            if low <= tick <= high and (not kept or math.log(tick / kept[-1]) >= apart * math.log(high / low)):
+                kept.append(tick)
+        if len(kept) >= ENOUGH_TICKS:
+            break
+    return kept
 
 
 def png(figure: Figure) -> bytes:

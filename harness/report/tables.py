@@ -14,8 +14,11 @@ from harness.report.frontier import Comparison
 from harness.report.noise import Distance, within_noise
 from harness.report.panel import Panel
 from harness.report.rows import REFRESH_KEYS, Rank, Row, rank, short, show, show_setting, varied_keys
+from harness.report.timing import MARK, untrusted, why
+from harness.wording import count_of
 
 DASH = "–"
+NOT_REACHED = "not reached"
 SAME_AS_BEST, SAME_AS_BASE = "†", "‡"
 STANDARD_KEYS = ("sample.sampler", "sample.steps", *REFRESH_KEYS)
 
@@ -25,11 +28,19 @@ class Table:
     """A table twice: `values` for machines (CSV), `text` for readers (Markdown, LaTeX, page), with the same rows."""
 
     name: str
-    caption: str
+    note: str
+    """What the columns mean."""
     values: pd.DataFrame
     text: pd.DataFrame
     strong: frozenset[tuple[int, str]] = field(default=frozenset())
     """(row, column of `text`) of the cells in bold."""
+    conditions: str = ""
+    """What holds for every figure of its panel: said once where several tables stand together."""
+
+    @property
+    def caption(self) -> str:
+        """For a reader who has this table alone."""
+        return f"{self.conditions} {self.note}".strip()
 
     @property
     def csv(self) -> str:
@@ -58,11 +69,16 @@ class Setting:
     of_base: Distance | None
 
 
-def main_table(panel: Panel, base: Row | None, kinds: Mapping[str, str] | None = None) -> Table:
+def main_table(
+    panel: Panel,
+    base: Row | None,
+    kinds: Mapping[str, str] | None = None,
+    command: str = "harness time FILE",
+) -> Table:
     """One line per row: what it is, its distance, its cost, and its speed-up over the row `base`.
 
     A speed-up says nothing of quality: it is to be read beside the distance. Rows without a result are listed with
-    their status.
+    their status; times that are not to be trusted are marked, with `command` as the cure.
     """
     at = Setting(
         panel,
@@ -81,9 +97,15 @@ def main_table(panel: Panel, base: Row | None, kinds: Mapping[str, str] | None =
         for index, row in enumerate(panel.rows)
         if row.measured and panel.distances[row] is at.best
     }
-    caption = f"{conditions(panel)}{_legend(panel, base, same_seeds)}"
+    note = f"{_legend(panel, base, same_seeds)}{doubt(panel, command)}"
     shown = text.drop(columns="seeds") if same_seeds else text
-    return Table("table", caption, pd.DataFrame(values), shown, frozenset(strong))
+    return Table("table", note, pd.DataFrame(values), shown, frozenset(strong), conditions(panel))
+
+
+def doubt(panel: Panel, command: str) -> str:
+    """The footnote on times that are not to be trusted; empty where there are none."""
+    timed = [row for row in panel.measured if row.seconds > 0]
+    return f" {MARK}: a time that is not to be trusted; {why(timed, command)}" if untrusted(timed) else ""
 
 
 def _values(row: Row, found: Distance | None, at: Setting) -> dict[str, Any]:
@@ -120,6 +142,8 @@ def _values(row: Row, found: Distance | None, at: Setting) -> dict[str, Any]:
         "reference": condition.reference if condition else None,
         "reference_images": condition.reference_images if condition else None,
         "device": row.clock[0],
+        "time_trusted": row.time_trusted,
+        "time_reasons": "; ".join(row.mistrust),
         "status": row.status or "measured",
         "cells": " ".join(str(record["id"]) for record in row.records),
     }
@@ -139,11 +163,18 @@ def _text(row: Row, found: Distance | None, at: Setting) -> dict[str, str]:
         panel.kernel: number(row.mean("kernel")),
         **{measure.replace("_", " "): number(row.mean(measure)) for measure in panel.measures},
         "GMACs/image": number(row.gmacs),
-        "s/image": number(row.seconds),
-        **({"timed on": f"{show(row.clock[0])}, {show(row.clock[1])} threads"} if at.several_clocks else {}),
+        "s/image": _time(number(row.seconds), row),
+        **(
+            {"timed on": f"{show(row.clock[0])}, {count_of(show(row.clock[1]), 'thread')}"} if at.several_clocks else {}
+        ),
         "compute speed-up": _times(_speed_up(row, at.base, "gmacs")),
-        "time speed-up": _times(_speed_up(row, at.base, "seconds")),
+        "time speed-up": _time(_times(_speed_up(row, at.base, "seconds")), row, at.base),
     }
+
+
+def _time(text: str, *rows: Row | None) -> str:
+    """A time, or a ratio of times, of `rows`; marked if one of them is not to be trusted."""
+    return f"{text}{MARK}" if text != DASH and untrusted(row for row in rows if row is not None) else text
 
 
 def _marked(row: Row, found: Distance | None, at: Setting) -> str:
@@ -161,7 +192,7 @@ def _marked(row: Row, found: Distance | None, at: Setting) -> str:
 def _legend(panel: Panel, base: Row | None, same_seeds: bool) -> str:
     explained = "" if same_seeds else "seeds: trainings × samplings; "
     text = (
-        f" {panel.distance}: mean ± standard deviation over seeds ({explained}"
+        f"{panel.distance}: mean ± standard deviation over seeds ({explained}"
         "se: the standard error, where there is one seed). "
         f"Bold: the least distance; {SAME_AS_BEST}: within noise of it (95 %)."
     )
@@ -185,7 +216,7 @@ def _seeds(rows: Sequence[Row]) -> str:
     trainings = sorted({len(row.records) for row in rows})
     samplings = sorted({len(record["quality"]["per_seed"]) for row in rows for record in row.records})
     unknown = " (what another training would change is not known)" if trainings == [1] else ""
-    return f"{_range(trainings)} training × {_range(samplings)} sampling seeds{unknown}"
+    return f"{_range(trainings)} training × {count_of(_range(samplings), 'sampling seed')}{unknown}"
 
 
 def timing(rows: Iterable[Row]) -> str:
@@ -197,9 +228,9 @@ def timing(rows: Iterable[Row]) -> str:
         " / ".join(sorted({str(t.get("device")) for t in times})),
         " / ".join(sorted({str(t.get("dtype")) for t in times})),
         f"batch {_range(sorted({t['batch'] for t in times if t.get('batch')}))}",
-        f"{_range(sorted({t['threads'] for t in times if t.get('threads')}))} threads",
+        count_of(_range(sorted({t["threads"] for t in times if t.get("threads")})), "thread"),
         " and ".join(sorted({"compiled" if t.get("compiled") else "not compiled" for t in times})),
-        f"median of {_range(sorted({t['repeats'] for t in times if t.get('repeats')}))} repeats",
+        f"median of {count_of(_range(sorted({t['repeats'] for t in times if t.get('repeats')})), 'repeat')}",
     ]
     return "timed on " + ", ".join(parts)
 
@@ -228,8 +259,8 @@ def ablation_table(panel: Panel, kinds: Mapping[str, str] | None = None) -> Tabl
                 shared = [s for s in settings if s in by_value[first]]
                 pairs = [(settings[s], by_value[first][s]) for s in shared]
                 best = min(summaries[row].mean for row in settings.values())
-                ratio = geometric_mean(summaries[a].mean / summaries[b].mean for a, b in pairs)
-                compute = geometric_mean(a.gmacs / b.gmacs for a, b in pairs)
+                ratio = geometric_mean(_over(summaries[a].mean, summaries[b].mean) for a, b in pairs)
+                compute = geometric_mean(_over(a.gmacs, b.gmacs) for a, b in pairs)
                 shown = next(iter(settings.values())).setting(key)
                 held = {
                     "arm": arm,
@@ -253,11 +284,11 @@ def ablation_table(panel: Panel, kinds: Mapping[str, str] | None = None) -> Tabl
                         f"best {panel.distance}": number(best),
                     }
                 )
-    caption = (
-        f"{conditions(panel)} Each value of each varied key against the key's first value: geometric mean of the "
+    note = (
+        "Each value of each varied key against the key's first value: geometric mean of the "
         "ratios over the settings of all other keys in which both were measured (settings: how many)."
     )
-    return Table("ablations", caption, pd.DataFrame(values), pd.DataFrame(text))
+    return Table("ablations", note, pd.DataFrame(values), pd.DataFrame(text), conditions=conditions(panel))
 
 
 def _by_value(rows: Iterable[Row], key: str) -> dict[Rank, dict[Any, Row]]:
@@ -298,12 +329,12 @@ def sampler_table(panel: Panel) -> Table:
             ratios = {s: _ratio_to(settings.values(), s, "ancestral", summaries) for s in samplers}
             values.append({**named, **ratios})
             text.append({**named, **{s: number(r) for s, r in ratios.items()}})
-    caption = (
-        f"{conditions(panel)} {panel.distance} by sampler at equal steps and refreshes (heun evaluates the network "
+    note = (
+        f"{panel.distance} by sampler at equal steps and refreshes (heun evaluates the network "
         "twice per step). Lines “× ancestral”: geometric mean of the ratio to ancestral sampling over the settings "
         "that have both; below 1 the sampler is better."
     )
-    return Table("samplers", caption, pd.DataFrame(values), pd.DataFrame(text))
+    return Table("samplers", note, pd.DataFrame(values), pd.DataFrame(text), conditions=conditions(panel))
 
 
 def _methods(panel: Panel) -> list[tuple[str, list[Row]]]:
@@ -328,16 +359,27 @@ def _ratio_to(
     settings: Iterable[Mapping[str, Row]], sampler: str, other: str, summaries: Mapping[Row, Distance]
 ) -> float:
     return geometric_mean(
-        summaries[held[sampler]].mean / summaries[held[other]].mean
+        _over(summaries[held[sampler]].mean, summaries[held[other]].mean)
         for held in settings
         if sampler in held and other in held
     )
 
 
-def matched_table(panel: Panel, found: Iterable[tuple[Comparison, Comparison | None]], name: str = "matched") -> Table:
-    """Compute and time at equal quality: one line per method and target distance, "not reached" where it is not."""
+def matched_table(
+    panel: Panel,
+    found: Iterable[tuple[Comparison, Comparison | None]],
+    name: str = "matched",
+    family: Sequence[str] = (),
+    command: str = "harness time FILE",
+) -> Table:
+    """Compute and time at equal quality: one line per method and target distance, "not reached" where it is not.
+
+    Times that rest on rows of the method, or of the base's `family` of arms, that are not to be trusted are marked.
+    """
     values, text = [], []
+    doubted = {row.arm for row in untrusted(panel.measured)}
     for compute, time in found:  # both at the same distances
+        own, base = compute.arm in doubted, bool(doubted.intersection(family))
         for i, at in enumerate(compute.matched):
             timed = time.matched[i] if time else None
             values.append(
@@ -356,6 +398,7 @@ def matched_table(panel: Panel, found: Iterable[tuple[Comparison, Comparison | N
                     "time_ratio": timed.ratio if timed else math.nan,
                     "time_ratio_low": timed.low if timed else math.nan,
                     "time_ratio_high": timed.high if timed else math.nan,
+                    "time_trusted": not (own or base) if timed else None,
                 }
             )
             bound = "≤ " if at.bound and math.isfinite(at.cost) else ""
@@ -367,22 +410,34 @@ def matched_table(panel: Panel, found: Iterable[tuple[Comparison, Comparison | N
                     "base GMACs": _reached(at.base_cost),
                     "GMACs": bound + _reached(at.cost),
                     "compute speed-up": _interval(at.ratio, at.low, at.high),
-                    "base s": _reached(timed.base_cost) if timed else DASH,
-                    "s": _reached(timed.cost) if timed else DASH,
-                    "time speed-up": _interval(timed.ratio, timed.low, timed.high) if timed else DASH,
+                    "base s": _doubtful(_reached(timed.base_cost), base) if timed else DASH,
+                    "s": _doubtful(_reached(timed.cost), own) if timed else DASH,
+                    "time speed-up": (
+                        _doubtful(_interval(timed.ratio, timed.low, timed.high), own or base) if timed else DASH
+                    ),
                 }
             )
-    caption = (
-        f"{conditions(panel)} Cost per image at equal {panel.distance}, interpolated on each method's frontier "
+    note = (
+        f"Cost per image at equal {panel.distance}, interpolated on each method's frontier "
         "(log–log). Distances: the points of the base's frontier and the best that both reach. A speed-up is "
-        "the base's cost over the method's, with its 95 % bootstrap interval over the noise of the distances; “up to”: "
-        "within noise the distance may not be reached. ≤: already the method's cheapest row is as good."
+        "the base's cost over the method's, with its 95 % bootstrap interval over the noise of distances and times; "
+        "“up to”: within noise the distance may not be reached. ≤: already the method's cheapest row is as good."
+        f"{doubt(panel, command)}"
     )
-    return Table(name, caption, pd.DataFrame(values), pd.DataFrame(text))
+    return Table(name, note, pd.DataFrame(values), pd.DataFrame(text), conditions=conditions(panel))
+
+
+def _doubtful(text: str, doubted: bool) -> str:
+    return f"{text}{MARK}" if doubted and text not in (DASH, NOT_REACHED) else text
+
+
+def _over(one: float, other: float) -> float:
+    """Their ratio; nan where the other is zero."""
+    return one / other if other else math.nan
 
 
 def _reached(cost: float) -> str:
-    return "not reached" if not math.isfinite(cost) else number(cost)
+    return number(cost) if math.isfinite(cost) else NOT_REACHED
 
 
 def _interval(ratio: float, low: float, high: float) -> str:
@@ -494,6 +549,7 @@ LATEX = {
     "≥": r"$\geq$",
     "≈": r"$\approx$",
     "†": r"\textsuperscript{\textdagger}",
+    "§": r"\textsection{}",
     "‡": r"\textsuperscript{\textdaggerdbl}",
     "“": "``",
     "”": "''",

@@ -19,26 +19,24 @@ from harness.report.headline import Roles, comparisons, headline, roles
 from harness.report.page import Part, Picture, page
 from harness.report.panel import Panel, panels
 from harness.report.render import begin
-from harness.report.reported import agreeing, read_reported, reported_figure
+from harness.report.reported import agreeing, has_figure, of_data, read_reported, reported_figure
 from harness.report.rows import SCHEMA, Row, canonical, common, difference, flatten, rank
 from harness.report.samples import SHOWN, pack, read_samples, unpack
 from harness.report.tables import (
     Table,
     ablation_table,
-    conditions,
     main_table,
     matched_table,
     number,
     sampler_table,
 )
-from harness.store import write_atomically
+from harness.report.timing import time_command, untrusted, why
+from harness.store import REPORT_CELLS, REPORT_ROWS, REPORT_SAMPLES, report_head, write_atomically
 from harness.sweep import nest
 
-CELLS, SAMPLES = "cells.json", "samples.npz"
+CELLS, SAMPLES = REPORT_CELLS, REPORT_SAMPLES
 MANY_CELLS = 2000
 """Cells from which on the figures are rendered by a second process."""
-ROWS = ', "rows": ['
-"""What ends the first line of cells.json: all before it is small and can be read by itself."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +55,8 @@ class ReportOptions:
     """Order of the arms, and so their colours; the order of appearance if unset."""
     command: str = "harness report"
     """What a person runs to make the report again."""
+    published: bool = False
+    """Whether it is a report for others, under version control: a sweep's own report never takes its place."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,8 @@ class Report:
     caption: str
     files: tuple[str, ...]
     """Names of all files written into the folder, sorted."""
+    distance: str
+    """The column of the table that holds the distances."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,8 @@ def write_report(
     kept = {key: samples[key] for panel in grouped for row in sample_rows(panel) if (key := _first(row)) in samples}
     drawn = [report_figures(panel, options, kept, reported) for panel in grouped]
     rendered = begin([item.figure for items in drawn for item in items], apart=len(cells) >= MANY_CELLS)
-    suffixes = [f"-{panel.condition.slug}" if panel.condition and len(grouped) > 1 else "" for panel in grouped]
-    sentences = [headline(panel, options.base, options.subject) for panel in grouped]
+    suffixes = file_suffixes(grouped)
+    sentences = [headline(panel, options.base, options.subject, time_command(options.command)) for panel in grouped]
     tables = [
         [replace(table, name=f"{table.name}{suffix}") for table in report_tables(panel, options)]
         for panel, suffix in zip(grouped, suffixes, strict=True)
@@ -122,7 +124,8 @@ def write_report(
             picture, document = next(images)
             pictures.append(Picture(f"{item.name}{suffix}", item.caption, picture))
             files |= {f"{item.name}{suffix}.png": picture, f"{item.name}{suffix}.pdf": document}
-        parts.append(Part(panel, sentence, tuple(of_panel), tuple(pictures)))
+        notes = _notes(panel, options, pictures)
+        parts.append(Part(panel, sentence, tuple(of_panel), tuple(pictures), notes))
     files["index.html"] = page(name, title, parts, options.command).encode()
     if kept:
         files[SAMPLES] = pack(kept)
@@ -134,7 +137,30 @@ def write_report(
         parts[0].tables[0].text,
         parts[0].tables[0].caption,
         tuple(sorted(files)),
+        parts[0].panel.distance,
     )
+
+
+def file_suffixes(grouped: Sequence[Panel]) -> list[str]:
+    """What tells the files of several panels apart: their condition, with a number where the words are the same."""
+    if len(grouped) == 1:
+        return [""]
+    slugs = [panel.condition.slug if panel.condition else "" for panel in grouped]
+    return [f"-{slug}-{slugs[:i].count(slug) + 1}" if slug in slugs[:i] else f"-{slug}" for i, slug in enumerate(slugs)]
+
+
+def _notes(panel: Panel, options: ReportOptions, pictures: Sequence[Picture]) -> tuple[str, ...]:
+    """What holds for a panel's figures, and why one is not drawn."""
+    notes = []
+    if pictures:
+        notes.append(
+            "Figures: bars are 95 % intervals; against compute and time a line joins the rows of a method that none of "
+            "its others beats, against anything else the rows that differ in nothing else."
+        )
+    timed = [row for row in panel.measured if row.seconds > 0]
+    if untrusted(timed):
+        notes.append(f"{panel.distance} against time is not drawn: {why(timed, time_command(options.command))}")
+    return tuple(notes)
 
 
 def _table_files(tables: Sequence[Table], lead: str) -> dict[str, bytes]:
@@ -150,10 +176,12 @@ def _table_files(tables: Sequence[Table], lead: str) -> dict[str, bytes]:
 def report_tables(panel: Panel, options: ReportOptions) -> list[Table]:
     """All tables of a panel that have rows; the main one first."""
     who = roles(panel, options.base, options.subject)
-    tables = [main_table(panel, base_row(panel, options), options.kinds)]
+    command = time_command(options.command)
+    tables = [main_table(panel, base_row(panel, options), options.kinds, command)]
     if who is not None:
-        tables.append(matched_table(panel, _pairs(panel, who)))
-        tables.append(matched_table(panel, _pairs(panel, who, by_sampler=True), "matched-by-sampler"))
+        tables.append(matched_table(panel, _pairs(panel, who), "matched", who.family, command))
+        by_sampler = _pairs(panel, who, by_sampler=True)
+        tables.append(matched_table(panel, by_sampler, "matched-by-sampler", who.family, command))
     tables += [sampler_table(panel), ablation_table(panel, options.kinds)]
     return [table for i, table in enumerate(tables) if i == 0 or len(table.text)]
 
@@ -186,53 +214,44 @@ def report_figures(
     samples: Mapping[str, np.ndarray] | None = None,
     reported: Path | None = None,
 ) -> list[Drawn]:
-    """Every figure of a panel: frontiers, distance against each varied key, samples, and the literature apart."""
+    """Every figure of a panel: frontiers, distance against each varied key, samples, and the literature apart.
+
+    The frontier in time is left out where a time is not to be trusted, the literature where it is of other data.
+    """
     if panel.condition is None:
         return []
-    given = conditions(panel)
-    bars = "bars: 95 % intervals"
     known = read_reported(reported) if reported is not None and reported.exists() else ()
     drawn = [
         Drawn(
             "frontier",
-            f"{panel.distance} against compute; lines: each method's frontier; {bars}. {given}",
+            f"{panel.distance} against compute.",
             figures.frontier_figure(panel, "gmacs", agreeing(known, panel)),
         )
     ]
-    if any(row.seconds > 0 for row in panel.measured):
-        drawn.append(
-            Drawn(
-                "frontier-time",
-                f"{panel.distance} against time; lines: each method's frontier; {bars}. {given}",
-                figures.frontier_figure(panel, "seconds"),
-            )
-        )
+    if any(row.seconds > 0 for row in panel.measured) and not untrusted(panel.measured):
+        time = figures.frontier_figure(panel, "seconds")
+        drawn.append(Drawn("frontier-time", f"{panel.distance} against time.", time))
     for key, rows in _axes(panel).items():
-        drawn.append(
-            Drawn(
-                f"by-{figures.file_word(key)}",
-                f"{panel.distance} against {figures.words(key)}; a line joins rows that differ in nothing else; "
-                f"{bars}. {given}",
-                figures.against_figure(panel, key, rows, kinds=options.kinds),
-            )
-        )
+        name = options.kinds.get(key) or figures.words(key)
+        figure = figures.against_figure(panel, key, rows, kinds=options.kinds)
+        drawn.append(Drawn(f"by-{figures.file_word(key)}", f"{panel.distance} against {name}.", figure))
     if lines := sample_lines(panel, samples or {}):
         drawn.append(
             Drawn(
                 "samples",
                 "Each method's row with the least distance; images of one column start from the same noise "
-                f"(sampling seed and index are equal). {given}",
+                "(sampling seed and index are equal).",
                 figures.sample_figure(lines),
             )
         )
-    if known:
+    if has_figure(of_data(known, panel)):
         drawn.append(
             Drawn(
                 "reported",
-                "Figures of the literature, not measured here and not to be compared with this report's: FID of 50 000 "
-                "images on other data. [EDM] counts a multiply-add as one FLOP; what [DR] counts is not known. Sources "
-                "and caveats: results/reported.csv.",
-                reported_figure(known),
+                f"Figures of the literature on {panel.condition.data}, not measured here: FID of 50 000 images, not to "
+                "be compared with distances of other features or another N. [EDM] counts a multiply-add as one FLOP; "
+                "what [DR] counts is not known. Sources and caveats: results/reported.csv.",
+                reported_figure(of_data(known, panel)),
             )
         )
     return drawn
@@ -312,7 +331,7 @@ def _cells_json(
         ensure_ascii=False,
     )
     body = ",\n".join(line for _, line in ordered)
-    return f"{head[:-1]}{ROWS}\n{body}\n]}}\n"
+    return f"{head[:-1]}{REPORT_ROWS}\n{body}\n]}}\n"
 
 
 def load_cells(path: Path) -> dict[str, Any]:
@@ -369,11 +388,5 @@ def _replace(folder: Path, files: Mapping[str, bytes]) -> None:
 
 def _files_before(path: Path) -> list[str]:
     """The files of the report that stands beside the ``cells.json`` at `path`; none where there is no such report."""
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8", errors="replace") as file:
-        first = file.readline().rstrip("\n")
-    try:
-        return list(json.loads(f"{first.removesuffix(ROWS)}}}")["files"])
-    except (ValueError, KeyError, TypeError):
-        return []
+    files = report_head(path).get("files", [])
+    return list(files) if isinstance(files, list) else []

@@ -34,6 +34,7 @@ from harness.slurm.snapshot import take_snapshot
 from harness.slurm.trial import Trial, is_submit_limit, limit_name, room_for, try_out
 from harness.store import Kind, Store, Target
 from harness.sweep import Sweep
+from harness.wording import count_of
 
 
 class NoRoom(DispatchError):
@@ -150,9 +151,9 @@ def propose(sweep: Sweep, store: Store, settings: ClusterSettings) -> tuple[list
 
 def earlier_sentence(jobs: Sequence[str]) -> str:
     """What there is to say of jobs of an earlier version of a sweep."""
-    return f"{len(jobs)} jobs of an earlier version of this sweep run or wait: {', '.join(sorted(jobs)[:8])}" + (
-        ", …" if len(jobs) > 8 else ""
-    )
+    listed = ", ".join(sorted(jobs)[:8]) + (", …" if len(jobs) > 8 else "")
+    verbs = "runs or waits" if len(jobs) == 1 else "run or wait"
+    return f"{count_of(len(jobs), 'job')} of an earlier version of this sweep {verbs}: {listed}"
 
 
 def _proposal(
@@ -371,7 +372,7 @@ def _withdraw(submission: Submission) -> str:
     for array in submission.arrays:
         array.withdrawn = True
     submission.save()
-    return f"nothing is submitted; {len(taken)} arrays that went before were withdrawn"
+    return f"nothing is submitted; {count_of(len(taken), 'array')} that went before withdrawn"
 
 
 def _cancel_by_name(jobs: dict[str, Job], name: str) -> None:

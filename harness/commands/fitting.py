@@ -1,0 +1,100 @@
+"""A report's table within the width of a terminal: no row is ever broken into two lines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.cells import cell_len, set_cell_size
+from rich.table import Table
+from rich.text import Text
+
+from harness.wording import count_of
+
+SHOWN_ROWS = 100
+"""Rows that a terminal shows; all are in the report."""
+NAMES = ("method", "sampler", "steps", "refreshes")
+COSTS = ("GMACs/image", "s/image")
+LEFT = ("method", "sampler")
+"""Columns that are set flush left."""
+FIRST_TO_GO = ("timed on", "interval", "seeds", "time speed-up", "compute speed-up", "s/image")
+"""Columns that are left out where there is no room, after other measures of quality and before what varies."""
+LEAST_NAME = 6
+"""Letters that are left of a name at the least."""
+SHORT_STATUS = 12
+"""Letters that are left at the least of why a row has no result."""
+
+
+def fitted(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], distance: str, width: int | None
+) -> tuple[Table, str]:
+    """The table in `width` letters (whole where that is None), and what was left out of it, in words.
+
+    First the columns go closer together, then those of least use go: other measures of quality, times, what else
+    varies. What stands in place of a `distance` is cut short, and names at the very last.
+    """
+    shown = rows[:SHOWN_ROWS]
+    texts = {column: [row[place] for row in shown] for place, column in enumerate(columns)}
+    if width is not None:
+        measured = [cell_len(text) for text in texts[distance] if text[:1].isdigit()]
+        texts[distance] = [_shortened(text, max([SHORT_STATUS, *measured])) for text in texts[distance]]
+    kept = list(columns)
+    going = _going(columns, distance)
+    while True:
+        gap = next((gap for gap in (2, 1) if width is None or _width(kept, texts, gap) <= width), None)
+        if gap is not None or not going:
+            break
+        kept.remove(going.pop(0))
+    if gap is None:
+        gap = 1
+        _shrink(kept, texts, width or 0)
+    gone = [column for column in columns if column not in kept]
+    parts = [f"without {count_of(len(gone), 'column')} ({', '.join(gone)})"] if gone else []
+    if len(rows) > len(shown):
+        parts.append(f"without {count_of(len(rows) - len(shown), 'more row')}")
+    return _table(kept, texts, gap), " and ".join(parts)
+
+
+def _going(columns: Sequence[str], distance: str) -> list[str]:
+    """The columns that may go, the first to go first."""
+    known = [*NAMES, distance, *COSTS, *FIRST_TO_GO]
+    place = list(columns).index(distance)
+    measures = [column for column in columns[place + 1 :] if column not in known]
+    varied = [column for column in columns[:place] if column not in known]
+    order = ["timed on", *reversed(measures), *FIRST_TO_GO[1:], *reversed(varied), "refreshes", "GMACs/image"]
+    return [column for column in order if column in columns]
+
+
+def _width(kept: Sequence[str], texts: dict[str, list[str]], gap: int) -> int:
+    return sum(_column_width(column, texts[column]) for column in kept) + gap * (len(kept) - 1)
+
+
+def _column_width(column: str, texts: Sequence[str]) -> int:
+    return max(map(cell_len, [*_head(column).split("\n"), *texts]))
+
+
+def _head(column: str) -> str:
+    """A column's name, its words above each other."""
+    return column.replace("/", "/\n").replace(" ", "\n")
+
+
+def _shrink(kept: Sequence[str], texts: dict[str, list[str]], width: int) -> None:
+    """Cut names until the columns fit: the method's is the last."""
+    for column in ("sampler", "method"):
+        over = _width(kept, texts, 1) - width
+        if over > 0 and column in kept:
+            room = max(_column_width(column, texts[column]) - over, LEAST_NAME)
+            texts[column] = [_shortened(text, room) for text in texts[column]]
+
+
+def _shortened(text: str, length: int) -> str:
+    return text if cell_len(text) <= length else f"{set_cell_size(text, length - 1).rstrip()}…"
+
+
+def _table(kept: Sequence[str], texts: dict[str, list[str]], gap: int) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, gap - 1, 0, 0), pad_edge=False, show_edge=False)
+    for column in kept:
+        table.add_column(Text(_head(column)), justify="left" if column in LEFT else "right", no_wrap=True)
+    for line in zip(*(texts[column] for column in kept), strict=True):
+        table.add_row(*map(Text, line))
+    return table
