@@ -42,6 +42,12 @@ def command(*words: str) -> str:
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
 
+def final_state(job: str) -> str:
+    """What accounting says of a job: its state and exit code."""
+    said = command("sacct", "--allocations", "--noheader", "--parsable2", "--jobs", job, "--format=State,ExitCode")
+    return said.strip().replace("|", " ")
+
+
 def nodes() -> list[str]:
     asked = subprocess.run(
         ["sinfo", "--noheader", "--Node", "--format=%N"], capture_output=True, text=True, check=False

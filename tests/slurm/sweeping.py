@@ -84,6 +84,11 @@ class Running:
         settings = load_settings({"time": "10m", "cells_per_job": 2}, str(self.file), [*held, *self.options, *options])
         return submit(self.sweep, self.store, settings, only)
 
+    def submit_training(self, *options: str) -> str:
+        """Submit all; the number of the training's job."""
+        self.submit(*options)
+        return self.row(self.trainings[0]).job or ""
+
     def dawdle(self, seconds: float) -> None:
         """Jobs take that long for each step and batch."""
         self.slow.write_text(str(seconds))
