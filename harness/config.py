@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from harness.errors import ConfigError
+from harness.errors import ConfigError, printable
 from models.limits import RHO_LIMITS, SEEDS, check_log_snr_range, check_sigma_range
 
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -434,11 +434,32 @@ def _yaml_float(number: float) -> str:
 
 def parse_section(model: type[Section], values: Mapping[str, Any], source: str) -> Any:
     """Validate `values` as `model`. Raises :class:`ConfigError` that lists every problem, prefixed with `source`."""
+    foreign = [f"{key}: {printable(text)!r} is not UTF-8; {NOT_UTF_8}" for key, text in _not_utf8(values)]
+    if foreign:
+        raise ConfigError(source, foreign)
     try:
         return model.model_validate_json(json.dumps(values))
     except ValidationError as failure:
         problems = list(dict.fromkeys(_describe(e, values, model) for e in failure.errors()))
         raise ConfigError(source, problems) from None
+
+
+NOT_UTF_8 = "name the file by a pattern (caf*.zip), by a link to it, or rename it"
+
+
+def _not_utf8(values: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """(key, text) of each text in `values` that was typed in bytes that are no UTF-8: no JSON can hold it."""
+    if isinstance(values, str) and not values.isascii():
+        try:
+            values.encode()
+        except UnicodeEncodeError:
+            yield prefix, values
+    elif isinstance(values, Mapping):
+        for key, value in values.items():
+            yield from _not_utf8(value, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(values, list | tuple):
+        for value in values:
+            yield from _not_utf8(value, prefix)
 
 
 def as_plain(section: Section) -> dict[str, Any]:

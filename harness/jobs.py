@@ -13,11 +13,13 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 
+from harness.config import Experiment
 from harness.distributed import current_ranks
-from harness.errors import HarnessError
+from harness.errors import DataError, HarnessError
 from harness.lease import lease
 from harness.provenance import provenance
 from harness.store import Store, Target
+from harness.sweep import identify
 
 Progress = Callable[[int, int], None]
 STATE_SECONDS = 2.0
@@ -59,10 +61,22 @@ def _work(store: Store, target: Target, progress: Progress, should_stop: Callabl
     from harness.train import train_network
 
     experiment = store.load_experiment(target)
+    _check_identity(target, experiment)
     if target.kind == "training":
         train_network(experiment, target.id, store.training_folder(target.id), progress, should_stop)
     else:
         measure_cell(store, target.id, experiment, progress, should_stop)
+
+
+def _check_identity(target: Target, experiment: Experiment) -> None:
+    """Raise :class:`DataError` unless the data are still those that the target's id was told from."""
+    training, cell = identify(experiment)
+    if target.id != (training if target.kind == "training" else cell):
+        where = experiment.data.path or experiment.data.name
+        raise DataError(
+            f"{where}: is not what it was when {target} was planned: the data, the extractor's weights or harness "
+            "itself have changed; harness sweep plans anew"
+        )
 
 
 @contextlib.contextmanager

@@ -174,10 +174,17 @@ class Store:
         return record
 
     def save_experiment(self, target: Target, experiment: Experiment) -> None:
-        """Keep what a job needs to know, where the job finds it. The same target always has the same experiment."""
-        path = self.experiment_path(target)
-        if not path.exists():
-            write_json(path, as_plain(experiment))
+        """Keep what a job needs to know, where the job finds it.
+
+        The same target always has the same experiment but for what is not in its id, as where the data lie: of that the
+        last word holds.
+        """
+        path, plain = self.experiment_path(target), as_plain(experiment)
+        if path.exists():
+            with contextlib.suppress(StoreError):  # a damaged file is written anew
+                if read_json(path) == plain:
+                    return
+        write_json(path, plain)
 
     def load_experiment(self, target: Target) -> Experiment:
         path = self.experiment_path(target)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from harness.checks import check_data, check_measures
 from harness.cli import console, print_json
 from harness.config import Experiment
 from harness.store import Store, Target, atomic_path, read_json
@@ -41,6 +42,7 @@ def _trained(store: Store, experiment: Experiment, out: Console) -> str:
     training, _ = identify(experiment)
     target = Target("training", training)
     if not store.is_done(target):
+        check_data([experiment])
         store.save_experiment(target, experiment)
         store.forget_failure(target)
         with bar(out, f"training {training}", "steps") as progress:
@@ -141,14 +143,15 @@ def measure(file: Path, overrides: Sequence[str], arm: str | None, results: Path
 
     store, out = Store(results), console(json_output)
     experiment = load_experiment(file, overrides, arm)
+    target = Target("cell", identify(experiment)[1])
+    if not store.is_done(target):
+        check_measures([experiment])
     _trained(store, experiment, out)
-    cell = identify(experiment)[1]
-    target = Target("cell", cell)
     store.save_experiment(target, experiment)
     store.forget_failure(target)
-    with bar(out, f"cell {cell}", "images") as progress:
+    with bar(out, str(target), "images") as progress:
         jobs.run(store, target, progress)
-    record = store.read_cell(cell)
+    record = store.read_cell(target.id)
     if json_output:
         print_json(record)
         return
