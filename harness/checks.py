@@ -18,17 +18,23 @@ LEAST_FREE_BYTES = 64 * 2**20
 
 def check_sweep(planned: Plan, store: Store) -> None:
     """Raise the first error that the missing cells would meet."""
-    check_experiments(cell.experiment for cell in planned.missing_cells)
+    experiments = [cell.experiment for cell in planned.missing_cells]
+    check_data(experiments)
+    check_measures(experiments)
     check_store(store)
 
 
-def check_experiments(experiments: Iterable[Experiment]) -> None:
-    """Raise the first error that training and measuring would meet in the data or the extractor."""
+def check_data(experiments: Iterable[Experiment]) -> None:
+    """Raise the first error that trainings would meet in the data."""
+    for data, model in dict.fromkeys((e.data, e.model) for e in experiments):
+        _check_labels(open_data(data), model)
+
+
+def check_measures(experiments: Iterable[Experiment]) -> None:
+    """Raise the first error that measuring would meet in the reference or the extractor."""
     from harness.measure.features import check_extractor
 
     chosen = list(experiments)
-    for data, model in dict.fromkeys((e.data, e.model) for e in chosen):
-        _check_labels(open_data(data), model)
     for data, measure in dict.fromkeys((e.data, e.measure) for e in chosen):
         reference = open_data(data, measure.reference)
         least, purpose = measure.least_images

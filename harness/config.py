@@ -7,7 +7,7 @@ reports *all* problems at once, each with the key, the value, the choices and th
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from harness.complaints import complaints, section_of
 from harness.complaints import known_keys as known_keys
 from harness.complaints import nearest as nearest
-from harness.errors import ConfigError
+from harness.errors import ConfigError, printable
 from harness.values import as_typed
 from harness.wording import count_of
 from models.limits import RHO_LIMITS, SEEDS, check_log_snr_range, check_sigma_range
@@ -390,10 +390,31 @@ class Experiment(Section):
 
 def parse_section(model: type[Section], values: Mapping[str, Any], source: str) -> Any:
     """Validate `values` as `model`. Raises :class:`ConfigError` that lists every problem, prefixed with `source`."""
+    foreign = [f"{key}: {printable(text)!r} is not UTF-8; {NOT_UTF_8}" for key, text in _not_utf8(values)]
+    if foreign:
+        raise ConfigError(source, foreign)
     try:
         return model.model_validate_json(json.dumps(as_typed(model, values)))
     except ValidationError as failure:
         raise ConfigError(source, complaints(failure, model)) from None
+
+
+NOT_UTF_8 = "name the file by a pattern (caf*.zip), by a link to it, or rename it"
+
+
+def _not_utf8(values: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """(key, text) of each text in `values` that was typed in bytes that are no UTF-8: no JSON can hold it."""
+    if isinstance(values, str) and not values.isascii():
+        try:
+            values.encode()
+        except UnicodeEncodeError:
+            yield prefix, values
+    elif isinstance(values, Mapping):
+        for key, value in values.items():
+            yield from _not_utf8(value, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(values, list | tuple):
+        for value in values:
+            yield from _not_utf8(value, prefix)
 
 
 def as_plain(section: Section) -> dict[str, Any]:

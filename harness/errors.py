@@ -11,8 +11,19 @@ FULL_WORDS = tuple(os.strerror(number) for number in FULL)
 FULL_CURE = "free some, and the same command goes on from what is saved"
 
 
+def printable(text: str) -> str:
+    r"""`text` for messages and tables: what is not UTF-8 in a file's name (kept as surrogates) as ``\xe9``."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # surrogates of another origin, as a JSON's "\ud800"
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 class HarnessError(Exception):
-    """Base of the errors that a person can put right."""
+    """Base of the errors that a person can put right. The message can be printed, whatever a file is called."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable(message))
 
 
 class ConfigError(HarnessError):

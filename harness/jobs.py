@@ -15,12 +15,14 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from harness.config import Experiment
 from harness.distributed import current_ranks
-from harness.errors import FULL_CURE, DiskFull, HarnessError, is_full
+from harness.errors import FULL_CURE, DataError, DiskFull, HarnessError, is_full
 from harness.lease import LeaseHeld, describe_holder, lease
 from harness.progress import MAIN, WAITING, JobProgress, silent
 from harness.provenance import provenance
 from harness.store import Store, Target, set_aside
+from harness.sweep import identify
 
 if TYPE_CHECKING:
     from harness.weights import DamagedFile
@@ -101,6 +103,7 @@ def _work(store: Store, target: Target, progress: JobProgress, should_stop: Call
     from harness.weights import DamagedFile
 
     experiment = store.load_experiment(target)
+    _check_identity(target, experiment)
     if target.kind == "training":
         train_network(experiment, target.id, store.training_folder(target.id), progress, should_stop)
         return
@@ -119,6 +122,17 @@ def _set_aside_weights(store: Store, error: DamagedFile) -> None:
     if error.path.parent.parent == store.runs / "trainings":
         aside = set_aside(error.path)
         raise Blocked(f"{error}; set aside as {aside.name}: the same command trains again") from error
+
+
+def _check_identity(target: Target, experiment: Experiment) -> None:
+    """Raise :class:`DataError` unless the data are still those that the target's id was told from."""
+    training, cell = identify(experiment)
+    if target.id != (training if target.kind == "training" else cell):
+        where = experiment.data.path or experiment.data.name
+        raise DataError(
+            f"{where}: is not what it was when {target} was planned: the data, the extractor's weights or harness "
+            "itself have changed; harness sweep plans anew"
+        )
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from harness.checks import check_folder, check_store
+from harness.checks import check_data, check_folder, check_measures, check_store
 from harness.cli import RESULTS, console, print_json
 from harness.config import Experiment
 from harness.errors import StoreError
@@ -78,6 +78,7 @@ def _trained(store: Store, experiment: Experiment, out: Console) -> str:
     target = Target("training", training)
     if not store.is_done(target):
         check_store(store)
+        check_data([experiment])
         store.save_experiment(target, experiment)
         _run_job(store, target, out)
     return training
@@ -200,6 +201,7 @@ def measure(file: Path, overrides: Sequence[str], arm: str | None, results: Path
     for reason in store.damaged_cells([cell] if store.is_done(target) else []).values():
         out.print(f"{reason}: set aside as {set_aside(store.cell_path(cell)).name}, and measured again")
     if not store.is_done(target):
+        check_measures([experiment])
         _trained(store, experiment, out)
         store.save_experiment(target, experiment)
         _run_job(store, target, out)

@@ -2,7 +2,7 @@
 
 Both can be read from several processes and threads at once, also after a fork, since no file position is shared. Names
 are text whose UTF-8 is the name's bytes; bytes that are no UTF-8 are kept by surrogates (``surrogateescape``), whatever
-the locale, so that a name is the same in a folder and in its zip. :func:`printable` shows them.
+the locale, so that a name is the same in a folder and in its zip. :func:`~harness.errors.printable` shows them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 
 from harness.data.checksums import LARGEST_FILE, UNKNOWN, folder_checksums, forget, read_file, state_of
 from harness.data.damage import DamagedImageError
-from harness.errors import DataError
+from harness.errors import DataError, printable
 
 LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 LOCAL_SIGNATURE = b"PK\x03\x04"
@@ -53,11 +53,6 @@ class Container(Protocol):
 
     def checksums(self, indices: np.ndarray) -> np.ndarray:
         """CRC-32 of the content of members `indices`, int64 (N,), -1 where it cannot be read."""
-
-
-def printable(name: str) -> str:
-    r"""A file's name for messages: what is not UTF-8 in it as ``\xe9``."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 class Folder:

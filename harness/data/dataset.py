@@ -45,7 +45,7 @@ class DataInfo:
 def display_name(name: str, size: int, channels: int, own_channels: int) -> str:
     """A data set's name for reports: with the size, and with the channels where they are not the data's own."""
     colour = "" if channels == own_channels else " grey" if channels == 1 else " RGB"
-    return f"{name} {size}×{size}{colour}"
+    return f"{name}{colour} {size}×{size}"
 
 
 class Pixels(Protocol):

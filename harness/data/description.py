@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.data.containers import Container, printable
-from harness.errors import DataError
+from harness.data.containers import Container
+from harness.errors import DataError, printable
 
 DESCRIPTION = "dataset.json"
 FORM = 'is not JSON of the form {"labels": [[name, label], …]}'

@@ -8,7 +8,6 @@ import numpy as np
 
 from harness.config import DataConfig
 from harness.data import png
-from harness.data.containers import printable
 from harness.data.damage import DamagedImageError
 from harness.data.dataset import DataInfo, Dataset, display_name
 from harness.data.listing import Listing, list_images
@@ -22,7 +21,7 @@ from harness.data.pixels import (
     read_header,
     to_array,
 )
-from harness.errors import DataError
+from harness.errors import DataError, printable
 from harness.store import expanded
 
 PROBED = 64

@@ -6,13 +6,13 @@ was taken for a class would be trained on. What could be read in two ways is ref
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
-from harness.data.containers import printable
-from harness.errors import DataError
+from harness.errors import DataError, printable
 
 IMAGE_SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm",
@@ -26,12 +26,22 @@ DOCUMENT_SUFFIXES = frozenset(
     {".txt", ".md", ".rst", ".json", ".csv", ".tsv", ".xml", ".html", ".pdf", ".yaml", ".yml", ".toml", ".log", ".py"}
 )
 """A folder that holds nothing else describes the data."""
-SPLIT_WORDS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "eval", "evaluation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 
 
 def is_image(name: str) -> bool:
     """Whether a file of this name is taken for an image."""
     return name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def split_in(name: str) -> str:
+    """The split that a word in a file's or folder's name tells; empty where none does."""
+    words = re.split(r"[^a-z]+", name.lower())
+    return next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), "")
 
 
 class Layout:
@@ -86,6 +96,7 @@ class Layout:
         words = {top: SPLIT_WORDS[top.lower()] for top in tops if top.lower() in SPLIT_WORDS}
         others = [top for top in tops if top not in words]
         if not words:
+            self._refuse_inexact(tops)
             return {}
         first = next(iter(words))
         if others:
@@ -125,6 +136,13 @@ class Layout:
             folder = parent
             lineage.append(folder)
         return lineage
+
+    def _refuse_inexact(self, tops: list[str]) -> None:
+        """Raise for ``train_64x64/`` beside ``valid_64x64/``, which are no classes."""
+        found = [split_in(top) for top in tops]
+        if "" not in found and len(set(found)) > 1:
+            named = ", ".join(f"{printable(top)}/" for top in tops)
+            raise DataError(f"{self.where}: {named} look like splits and not like classes; call them train/ and val/")
 
     def _check_splits(self, root: str, words: dict[str, str]) -> None:
         taken: dict[str, str] = {}

@@ -7,9 +7,10 @@ are then one data set. Images are labelled by
 * the folder they lie in (the layout of ImageFolder): classes are the sorted names of the folders at the top, over all
   zips together; images that lie in no folder have no labels.
 
-Splits. Train and test are told apart by folders at the top named ``train`` and ``val`` (or ``validation``, ``test``),
-or by such a word in the name of a zip (``tiny-val.zip``). With both val and test, val is taken: test sets often have no
-labels. What holds one split only is the train split. Classes are those of the train split, whichever split is opened.
+Splits. Train and test are told apart by folders at the top named ``train`` and ``val`` (or ``validation``, ``test`` and
+the like), or by such a word in the name of a zip (``tiny-val.zip``). With both val and test, val is taken: test sets
+often have no labels. What holds one split only is the train split. Classes are those of the train split, whichever
+split is opened.
 
 What could be read in two ways is refused: see :mod:`harness.data.layout`.
 """
@@ -34,10 +35,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from harness.data.checksums import State, is_settled, state_of
-from harness.data.containers import Container, Folder, Zip, printable
+from harness.data.containers import Container, Folder, Zip
 from harness.data.description import Description, descriptions
-from harness.data.layout import IMAGE_SUFFIXES, SPLIT_WORDS, Layout, check_names, is_image
-from harness.errors import DataError, MissingDataError
+from harness.data.layout import IMAGE_SUFFIXES, Layout, check_names, is_image, split_in
+from harness.errors import DataError, MissingDataError, printable
 from harness.store import expanded, tried
 
 QUICK_SECONDS = 0.2
@@ -257,13 +258,13 @@ class _Part(NamedTuple):
 
 def _part(index: int, container: Container, description: Description | None) -> _Part:
     images = [(i, member) for i, member in enumerate(container.members) if is_image(member.name)]
-    _check_once(container, [i for i, _ in images])
+    _check_member_names(container, [i for i, _ in images])
     others = (member.name for member in container.members if not is_image(member.name))
     layout = Layout(str(container.path), (member.name for _, member in images), others, container.folders)
     labelled = description is not None
     root = layout.root(labelled)
     splits = layout.splits(root)
-    whole = _tag_of_zip(container.path) if isinstance(container, Zip) else ""
+    whole = split_in(container.path.stem) if isinstance(container, Zip) else ""
     given = description.labels if description is not None else None
     found: dict[str, list[Item]] = {}
     for number, member in images:
@@ -288,17 +289,18 @@ def _unread(layout: Layout, folder: str) -> dict[str, str]:
     return layout.without_images(folder)
 
 
-def _check_once(container: Container, images: Sequence[int]) -> None:
-    """A zip may hold a name twice, of which an unpacker keeps one."""
+def _check_member_names(container: Container, images: Sequence[int]) -> None:
+    """Raise :class:`DataError` for a name twice in a zip, of which an unpacker keeps one, and for lost folders."""
     names = [container.members[i].name for i in images]
+    twisted = next((name for name in names if "\\" in name), None)
+    if twisted is not None:  # of a folder: in a zip they have been read as slashes
+        raise DataError(
+            f"{container.path}: {printable(twisted)!r} holds a backslash: was it unpacked from a zip of Windows? Unpack "
+            "it by another program, or use the zip itself"
+        )
     for one, other in pairwise(names):
         if one == other:
             raise DataError(f"{container.path}: holds {printable(one)!r} twice; make the zip again, with one of them")
-
-
-def _tag_of_zip(path: Path) -> str:
-    words = re.split(r"[^a-z0-9]+", path.stem.lower())
-    return next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), "")
 
 
 def _labelled(path: str, scan: _Scan, chosen: Sequence[Item]) -> Listing:

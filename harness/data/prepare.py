@@ -32,7 +32,7 @@ from harness.data.damage import Damaged, DamagedImageError, damage_report
 from harness.data.images import known_or_probed, source_name
 from harness.data.listing import Listing, list_images
 from harness.data.pixels import GREY_MODES, PIXEL_RULES, centre_crop, check_cropping, open_image, plain, to_array
-from harness.errors import DataError
+from harness.errors import DataError, printable
 from harness.store import atomic_path, write_atomically
 from harness.wording import count_of
 
@@ -339,7 +339,7 @@ def _damaged(renderer: Renderer, parts: Path) -> list[Damaged]:
     for number in range(renderer.parts):
         with np.load(_part_path(parts, number), allow_pickle=False) as part:
             pairs = zip(part["damaged"], part["reasons"], strict=True)
-            found += [Damaged(renderer.source.names[int(index)], str(reason)) for index, reason in pairs]
+            found += [Damaged(printable(renderer.source.names[int(index)]), str(reason)) for index, reason in pairs]
     return found
 
 
