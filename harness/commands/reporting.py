@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from harness.checks import check_store
 from harness.cli import console, print_json
 from harness.commands.hints import Asked
 from harness.config import as_plain
@@ -46,6 +47,7 @@ def run(file: Path, overrides: Sequence[str], results: Path, json_output: bool) 
         made = remake(file)
     else:
         sweep = load_sweep(file, overrides)
+        check_store(Store(results))
         made = make(sweep, Store(results), {}, again=True)
     if json_output:
         print_json(made.summary)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from harness.checks import check_readable, check_sweep
 from harness.cli import console, print_json
 from harness.commands.hints import Asked
 from harness.commands.place import Chosen, choose
@@ -35,6 +36,7 @@ def run(
     dry_run: bool,
     json_output: bool,
 ) -> None:
+    check_readable(results)
     sweep = load_sweep(file, overrides)
     store = Store(results)
     planned = plan(sweep, store)
@@ -46,8 +48,6 @@ def run(
         return
     failures: dict[str, str] = {}
     if planned.missing_cells:
-        from harness.checks import check_sweep
-
         check_sweep(planned, store)
         out.print(_announcement(planned), highlight=False)
         out.print(chosen.sentence, highlight=False, markup=False)
@@ -145,13 +145,15 @@ def show_plan(
 def _show_rows(planned: Plan, rows: Mapping[str, Any], out: Console) -> None:
     trainings = Table(title="trainings", title_justify="left")
     for column in ("id", "for", "steps", "GMACs", "state"):
-        trainings.add_column(column, justify="right" if column in ("steps", "GMACs") else "left")
+        right = column in ("steps", "GMACs")
+        trainings.add_column(column, justify="right" if right else "left", no_wrap=column == "id", overflow="fold")
     for row in rows["trainings"]:
         state = "done" if row["done"] else "to run"
         trainings.add_row(row["id"], row["label"], str(row["steps"]), f"{row['gmacs']:,.0f}", state)
     cells = Table(title="cells", title_justify="left")
     for column in ("id", "cell", "GMACs per image", "GMACs", "state"):
-        cells.add_column(column, justify="right" if "GMACs" in column else "left")
+        right = "GMACs" in column
+        cells.add_column(column, justify="right" if right else "left", no_wrap=column == "id", overflow="fold")
     for row in rows["cells"]:
         state = "done" if row["done"] else "to run"
         cells.add_row(row["id"], row["label"], f"{row['gmacs_per_image']:.4g}", f"{row['gmacs']:,.0f}", state)

@@ -56,6 +56,8 @@ OWN_KEYS = {
 RESOURCE_OPTIONS = {"gres", "tres-per-job", "tres-per-node", "tres-per-socket", "tres-per-task"}
 """Options of sbatch that may ask for GPUs among other things."""
 
+YES_NO = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
 FLAGS = {
     "consolidate-segments", "contiguous", "exclusive", "external", "get-user-env", "hold", "ignore-pbs", "nice",
     "no-kill", "overcommit", "oversubscribe", "propagate", "reboot", "spread-job", "spread-segments", "stepmgr",
@@ -220,6 +222,9 @@ def parse_layer(values: Mapping[str, Any], source: str) -> ClusterConfig:
     for prefix, part in (("", values), ("trainings.", values.get("trainings")), ("cells.", values.get("cells"))):
         if not isinstance(part, dict):
             continue
+        part |= {key: _as_written(key, part[key]) for key in (*TEXT_KEYS, "time", "warning") if key in part}
+        if isinstance(part.get("sbatch"), dict):
+            part["sbatch"] = {name: _as_written(name, value) for name, value in part["sbatch"].items()}
         for key, problem in [*_misread(part), *_odd_options(part.get("sbatch"))]:
             problems.append(f"{prefix}{problem}")
             _drop(part, key)  # told already
@@ -256,6 +261,13 @@ def _misread(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if isinstance(job, bool) or not isinstance(job, int | str):
             yield "after", f"after: {job!r} is no job to wait for; write it as 12345 or afterany:12345"
             break
+
+
+def _as_written(name: object, value: Any) -> Any:
+    """The text of a number where the loader has kept it; true or false for a flag."""
+    if isinstance(value, str) and name in FLAGS:
+        return YES_NO.get(value.lower(), value)
+    return getattr(value, "text", value)
 
 
 def _read_as(value: object) -> str:
@@ -333,7 +345,7 @@ def _nested(options: Iterable[str]) -> dict[str, Any]:
 def _option_value(parents: list[str], key: str, text: str) -> Any:
     """A value of the command line: what takes text is taken as it is written, the rest is read as YAML."""
     if parents and parents[-1] == "sbatch":
-        return text.lower() == "true" if key in FLAGS and text.lower() in ("true", "false") else text
+        return _as_written(key, text)
     if key in TEXT_KEYS or key in ("time", "warning", "after", "kind"):
         return text
     return load_text(text, f"{OPTION} {'.'.join([*parents, key])}")
