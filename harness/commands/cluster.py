@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,12 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 
+from harness.checks import check_readable, check_sweep
 from harness.cli import console, print_json
 from harness.commands.hints import Asked
 from harness.commands.place import choose
 from harness.commands.status import find_targets, submitted_targets, summary_line, table_of
+from harness.config import Experiment
 from harness.errors import ConfigError, DispatchError
 from harness.plan import Plan, plan
 from harness.slurm.advice import expected_times, time_advice
@@ -26,7 +28,7 @@ from harness.slurm.records import Submission
 from harness.slurm.settings import ClusterSettings, JobSettings, load_settings
 from harness.slurm.status import LIVE, TO_RETRY, SweepStatus, read_status
 from harness.slurm.submit import NoRoom, Submitted, earlier_sentence, propose, submit
-from harness.store import Store, Target
+from harness.store import Kind, Store, Target
 from harness.sweep import Sweep, load_sweep
 from harness.wording import count_of
 
@@ -144,14 +146,18 @@ def retry(
     json_output: bool,
 ) -> None:
     """Run again what has failed, was cancelled, is blocked or lost; of that only `names` (ids), if given."""
-    from harness.checks import check_sweep
-
+    check_readable(results)
     sweep, store, out = load_sweep(file, overrides), Store(results), console(json_output)
     planned = plan(sweep, store)
     status = read_status(planned, store)
     chosen = set(find_targets(sweep, names)) if names else {row.target for row in status.in_states(TO_RETRY)}
     if all(status.rows[target].state in LIVE | {"done"} for target in chosen):
         out.print(f"nothing to retry: {summary_line(status)}", highlight=False, markup=False)
+        if status.in_states(["missing"]):
+            asked = Asked(file, overrides, results, cluster, options)
+            out.print(
+                f"this runs what is missing: {asked.command('sweep', submits=True)}", highlight=False, markup=False
+            )
         if json_output:
             print_json({"retried": []})
         return
@@ -220,6 +226,7 @@ def cancel(
     file: Path, names: Sequence[str], overrides: Sequence[str], results: Path, earlier: bool, json_output: bool
 ) -> None:
     """End the sweep's jobs on SLURM; of those only the jobs of `names` (ids) or of earlier versions, if asked."""
+    check_readable(results)
     store, out = Store(results), console(json_output)
     try:
         sweep = load_sweep(file, overrides)
@@ -263,15 +270,15 @@ def proposal(planned: Plan, store: Store, options: Sequence[str]) -> dict[str, A
         ],
         "gpu_hours_at_most": sum(made.gpu_hours for made in proposals),
         "note": note,
-        "time": [time_advice(expected, settings) for expected in expected_times(planned, store, _work(planned))],
+        "time": [time_advice(expected, settings) for expected in expected_times(planned, store, _work)],
     }
 
 
-def _work(planned: Plan) -> Callable[[Target], float]:
-    """GMACs of a target."""
-    from harness.dispatch import work_of
+def _work(kind: Kind, experiment: Experiment) -> float:
+    """GMACs of a training or cell."""
+    from harness.estimate import cell_gmacs, training_gmacs
 
-    return lambda target: work_of(planned, [target])[target]
+    return training_gmacs(experiment) if kind == "training" else cell_gmacs(experiment)
 
 
 def show_proposal(asked: Mapping[str, Any], out: Console) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from harness.checks import check_readable
 from harness.cli import console, print_json
 from harness.commands.hints import Asked
 from harness.commands.status import find_targets, submitted_targets
@@ -46,6 +47,7 @@ def run(
     """What the last job of a training or cell printed, or all its jobs, and the traceback of its error."""
     if follow and json_output:
         raise ConfigError("--follow", ["has no meaning with --json"])
+    check_readable(results)
     sweep, store, out = load_sweep(file, overrides), Store(results), console(json_output)
     (target,) = find_targets(sweep, [name], submitted_targets(sweep, store))
     made = attempts(store, target)
@@ -72,10 +74,10 @@ def run(
         return
     for attempt in shown:
         for path in attempt.paths:
-            out.rule(f"{_heading(attempt)}: {path}", style="dim")
+            _print_heading(f"{_heading(attempt)}: {path}", out)
             _print_tail(path, out)
     if noted.get("traceback"):
-        out.rule(f"{target}: {noted.get('state')}", style="dim")
+        _print_heading(f"{target}: {noted.get('state')}", out)
         out.print(noted["traceback"], highlight=False, markup=False)
     earlier = [attempt for attempt in with_logs if attempt not in shown]
     if earlier:
@@ -85,6 +87,11 @@ def run(
 
 def _heading(attempt: Attempt) -> str:
     return f"job {attempt.job}, submitted {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(attempt.submitted))}"
+
+
+def _print_heading(text: str, out: Console) -> None:
+    """In full: a rule of the terminal's width would cut a path."""
+    out.print(f"── {text} ──", style="dim", highlight=False, markup=False)
 
 
 def _why(sweep: Sweep, store: Store, target: Target) -> str:
@@ -179,5 +186,5 @@ class _Follower:
 
     def _head(self, path: Path) -> None:
         if path != self.shown:
-            self.out.rule(str(path), style="dim")
+            _print_heading(str(path), self.out)
             self.shown = path

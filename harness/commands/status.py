@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from harness.checks import check_readable
 from harness.cli import console, print_json
 from harness.commands.hints import Asked
 from harness.config import nearest
@@ -42,6 +43,7 @@ SEPARATOR = 3
 
 def run(file: Path | None, overrides: Sequence[str], results: Path, watch: bool, json_output: bool) -> None:
     """Of the sweep in `file`; of all that was submitted from `results` if there is none."""
+    check_readable(results)
     if file is None:
         _run_overview(overrides, results, watch, json_output)
         return

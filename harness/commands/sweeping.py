@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from harness.checks import check_readable, check_sweep
 from harness.cli import console, print_json
 from harness.commands.hints import Asked
 from harness.commands.place import Chosen, choose
@@ -36,6 +37,7 @@ def run(
     dry_run: bool,
     json_output: bool,
 ) -> None:
+    check_readable(results)
     sweep = load_sweep(file, overrides, without_data=dry_run)
     store = Store(results)
     planned, damaged = without_damaged(plan(sweep, store), store)
@@ -48,8 +50,6 @@ def run(
         return
     failures: dict[str, str] = {}
     if planned.missing_cells:
-        from harness.checks import check_sweep
-
         check_sweep(planned, store)
         out.print(_announcement(planned), highlight=False)
         out.print(chosen.sentence, highlight=False, markup=False)
@@ -155,13 +155,15 @@ def show_plan(
 def _show_rows(planned: Plan, rows: Mapping[str, Any], out: Console) -> None:
     trainings = Table(title="trainings", title_justify="left")
     for column in ("id", "for", "steps", "GMACs", "state"):
-        trainings.add_column(column, justify="right" if column in ("steps", "GMACs") else "left")
+        right = column in ("steps", "GMACs")
+        trainings.add_column(column, justify="right" if right else "left", no_wrap=column == "id", overflow="fold")
     for row in rows["trainings"]:
         id_, state = _id_and_state(row)
         trainings.add_row(id_, row["label"], str(row["steps"]), f"{row['gmacs']:,.0f}", state)
     cells = Table(title="cells", title_justify="left")
     for column in ("id", "cell", "GMACs per image", "GMACs", "state"):
-        cells.add_column(column, justify="right" if "GMACs" in column else "left")
+        right = "GMACs" in column
+        cells.add_column(column, justify="right" if right else "left", no_wrap=column == "id", overflow="fold")
     for row in rows["cells"]:
         id_, state = _id_and_state(row)
         cells.add_row(id_, row["label"], f"{row['gmacs_per_image']:.4g}", f"{row['gmacs']:,.0f}", state)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.checks import check_store
 from harness.cli import console, print_json
 from harness.plan import plan, without_damaged
 from harness.store import Store
@@ -18,6 +19,7 @@ def run(file: Path, overrides: Sequence[str], results: Path, json_output: bool) 
     from harness.commands.single import bar
 
     sweep, store, out = load_sweep(file, overrides), Store(results), console(json_output)
+    check_store(store)
     planned, damaged = without_damaged(plan(sweep, store), store)
     for reason in damaged.values():
         out.print(f"{reason}: left out; harness sweep measures the cell again")

@@ -11,12 +11,17 @@ from itertools import islice, pairwise
 from statistics import median
 from typing import Any
 
-from harness.errors import StoreError
+from harness.config import Experiment
+from harness.errors import ConfigError, StoreError
 from harness.plan import Plan
 from harness.progress import clock_text
+from harness.slurm.records import SweepKey, assignments, load_submissions
 from harness.slurm.settings import ClusterSettings
 from harness.slurm.status import SweepStatus
 from harness.store import Kind, Store, Target, read_json
+
+Work = Callable[[Kind, Experiment], float]
+"""GMACs of a training or cell."""
 
 START_SECONDS = 120.0
 """Of a job, before its first step: imports, data, compilation."""
@@ -37,34 +42,63 @@ class Expected:
     measured: str
 
 
-def expected_times(planned: Plan, store: Store, work: Callable[[Target], float]) -> list[Expected]:
-    """Of each kind of which something has been measured in the store; `work` is a target's GMACs."""
+def expected_times(planned: Plan, store: Store, work: Work) -> list[Expected]:
+    """Of each kind of which something has been measured in the store, for this or an earlier version of the sweep."""
     return [*_expected_trainings(planned, store, work), *_expected_cells(planned, store, work)]
 
 
-def _expected_trainings(planned: Plan, store: Store, work: Callable[[Target], float]) -> Iterator[Expected]:
-    missing = [Target("training", training.id) for training in planned.missing_trainings]
-    steps = {id: training.experiment.train.steps for id, training in planned.sweep.trainings.items()}
-    pace = {id: seconds for id in steps if (seconds := seconds_per_step(store, id))}
-    if not missing or not pace:
+def _expected_trainings(planned: Plan, store: Store, work: Work) -> Iterator[Expected]:
+    missing = {t.id: t.experiment for t in planned.missing_trainings}
+    pace = {id: seconds for id in _known_trainings(planned, store) if (seconds := seconds_per_step(store, id))}
+    experiments = {id: _experiment(planned, store, id) for id in pace}
+    per_gmac = {
+        id: pace[id] * experiment.train.steps / work("training", experiment)
+        for id, experiment in experiments.items()
+        if experiment is not None
+    }
+    if not missing or not per_gmac:
         return
-    slowest = max(pace, key=lambda id: pace[id] * steps[id] / work(Target("training", id)))
-    per_gmac = pace[slowest] * steps[slowest] / work(Target("training", slowest))
-    seconds = max(pace[t.id] * steps[t.id] if t.id in pace else per_gmac * work(t) for t in missing)
-    yield Expected("training", seconds, f"{1 / pace[slowest]:.3g} steps/s measured in training {slowest}")
+    slowest = max(per_gmac, key=lambda id: per_gmac[id])
+    seconds = max(
+        pace[id] * experiment.train.steps if id in pace else per_gmac[slowest] * work("training", experiment)
+        for id, experiment in missing.items()
+    )
+    measured = f"{1 / pace[slowest]:.3g} steps/s measured in training {slowest}{_device(store, slowest)}"
+    yield Expected("training", seconds, measured)
 
 
-def _expected_cells(planned: Plan, store: Store, work: Callable[[Target], float]) -> Iterator[Expected]:
-    missing = [Target("cell", cell.id) for cell in planned.missing_cells]
+def _known_trainings(planned: Plan, store: Store) -> list[str]:
+    """Of the sweep as its file stands and of earlier versions that were submitted."""
+    key = SweepKey.of(planned.sweep)
+    submitted = assignments([made for made in load_submissions(store) if made.is_of(key)])
+    return list(dict.fromkeys([*planned.sweep.trainings, *(t.id for t in submitted if t.kind == "training")]))
+
+
+def _experiment(planned: Plan, store: Store, training: str) -> Experiment | None:
+    if training in planned.sweep.trainings:
+        return planned.sweep.trainings[training].experiment
+    with contextlib.suppress(StoreError, ConfigError):  # of an earlier version, perhaps of the harness too
+        return store.load_experiment(Target("training", training))
+    return None
+
+
+def _expected_cells(planned: Plan, store: Store, work: Work) -> Iterator[Expected]:
     taken: dict[str, float] = {}
     for id in islice(sorted(planned.done_cells), READ_CELLS):
         with contextlib.suppress(StoreError, KeyError, TypeError):
             taken[id] = float(store.read_cell(id)["provenance"]["seconds"])
-    if not missing or not taken:
+    per_gmac = {id: seconds / work("cell", planned.sweep.cells[id].experiment) for id, seconds in taken.items()}
+    if not planned.missing_cells or not per_gmac:
         return
-    slowest = max(taken, key=lambda id: taken[id] / work(Target("cell", id)))
-    per_gmac = taken[slowest] / work(Target("cell", slowest))
-    yield Expected("cell", per_gmac * max(map(work, missing)), f"{taken[slowest]:.3g} s measured in cell {slowest}")
+    slowest = max(per_gmac, key=lambda id: per_gmac[id])
+    most = max(work("cell", cell.experiment) for cell in planned.missing_cells)
+    yield Expected("cell", per_gmac[slowest] * most, f"{taken[slowest]:.3g} s measured in cell {slowest}")
+
+
+def _device(store: Store, training: str) -> str:
+    with contextlib.suppress(StoreError, KeyError, TypeError):
+        return f" on {read_json(store.done_path(training))['device']}"
+    return ""
 
 
 def seconds_per_step(store: Store, training: str) -> float | None:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness.checks import check_store
 from harness.slurm import queue
 from harness.slurm.live import LiveJob, earlier_jobs, jobs_of_damaged, live_jobs, read_jobs, targets_of
 from harness.slurm.lock import submission_lock
@@ -49,6 +50,7 @@ def _cancel(
     found = read_records(store)
     if not found.submissions and not found.damaged:
         return Cancelled()
+    check_store(store)
     with submission_lock(store):
         records = read_records(store)
         jobs = read_jobs(records)

@@ -6,7 +6,6 @@ import re
 from collections.abc import Collection
 
 from harness.slurm import queue
-from harness.slurm.endings import ENDS
 from harness.slurm.queue import SlurmError
 from harness.slurm.records import Assignment
 from harness.slurm.settings import KINDS, ClusterSettings
@@ -25,7 +24,7 @@ def ran_out_of_memory(row: Row, assignment: Assignment | None) -> bool:
     """Whether the host's memory was too small for the target's last job; a GPU's does not count."""
     if row.state != "failed" or OF_A_GPU.search(row.reason):
         return False
-    if row.reason.startswith((ENDS["OUT_OF_MEMORY"], "MemoryError")) or SAID.search(row.reason):
+    if row.reason.startswith("MemoryError") or SAID.search(row.reason):
         return True
     return assignment is not None and any(SAID.search(line) for line in _last_lines(assignment))
 

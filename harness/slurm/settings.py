@@ -58,6 +58,8 @@ OWN_KEYS = {
 RESOURCE_OPTIONS = {"gres", "tres-per-job", "tres-per-node", "tres-per-socket", "tres-per-task"}
 """Options of sbatch that may ask for GPUs among other things."""
 
+YES_NO = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
 FLAGS = {
     "consolidate-segments", "contiguous", "exclusive", "external", "get-user-env", "hold", "ignore-pbs", "nice",
     "no-kill", "overcommit", "oversubscribe", "propagate", "reboot", "spread-job", "spread-segments", "stepmgr",
@@ -227,6 +229,9 @@ def parse_layer(values: Mapping[str, Any], source: str) -> ClusterConfig:
     for prefix, part in (("", values), ("trainings.", values.get("trainings")), ("cells.", values.get("cells"))):
         if not isinstance(part, dict):
             continue
+        part |= {key: _as_written(key, part[key]) for key in (*TEXT_KEYS, "time", "warning") if key in part}
+        if isinstance(part.get("sbatch"), dict):
+            part["sbatch"] = {name: _as_written(name, value) for name, value in part["sbatch"].items()}
         for key, problem in [*_misread(part), *_odd_options(part.get("sbatch"))]:
             problems.append(f"{prefix}{problem}")
             _drop(part, key)  # told already
@@ -263,6 +268,13 @@ def _misread(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if isinstance(job, bool) or not isinstance(job, int | str):
             yield "after", f"after: {job!r} is no job to wait for; write it as 12345 or afterany:12345"
             break
+
+
+def _as_written(name: object, value: Any) -> Any:
+    """The text of a number where the loader has kept it; true or false for a flag."""
+    if isinstance(value, str) and name in FLAGS:
+        return YES_NO.get(value.lower(), value)
+    return getattr(value, "text", value)
 
 
 def _read_as(value: object) -> str:

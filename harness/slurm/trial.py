@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -9,13 +10,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from submitit.helpers import clean_env
-
 from harness.slurm.queue import COMMAND_SECONDS, SlurmError
 from harness.slurm.sbatch import sbatch_message
 
 FORESEEN = timedelta(days=30)
 """A start that is further away stands for one that SLURM cannot tell."""
+
+SET_BY_JOBS = re.compile(r"(?!SLURM_CONF$|SLURM_CLUSTERS$)(?:SLURM|SLURMD|SRUN|SBATCH)_")
+"""Variables that a job around us or a person's shell sets, and that would change what is asked; not which cluster."""
 
 SUBMIT_LIMIT = re.compile(r"(?:Max|Grp)SubmitJob")
 """Of SLURM's names for limits on how many jobs may be in the queue: AssocMaxSubmitJobLimit and its relatives."""
@@ -51,15 +53,15 @@ def try_out(options: Iterable[str]) -> Trial:
     """
     asked = [word for option in options if not option.startswith("--dependency") for word in shlex.split(option)]
     try:
-        with clean_env():
-            done = subprocess.run(
-                ["sbatch", "--test-only", *asked],
-                input="#!/bin/sh\n",
-                capture_output=True,
-                text=True,
-                timeout=COMMAND_SECONDS,
-                check=False,
-            )
+        done = subprocess.run(
+            ["sbatch", "--test-only", *asked],
+            input="#!/bin/sh\n",
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_SECONDS,
+            check=False,
+            env={name: value for name, value in os.environ.items() if not SET_BY_JOBS.match(name)},
+        )
     except FileNotFoundError:
         raise SlurmError("sbatch is not installed here") from None
     except subprocess.TimeoutExpired:

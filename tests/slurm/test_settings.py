@@ -107,8 +107,8 @@ def test_what_has_a_key_of_its_own_is_no_free_option(option: str, said: str) -> 
         ("begin: 16:00", READ_OR_REFUSED),
         ("reservation: 0123", READ_OR_REFUSED),
         ("time-min: 1:30:00", READ_OR_REFUSED),
-        ("begin: 2026-12-01", None),
-        ("reservation: no", None),
+        ("begin: 2026-12-01", READ_OR_REFUSED),
+        ("reservation: no", READ_OR_REFUSED),
         ("mail-user:", None),
         ("reservation: '0123'", ["--reservation=0123"]),
         ("gres: lscratch:100", ["--gres=lscratch:100"]),
@@ -128,6 +128,17 @@ def test_a_free_option_keeps_the_text_that_was_written_or_is_refused(text: str, 
     plain = sbatch_options(sbatch_parameters(JobSettings(), "n", Path("s"), None), Path("f"), 1)
     given = sbatch_options(sbatch_parameters(settings, "n", Path("s"), None), Path("f"), 1)
     assert [option for option in given if option not in plain] == expected
+
+
+class Written(int):
+    """A number of a file that remembers how it was written."""
+
+    text = "0123"
+
+
+def test_a_number_that_remembers_its_text_is_that_text() -> None:
+    settings = load_settings({"account": Written(83), "sbatch": {"reservation": Written(83)}}, "s.yaml").training
+    assert (settings.account, settings.sbatch) == ("0123", {"reservation": "0123"})
 
 
 def test_a_later_source_takes_a_flag_back() -> None:

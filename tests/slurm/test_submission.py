@@ -352,7 +352,9 @@ def test_time_that_the_steps_show_to_be_too_short_is_told(running: Make) -> None
     sweep.finish_here()
     edit(sweep, 60 * STEPS)
     asked = harness("sweep", sweep, "--dry-run", "--cluster", "slurm", "--slurm", "trainings.time=5m")
-    assert re.search(r"trainings?: the longest job takes about .* \(\S+ steps/s measured in training \w+\)", asked)
+    assert re.search(
+        r"trainings?: the longest job takes about .* \(\S+ steps/s measured in training \w+ on .+\)", asked
+    )
 
 
 def test_only_named_targets_of_a_job_are_told_of_the_others(running: Make) -> None:
