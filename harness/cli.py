@@ -69,7 +69,8 @@ Arm = Annotated[str | None, typer.Option("--arm", help="the arm to take from a s
 RESULTS = Path("results")
 INTERRUPTED = 130
 """Exit status after a Ctrl-C."""
-MENDABLE = FULL | {
+MENDABLE = {
+    *FULL,
     errno.EACCES,
     errno.EPERM,
     errno.EROFS,
