@@ -75,7 +75,8 @@ COMPUTING = frozenset({"sweep", "train", "sample", "measure", "time", "latency",
 """Commands that run networks."""
 INTERRUPTED = 130
 """Exit status after a Ctrl-C."""
-MENDABLE = FULL | {
+MENDABLE = {
+    *FULL,
     errno.EACCES,
     errno.EPERM,
     errno.EROFS,

@@ -31,6 +31,10 @@ SCORE_SPLITS = 10
 """The Inception score is the mean over this many parts of the images, as in the literature."""
 NEIGHBOURS = 3
 """Precision and recall take an image to reach as far as its nearest neighbour of this number, as in the literature."""
+MOST_CHANNELS = 2**20
+Channels = Annotated[int, Field(ge=1, le=MOST_CHANNELS)]
+Factor = Annotated[float, Field(gt=0, le=1024)]
+BlockCount = Annotated[int, Field(ge=1, le=256)]
 LevelKind = Literal["conv", "transformer"]
 
 
@@ -77,25 +81,23 @@ class ModelConfig(Section):
 
     kind: Literal["single_rate", "dual_rate"] = "single_rate"
     patch: PositiveInt = Field(1, description="side of a patch in pixels")
-    width: PositiveInt = Field(64, description="channels of level i are width × multipliers[i], to a multiple of 8")
-    multipliers: tuple[PositiveFloat, ...] = (1, 2)
-    blocks: tuple[PositiveInt, ...] = Field(
+    width: Channels = Field(64, description="channels of level i are width × multipliers[i], to a multiple of 8")
+    multipliers: tuple[Factor, ...] = (1, 2)
+    blocks: tuple[BlockCount, ...] = Field(
         (1, 4), description="blocks per level; on all levels but the lowest this many on the way down and again up"
     )
-    levels: tuple[LevelKind, ...] = ("conv", "transformer")
-    head_width: PositiveInt = Field(32, description="channels per attention head")
-    mlp_ratio: PositiveFloat = 4.0
-    embedding: PositiveInt | None = Field(None, description="width of the time and class embedding; 4 × width if unset")
+    levels: tuple[LevelKind, ...] = Field(("conv", "transformer"), min_length=1)
+    head_width: Channels = Field(32, description="channels per attention head")
+    mlp_ratio: Factor = 4.0
+    embedding: Channels | None = Field(None, description="width of the time and class embedding; 4 × width if unset")
     dropout: Probability = Field(0.0, description="dropout inside transformer blocks")
     class_conditional: bool = False
-    light_width: PositiveFloat | None = Field(
-        None, description="dual_rate: denoiser's channels relative to the encoder's"
-    )
-    light_blocks: tuple[PositiveInt, ...] | None = Field(None, description="dual_rate: denoiser's blocks per level")
+    light_width: Factor | None = Field(None, description="dual_rate: denoiser's channels relative to the encoder's")
+    light_blocks: tuple[BlockCount, ...] | None = Field(None, description="dual_rate: denoiser's blocks per level")
     light_levels: tuple[LevelKind, ...] | None = Field(
         None, description="dual_rate: denoiser's kinds; encoder's if unset"
     )
-    context_channels: PositiveInt | None = Field(
+    context_channels: Channels | None = Field(
         None, description="dual_rate: channels the context is projected to, per level; the denoiser's own if unset"
     )
     context_levels: Literal["all", "last"] | None = Field(
@@ -112,6 +114,9 @@ class ModelConfig(Section):
             value = getattr(self, key)
             if value is not None and len(value) != count:
                 raise ValueError(f"{key}: has {count_of(len(value), 'entry')}, but levels has {count}")
+        widest = self.width * max(self.multipliers) * max(1.0, self.light_width or 1.0)
+        if widest > MOST_CHANNELS:
+            raise ValueError(f"width: a level would have {widest:.4g} channels, more than {MOST_CHANNELS:,}")
         only_dual = (
             "light_width",
             "light_blocks",
@@ -185,7 +190,7 @@ class _SampleConfig(Section):
     """How images are drawn from a trained network; the samplers' own options come with :class:`SampleConfig`."""
 
     sampler: str = Field("ancestral", description=f"one of {', '.join(SAMPLERS)}")
-    steps: PositiveInt = 32
+    steps: Annotated[int, Field(ge=1, le=100_000)] = 32
     refresh_interval: PositiveInt | None = Field(None, description="steps from one run of the encoder to the next")
     refreshes: PositiveInt | None = Field(None, description="runs of the encoder in all, spread evenly")
     refresh_steps: tuple[NonNegativeInt, ...] | None = Field(None, description="the very steps, starting with 0")

@@ -216,9 +216,8 @@ def run_local(plan: Plan, store: Store, console: Console, workers: int, poll_sec
             _stop(store, slots.values())
             left = [(slot.target, labels[slot.target]) for slot in slots.values()]
             raise KeyboardInterrupt(stopped_message(store, left, len(outcome.done), count)) from None
-    full = next((why for why in outcome.failed.values() if is_without_space(store, why)), None)
-    if full is not None:
-        raise DiskFull(f"{full}; {FULL_CURE}")
+    if any(is_without_space(store, reason) for reason in outcome.failed.values()):
+        raise DiskFull(f"{store.runs}: {FULL_WORDS[0]}; {FULL_CURE}")
     return outcome
 
 

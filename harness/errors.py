@@ -6,7 +6,7 @@ import errno
 import os
 from collections.abc import Sequence
 
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+FULL = (errno.ENOSPC, errno.EDQUOT)
 FULL_WORDS = tuple(os.strerror(number) for number in FULL)
 FULL_CURE = "free some, and the same command goes on from what is saved"
 

@@ -66,7 +66,7 @@ def run(
                 _work(store, target, noting, should_stop)
     except Exception as error:
         if is_full(error) and not isinstance(error, DiskFull):
-            raise DiskFull(f"{_without_space(error)}; {FULL_CURE}") from error
+            raise DiskFull(f"{_without_space(error, store)}; {FULL_CURE}") from error
         raise
     return True
 
@@ -90,10 +90,10 @@ def _own_lease(store: Store, target: Target, progress: JobProgress, wait_seconds
         yield
 
 
-def _without_space(error: Exception) -> str:
+def _without_space(error: Exception, store: Store) -> str:
     """What could not be written, in one line."""
     if isinstance(error, OSError):
-        return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+        return f"{error.filename or store.runs}: {error.strerror}"
     return first_line(error)
 
 

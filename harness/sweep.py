@@ -456,6 +456,8 @@ def _inherit(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     extended = path.parent / Path(parent).expanduser()
     if extended.resolve() in (*seen, path.resolve()):
         raise ConfigError(str(path), [f"extends: {parent} extends itself"])
+    if not extended.exists():
+        raise ConfigError(str(path), [f"extends: {extended}: no such file"])
     return _merged(_inherit(extended, (*seen, path.resolve())), values, str(path))
 
 

@@ -114,6 +114,16 @@ BAD = {
     "beyond a float": ("base: {train.learning_rate: 1e400}", r"train\.learning_rate: inf is no finite number"),
     "not a number": ("base: {train.ema: .nan}", r"train\.ema: nan is no finite number"),
     "too large to be meant": ("base: {model.width: 100000000000000000000}", r"model\.width: .*less than or equal to"),
+    "a network for no machine": (
+        "base: {model.multipliers: [1, 1.0e+300]}",
+        r"model\.multipliers: .*less than or equal",
+    ),
+    "too many channels": ("base: {model: {width: 1000000, multipliers: [1, 8]}}", r"model\.width: .* 8e\+06 channels"),
+    "no level": (
+        "base: {model: {levels: [], multipliers: [], blocks: []}}",
+        r"model\.levels: a list of values .* \[\]",
+    ),
+    "steps without end": ("base: {sample.steps: 2147483647}", r"sample\.steps: .*less than or equal to 100000"),
     "yes": ("base: {sample.clip: yes}", r"sample\.clip: 'yes' is text; write true$"),
     "off": ("base: {sample.clip: off}", r"sample\.clip: 'off' is text; write false$"),
     "truth as text": ("title: true", r"title: text is needed; write true in quotes"),
@@ -362,6 +372,12 @@ def test_missing_file_names_its_neighbour(tmp_path: Path) -> None:
     write(tmp_path, BASIC, "quickstart.yaml")
     with pytest.raises(ConfigError, match=r"did you mean '.*quickstart\.yaml'"):
         load_sweep(tmp_path / "quikstart.yaml")
+
+
+def test_extends_what_is_not_there(tmp_path: Path) -> None:
+    path = write(tmp_path, "name: a\nextends: none.yaml\narms: {a: {}}\n")
+    with pytest.raises(ConfigError, match=rf"{path}: extends: {tmp_path}/none\.yaml: no such file"):
+        load_sweep(path)
 
 
 def test_extends_in_a_circle(tmp_path: Path) -> None:
