@@ -143,14 +143,14 @@ def _against(panel: Panel, who: Roles, found: Comparison) -> str:
 def _cannot(found: Comparison, at: str) -> str:
     """Why no costs are compared, with what was measured instead; empty where they can be."""
     single = [name for name, span in ((found.base, found.others), (found.name, found.own)) if span.points == 1]
-    if found.bound and not found.gap:
+    if not found.bought and single:
+        reason = f"{' and '.join(single)} {'has' if len(single) == 1 else 'have'} one measured row"
+    elif found.bound and not found.gap:
         reason = "the two share no range of distances, and lie apart by no more than noise, or a tenth"
-    elif found.bound == "at most":
+    elif found.bound == "at most":  # no shares of compute are told, but that the base is better
         return ""
     elif found.bound == "at least" and found.bought and found.ratio < 1:
         reason = f"already the cheapest row of {found.name} is better than any of {found.base}, and dearer"
-    elif not found.bought and single:
-        reason = f"{' and '.join(single)} {'has' if len(single) == 1 else 'have'} one measured row"
     elif not found.bought:
         reason = (
             f"down to {found.shared:.3g}, the best that both reach, distances do not fall with rising compute by more "

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.report.frontier import Comparison, Series, compare, cost_at, pareto
+from harness.report.frontier import Comparison, Series, _near, compare, cost_at, pareto
 
 points = st.lists(
     st.tuples(st.integers(1, 30), st.integers(1, 30)).map(lambda p: (p[0] / 3, p[1] / 7)), min_size=1, max_size=25
@@ -139,6 +140,43 @@ def test_more_noise_gives_a_wider_interval_and_the_same_input_the_same_one() -> 
     assert loud.high / loud.low > 2 * quiet.high / quiet.low / 1.5
     assert loud.ratio == pytest.approx(quiet.ratio)
     assert compare(series("m", COSTS / 2, COSTS**-0.5, 0.1), base, "gmacs") == loud
+
+
+def with_noisy_costs(points: Series, noise: float, generator: np.random.Generator | None = None) -> Series:
+    n = len(points.cost)
+    drawn = np.exp(noise * generator.standard_normal(n)) if generator is not None else 1.0
+    return replace(points, cost=points.cost * drawn, cost_noise=np.full(n, noise))
+
+
+def test_noise_of_the_costs_is_in_the_interval_as_often_as_it_says() -> None:
+    generator = np.random.default_rng(2)
+    base, method = series("base", COSTS, COSTS**-0.5), series("m", COSTS / 1.5, COSTS**-0.5)
+    drawn = [[with_noisy_costs(points, 0.1, generator) for points in (method, base)] for _ in range(150)]
+    found = [compare(*pair, "seconds", replicates=150) for pair in drawn]
+    assert 0.85 <= np.mean([c.low <= 1.5 <= c.high for c in found]) <= 1.0
+    exact = [compare(*(replace(p, cost_noise=None) for p in pair), "seconds", replicates=150) for pair in drawn]
+    assert np.mean([c.low <= 1.5 <= c.high for c in exact]) < 0.1, "without it the interval is too narrow"
+
+
+def test_costs_without_noise_are_costs_without_noise() -> None:
+    base, method = series("base", COSTS, COSTS**-0.5, 0.05, 0.05), series("m", COSTS / 2, COSTS**-0.5, 0.05, 0.05)
+    plain = compare(method, base, "seconds")
+    assert compare(with_noisy_costs(method, 0.0), with_noisy_costs(base, 0.0), "seconds") == plain
+
+
+def test_a_costly_point_that_noise_may_make_cheap_is_kept() -> None:
+    """Point 1 costs a tenth more than point 0 and is worse: noise of the costs can turn that."""
+    points = series("m", np.array([1.0, 1.1, 4.0]), np.array([2.0, 2.2, 1.0]))
+    assert len(_near(points).cost) == 2
+    assert len(_near(with_noisy_costs(points, 0.1)).cost) == 3
+
+
+def test_flat_frontiers_bought_nothing_and_falling_ones_did() -> None:
+    base, flat = series("base", COSTS, COSTS**-0.5), series("flat", COSTS, 1 + 0.0005 * COSTS[::-1])
+    assert compare(series("m", COSTS, COSTS**-0.5), base, "gmacs").bought
+    assert not compare(flat, flat, "gmacs").bought
+    noisy = series("noisy", COSTS, 1 - 0.05 * np.log2(COSTS) / 3, sampling=0.1)
+    assert not compare(noisy, noisy, "gmacs").bought, "a fall of 12 % where the best of eight differs by that much"
 
 
 def test_noise_of_a_training_moves_all_its_points_together() -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from harness.report.frontier import compare, series
 from harness.report.headline import comparisons, headline, roles
 from harness.report.panel import Panel, panels
+from tests.report.conftest import Ran
 from tests.report.made_up import cell, missing
 
 ARMS = ("dual-rate", "base")
@@ -58,13 +61,88 @@ def test_no_difference_is_called_noise() -> None:
         ],
     )
     text = headline(generator)
-    assert "no difference beyond noise" in text
+    assert "there is no difference beyond noise in compute or time between dual-rate and base (95 % intervals" in text
+    assert "×" not in text, "a share that may as well be 1 is no finding"
     assert "one training seed, whose noise the intervals leave out" in text
 
 
 def test_what_dual_rate_does_not_reach_is_said() -> None:
     text = headline(panel_of(curve("base", 1.0), curve("dual-rate", 0.5, floor=0.5, fixed=DUAL)))
-    assert "it does not reach the best of base, 0.5 (its own best is 1)" in text
+    assert text.startswith("dual-rate does not reach the best of base: 1 against 0.5. At equal FD-digits")
+
+
+def test_a_method_that_is_never_as_good_as_the_bases_cheapest_row_has_no_share_of_its_compute() -> None:
+    cheap = [cell("dual-rate", {"sample.steps": s}, frechet=4 - s / 99, gmacs=0.1 * s, fixed=DUAL) for s in (4, 8)]
+    text = headline(panel_of(curve("base", 1.0), cheap))
+    assert text.startswith("dual-rate does not reach the quality of base: its best FD-digits (N = 2000) is 3.92")
+    assert "already the cheapest row of base has 2 at 4.00 GMACs" in text and "×" not in text
+    dear = [cell("dual-rate", {"sample.steps": s}, frechet=4 - s / 99, gmacs=9.0 * s, fixed=DUAL) for s in (4, 8)]
+    assert "at least 18.00× the compute for the same distance" in headline(panel_of(curve("base", 1.0), dear))
+
+
+def flat(arm: str, level: float, factor: float, standard_error: float | None = 2.0, **kwargs: Any) -> list[Any]:
+    """An arm that more compute buys nothing."""
+    return [
+        cell(
+            arm,
+            {"sample.steps": steps},
+            frechet=level + wobble,
+            gmacs=factor * steps,
+            standard_error=standard_error,
+            **kwargs,
+        )
+        for steps, wobble in ((4, 0.01), (8, -0.01), (16, 0.0))
+    ]
+
+
+@pytest.mark.parametrize("standard_error", [2.0, 0.001, None])
+@pytest.mark.parametrize("level", [303.58, 303.0, 290.0])
+def test_networks_that_have_learnt_nothing_give_no_share(level: float, standard_error: float | None) -> None:
+    """Neither where noise hides the difference, nor where 1 part in 300 is beyond noise."""
+    panel = panel_of(
+        flat("base", 303.59, 1.0, standard_error), flat("dual-rate", level, 0.5, standard_error, fixed=DUAL)
+    )
+    text = headline(panel)
+    assert "Compute at equal FD-digits (N = 2000) cannot be compared" in text and "×" not in text
+    assert "The best of dual-rate is" in text and "of base 304 at 8.00 GMACs" in text
+
+
+def test_networks_that_were_hardly_trained_give_no_share(ran: Ran) -> None:
+    text = headline(panels(ran.rows)[0])
+    assert "FD-digits (N = 60) cannot be compared" in text and "×" not in text
+
+
+def test_one_row_against_one_row_is_no_frontier() -> None:
+    one = [cell("base", frechet=2.0, gmacs=2.0)]
+    text = headline(panel_of(one, [cell("dual-rate", frechet=1.99, gmacs=1.0, fixed=DUAL)]))
+    assert "base and dual-rate have one measured row" in text and "×" not in text
+
+
+def test_a_flat_base_says_nothing_of_a_methods_cost() -> None:
+    """The method was trained, the base was not: its quality is told, a share of the base's compute is not."""
+    text = headline(panel_of(flat("base", 303.59, 1.0), curve("dual-rate", 0.5, fixed=DUAL)))
+    assert "cannot be compared" in text and "×" not in text and "The best of dual-rate is 0.5" in text
+
+
+def test_the_intervals_of_times_hold_the_noise_of_timing() -> None:
+    def told(spread: float, repeats: int = 5) -> dict[str, tuple[float, float]]:
+        rows = [*curve("base", 1.0), *curve("dual-rate", 0.5, fixed=DUAL)]
+        for row in rows:
+            time = row["record"]["time"]
+            median = time["seconds_per_image"]
+            time |= {"repeats": repeats, "seconds_per_image_quartiles": [median / spread, median * spread]}
+        panel = panel_of(rows)
+        who = roles(panel)
+        assert who is not None
+        found = {cost: comparisons(panel, who, cost)[0] for cost in ("gmacs", "seconds")}
+        assert all(f.ratio == pytest.approx(2.0) for f in found.values())
+        return {cost: (f.low, f.high) for cost, f in found.items()}
+
+    tight, loose = told(1.001), told(1.1)
+    assert tight["gmacs"] == loose["gmacs"], "multiply-adds have no noise"
+    assert tight["seconds"][1] / tight["seconds"][0] < 1.05
+    # Repeats spread by 0.19 (log); two trainings' medians: 0.136 a row, and three rows of each method at the least.
+    assert 1.15 < loose["seconds"][1] / loose["seconds"][0] < 2.0
 
 
 def test_frontiers_without_a_common_range_give_a_bound() -> None:
@@ -125,8 +203,12 @@ def test_time_is_told_at_the_distances_of_compute() -> None:
     assert who is not None
     ((compute,), (time,)) = (comparisons(panel, who, cost) for cost in ("gmacs", "seconds"))
     assert [at.target for at in time.matched] == [at.target for at in compute.matched]
+    noise = panel.timing_noise
     alone = compare(
-        *(series(arm, arm, [r for r in panel.measured if r.arm == arm], panel.distances, "seconds") for arm in ARMS),
+        *(
+            series(arm, arm, [r for r in panel.measured if r.arm == arm], panel.distances, "seconds", noise)
+            for arm in ARMS
+        ),
         "seconds",
     )
     assert [at.target for at in alone.matched] != [at.target for at in time.matched]

@@ -1,0 +1,156 @@
+"""What a run writes into its records is what the report reads there: names, data, reference, features."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch_fidelity.feature_extractor_inceptionv3 as inception_module
+from typer.testing import CliRunner
+
+from harness import cli
+from harness.measure import features
+from harness.report import Panel, load_rows, panels
+from harness.report.figures import frontier_figure
+from harness.report.reported import agreeing, read_reported
+from tests.report.conftest import REPORTED, Ran
+from tools.made_images import make
+
+IMAGES = 4
+SWEEP = """
+name: named
+base:
+  data: {{name: images, path: {data}, size: 64, channels: 3}}
+  model: {{kind: single_rate, patch: 16, width: 8, multipliers: [1], levels: [conv], blocks: [1], embedding: 16}}
+  train: {{steps: 1, batch: 4}}
+  sample: {{steps: 1, batch: 4}}
+  measure: {{images: {images}, features: inception, weights: {weights}, latency: {{repeats: 1, warmup: 0, batch: 1}}}}
+arms:
+  base: {{set: {{data.label: ImageNet 64×64}}}}
+  here: {{set: {{sample.sampler: ddim}}}}
+  elsewhere: {{set: {{sample.sampler: dpmpp_2m, data.path: {copy}}}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def official(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Stand-in weights of Inception, which count as the official ones while this module's tests run."""
+    path = tmp_path_factory.mktemp("inception") / "random.pth"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inception_module, "load_state_dict_from_url", lambda *_, **__: {})
+        patch.setattr(inception_module.FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
+        torch.manual_seed(0)
+        network = inception_module.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
+    torch.save(network.state_dict(), path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features, "INCEPTION_HASH", hashlib.sha256(path.read_bytes()).hexdigest()[:8])
+        yield path
+
+
+@pytest.fixture(scope="module")
+def folder(official: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the sweep, its data at two paths, and the literature's figures as if they were of N = 4."""
+    place = tmp_path_factory.mktemp("named")
+    data = make(place / "one.zip", images=6, size=64, classes=2)
+    copy = place / "other" / "the-same.zip"
+    copy.parent.mkdir()
+    shutil.copyfile(data, copy)
+    (place / "results").mkdir()
+    table = REPORTED.read_text(encoding="utf-8").replace(",50000,", f",{IMAGES},")
+    (place / "results" / "reported.csv").write_text(table, encoding="utf-8")
+    (place / "named.yaml").write_text(SWEEP.format(data=data, copy=copy, weights=official, images=IMAGES))
+    return place
+
+
+def run(folder: Path, *overrides: str) -> list[dict[str, Any]]:
+    """Run the sweep in this process, as far as it has not run; the rows that its report was made from."""
+    options = [part for text in overrides for part in ("--set", text)]
+    arguments = [
+        "sweep",
+        str(folder / "named.yaml"),
+        "--cluster",
+        "inline",
+        "--results",
+        str(folder / "results"),
+        "--json",
+    ]
+    done = CliRunner().invoke(cli.app, [*arguments, *options], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return load_rows(Path(json.loads(done.stdout)["report"]) / "cells.json")
+
+
+def literature(panel: Panel, folder: Path) -> list[str]:
+    """What the frontier shows of the literature."""
+    known = read_reported(folder / "results" / "reported.csv")
+    figure = frontier_figure(panel, "gmacs", agreeing(known, panel))
+    return [text.get_text() for text in figure.axes[0].texts]
+
+
+@pytest.mark.parametrize("overrides", [[], ["data.label=ImageNet"]])
+def test_the_literature_stands_beside_a_fid_that_a_run_has_measured(overrides: list[str], folder: Path) -> None:
+    rows = [row for row in run(folder, *overrides) if row["arm"] == "base"]
+    assert rows[0]["record"]["quality"]["reference"]["name"] == "ImageNet 64×64 64×64 train"
+    (panel,) = panels(rows)
+    assert panel.condition is not None
+    assert (panel.condition.data, panel.condition.reference) == ("ImageNet 64×64", "ImageNet 64×64 train")
+    assert panel.distance == "FID" and literature(panel, folder) == ["[EDM] EDM (stochastic)"]
+
+
+def test_it_does_not_beside_other_data_another_n_reference_or_weights(folder: Path) -> None:
+    changes = {
+        "images": lambda quality: quality.update(images=5),
+        "reference": lambda quality: quality["reference"].update(name="ImageNet 64×64 test"),
+        "size": lambda quality: quality["reference"].update(name="ImageNet 32×32 train"),
+        "weights": lambda quality: quality.update(frechet_label="FD-Inception"),
+        "features": lambda quality: quality.update(features="dinov2"),
+    }
+    for what, change in changes.items():
+        rows = run(folder, "data.label=ImageNet")
+        for row in rows:
+            change(row["record"]["quality"])
+        assert literature(panels(rows)[0], folder) == [], what
+    assert literature(panels(run(folder, "data.label=Faces"))[0], folder) == []
+
+
+def test_one_data_set_at_two_paths_is_one_panel(folder: Path) -> None:
+    rows = [row for row in run(folder) if row["arm"] != "base"]
+    assert {row["record"]["quality"]["reference"]["name"] for row in rows} == {
+        "one 64×64 train",
+        "the-same 64×64 train",
+    }
+    (panel,) = panels(rows)
+    assert panel.condition is not None and panel.condition.data == "one 64×64"
+    assert [row.arm for row in panel.measured] == ["here", "elsewhere"]
+
+
+def test_a_label_renames_what_was_measured_under_another(folder: Path) -> None:
+    before = {row["record"]["id"] for row in run(folder, "data.label=ImageNet")}
+    rows = run(folder, "data.label=Faces")
+    assert {row["record"]["id"] for row in rows} == before
+    (panel,) = panels(rows)
+    assert panel.condition is not None and panel.condition.text.startswith("Faces 64×64; FID of 4 images against Faces")
+
+
+def test_the_digits_have_a_label_too(ran: Ran) -> None:
+    arguments = ["sweep", str(ran.sweep), "--cluster", "inline", "--results", str(ran.results), "--json"]
+    done = CliRunner().invoke(cli.app, [*arguments, "--set", "data.label=Numerals"], catch_exceptions=False)
+    assert done.exit_code == 0
+    made = next(path for path in ran.results.glob("hardly-trained-set-*"))
+    text = (made / "table.md").read_text(encoding="utf-8")
+    assert "Numerals 8×8; FD-digits of 60 images against Numerals 8×8 train (1797 images)" in text
+    assert "digits 8×8" not in text + (made / "index.html").read_text(encoding="utf-8")
+
+
+def test_other_pixels_of_the_same_files_are_another_reference(ran: Ran) -> None:
+    """Side, channels and split are compared beside the hash: not every record's hash covers them."""
+    for change in ({"channels": 3}, {"name": "digits 16×16 train"}, {"name": "digits 8×8 test"}):
+        rows = ran.rows
+        record = rows[0]["record"]
+        (record["config"]["data"] if "channels" in change else record["quality"]["reference"]).update(change)
+        assert len(panels(rows)) == 2, change

@@ -1,0 +1,129 @@
+"""Times that are not to be trusted: marked wherever they stand, told nowhere, with the reason and the cure.
+
+The records are a real sweep's, as they were written; the tests change the fields under test and nothing else.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.report import Report, ReportOptions, headline, panels, write_report
+from harness.report.timing import MARK, time_command, timing_noise
+from tests.report.conftest import Ran
+
+BUSY = "load 7.9 on 2 processors"
+COMMAND = "harness time some/sweep.yaml --set train.steps=3"
+OPTIONS = ReportOptions(command="harness report some/sweep.yaml --set train.steps=3")
+Change = Callable[[dict[str, Any]], None]
+
+
+def changed(ran: Ran, change: Change, arms: tuple[str, ...] = ("base", "dual-rate"), most: int = 99) -> list[Any]:
+    """The sweep's rows, with the times of up to `most` of each arm's cells changed."""
+    rows, left = ran.rows, dict.fromkeys(arms, most)
+    for row in rows:
+        if left.get(row["arm"], 0) > 0:
+            left[row["arm"]] -= 1
+            change(row["record"]["time"])
+    return rows
+
+
+def busy(time: dict[str, Any]) -> None:
+    time |= {"trusted": False, "reasons": [BUSY]}
+
+
+def quiet(time: dict[str, Any]) -> None:
+    time |= {"trusted": True, "reasons": []}
+
+
+def older(time: dict[str, Any]) -> None:
+    time.pop("trusted", None)
+    time.pop("reasons", None)
+
+
+def written(rows: list[Any], folder: Path) -> Report:
+    return write_report("r", "", rows, folder, OPTIONS)
+
+
+def lines(report: Report, name: str = "table.csv") -> list[dict[str, str]]:
+    with (report.folder / name).open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_time_of_a_busy_machine_is_marked_with_reason_and_cure(ran: Ran, tmp_path: Path) -> None:
+    rows = changed(ran, quiet)
+    busy(rows[0]["record"]["time"])
+    report = written(rows, tmp_path)
+    shown = [text.endswith(MARK) for text in report.table["s/image"]]
+    assert sum(shown) == 1
+    trusted = [(line["time_trusted"], line["time_reasons"]) for line in lines(report)]
+    assert trusted.count(("False", BUSY)) == 1 and trusted.count(("True", "")) == len(rows) - 1
+    told = f"1 of {len(rows)} rows was timed on a machine that was not quiet ({BUSY}): `{COMMAND}`"
+    for name in ("table.md", "index.html", "matched.md"):
+        text = (tmp_path / name).read_text(encoding="utf-8").replace("\\_", "_")
+        assert f"{MARK}: a time that is not to be trusted; {told}" in text, name
+    assert f"its times are not to be trusted: {BUSY}" in (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert r"\textsection" in (tmp_path / "table.tex").read_text(encoding="utf-8")
+
+
+def test_the_time_figure_is_withheld_and_the_page_says_so(ran: Ran, tmp_path: Path) -> None:
+    written(changed(ran, quiet), tmp_path)
+    assert (tmp_path / "frontier-time.png").exists()
+    report = written(changed(ran, busy, ("dual-rate",), most=1), tmp_path)
+    assert not (tmp_path / "frontier-time.png").exists() and "frontier.png" in report.files
+    assert "FD-digits against time is not drawn: 1 of 9 rows was timed" in (tmp_path / "index.html").read_text()
+
+
+def test_a_ratio_of_times_is_marked_if_either_is_doubtful(ran: Ran, tmp_path: Path) -> None:
+    report = written(changed(ran, busy, ("dual-rate",)), tmp_path)
+    marked = {(m, MARK in t) for m, t in zip(report.table["method"], report.table["time speed-up"], strict=True)}
+    assert marked == {("base", False), ("dual-rate", True)}
+    assert {line["time_trusted"] for line in lines(report, "matched.csv")} == {"False"}
+    report = written(changed(ran, busy, ("base",)), tmp_path)
+    assert all(MARK in text for text in report.table["time speed-up"])
+
+
+@pytest.mark.parametrize("arm", ["base", "dual-rate"])
+def test_no_headline_of_time_rests_on_a_doubtful_one(arm: str, ran: Ran) -> None:
+    told = headline(panels(changed(ran, busy, (arm,), most=1))[0], command=COMMAND)
+    assert told.count("Times are not told: 1 of 9 rows was timed on a machine that was not quiet") == 1
+    assert told.endswith(f"`{COMMAND}`, on a quiet one, takes all times again.")
+
+
+@pytest.mark.parametrize("change", [older, quiet])
+def test_records_that_are_trusted_or_do_not_say_count_as_they_are(change: Change, ran: Ran, tmp_path: Path) -> None:
+    report = written(changed(ran, change), tmp_path)
+    for name in ("table.md", "matched.md", "index.html"):
+        assert "not to be trusted" not in (tmp_path / name).read_text(encoding="utf-8")
+    assert (tmp_path / "frontier-time.png").exists() and MARK not in "".join(report.table["s/image"])
+    assert {line["time_trusted"] for line in lines(report)} == {"" if change is older else "True"}
+
+
+def test_what_is_not_trusted_without_a_reason_is_not_trusted(ran: Ran) -> None:
+    def silent(time: dict[str, Any]) -> None:
+        time["trusted"] = False
+
+    assert "(its record does not say why)" in headline(panels(changed(ran, silent))[0])
+
+
+def test_the_cure_is_the_reports_own_command() -> None:
+    assert time_command("harness report a b.yaml --set x=1") == "harness time a b.yaml --set x=1"
+    assert time_command("harness report") == time_command("python make.py") == "harness time FILE"
+
+
+def test_the_noise_of_timing_is_what_the_quartiles_of_the_repeats_tell(ran: Ran) -> None:
+    """Of three normal draws the quartiles are 0.846 standard deviations apart on average."""
+
+    def noisy(time: dict[str, Any]) -> None:
+        median = time["seconds_per_image"]
+        time["seconds_per_image_quartiles"] = [median / 1.1, median * 1.1]
+
+    noise = timing_noise(panels(changed(ran, noisy))[0].measured)
+    assert len(noise) == 9 and list(noise.values()) == pytest.approx([0.1906 / 0.846] * 9, rel=0.03)
+    for name, value in (("seconds_per_image_quartiles", None), ("repeats", 1)):
+        silent = panels(changed(ran, lambda time, n=name, v=value: time.update({n: v})))[0].measured
+        assert set(timing_noise(silent).values()) == {0.0}
