@@ -75,7 +75,7 @@ def rank_of(job: str, rank: int) -> int:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_a_lost_rank(running: Make, undisturbed_store: Store, number: int) -> None:
-    """kill -9 of the second rank starts the job again; a crash ends it, and the other rank waits for nothing."""
+    """kill -9 of the second rank starts the job again; a crash of it ends the job, and the first does not wait."""
     sweep = running(options=["trainings.nodes=2"], hold_cells=True)
     job = sweep.submit_training()
     (training,) = sweep.trainings

@@ -68,6 +68,7 @@ def test_warnings_while_a_job_begins_and_while_it_ends(running: Make, undisturbe
     sweep.hurry()
     wait_until(lambda: sweep.store.is_done(training), "the training", poll=0.02)
     wait_until(lambda: is_reached(lambda: job not in sweep.live_jobs()), "its job to end", poll=0.02)
+    wait_until(lambda: not cluster.final_state(job).startswith("RUNNING"), "accounting to know", seconds=30)
     assert cluster.final_state(job) == "COMPLETED 0:0"
     sweep.wait_complete()
     assert figures(sweep.store, sweep.sweep) == undisturbed
