@@ -295,8 +295,8 @@ def _check_member_names(container: Container, images: Sequence[int]) -> None:
     twisted = next((name for name in names if "\\" in name), None)
     if twisted is not None:  # of a folder: in a zip they have been read as slashes
         raise DataError(
-            f"{container.path}: {printable(twisted)!r} holds a backslash: was it unpacked from a zip of Windows? "
-            "Unpack it by another program, or use the zip itself"
+            f"{container.path}: {twisted!r} holds a backslash: was it unpacked from a zip of Windows? Unpack it by "
+            "another program, or use the zip itself"
         )
     for one, other in pairwise(names):
         if one == other:
