@@ -6,6 +6,7 @@ import contextlib
 import gc
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from rich.table import Table
 from harness.cli import console, print_json
 from harness.config import as_plain
 from harness.errors import ConfigError, StoreError
-from harness.store import DamagedRecord, Store, Target, read_json, write_json
+from harness.store import DamagedRecord, Store, Target, as_unicode, read_json, write_json
 from harness.sweep import Sweep, load_sweep
 
 REPORT_SOURCE = Path(__file__).parent.parent / "report"
@@ -99,7 +100,8 @@ def make(sweep: Sweep, store: Store, failures: Mapping[str, str], again: bool = 
 
 def options_of(sweep: Sweep) -> dict[str, Any]:
     """What the report must know of the sweep besides its rows."""
-    command = " ".join(["harness report", str(sweep.path), *(f"--set {text}" for text in sweep.overrides)])
+    options = [word for text in sweep.overrides for word in ("--set", text)]
+    command = as_unicode(shlex.join(["harness", "report", str(sweep.path), *options]))
     return {**sweep.config.report.model_dump(), "arms": list(sweep.config.arms), "command": command}
 
 
