@@ -1,4 +1,4 @@
-"""The cheap failures, before the dear work: data, extractor, disk, of every cell that is missing."""
+"""Preflight checks of every cell that is missing: data, extractor, disk."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.config import Experiment, ModelConfig
-from harness.data import Dataset, open_data
 from harness.errors import DataError, StoreError
 from harness.plan import Plan
 from harness.store import Store
+
+if TYPE_CHECKING:
+    from harness.data import Dataset
 
 LEAST_FREE_BYTES = 64 * 2**20
 
@@ -38,12 +41,15 @@ def check_sweep(planned: Plan, store: Store) -> None:
 
 def check_data(experiments: Iterable[Experiment]) -> None:
     """Raise the first error that trainings would meet in the data."""
+    from harness.data import open_data
+
     for data, model in dict.fromkeys((e.data, e.model) for e in experiments):
         _check_labels(open_data(data), model)
 
 
 def check_measures(experiments: Iterable[Experiment]) -> None:
     """Raise the first error that measuring would meet in the reference or the extractor."""
+    from harness.data import open_data
     from harness.measure.features import check_extractor
 
     chosen = list(experiments)

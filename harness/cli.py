@@ -36,6 +36,8 @@ def _expanded(path: Path | None) -> Path | None:
 
 
 def _results_folder(path: Path) -> Path:
+    from harness.values import decoded  # not on top: help and status need no schema
+
     folder = _expanded(path) or path
     for place in (folder, *folder.parents):
         if place.is_dir():
@@ -44,6 +46,7 @@ def _results_folder(path: Path) -> Path:
             raise ConfigError(
                 "--results", [f"{place} is a file; a folder is needed, which is made where there is none"]
             )
+    decoded(str(folder.absolute()), "--results")  # no weights can be read from a place with another name
     return folder
 
 

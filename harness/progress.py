@@ -63,6 +63,7 @@ class WorkClock:
     def __init__(self, work: Mapping[Target, float], workers: int = 1) -> None:
         self.work, self.workers = dict(work), workers
         self.fraction: dict[Target, float] = dict.fromkeys(work, 0.0)
+        self.resumed: dict[Target, float] = {}
         self.finished: set[Target] = set()
         self.made: dict[str, float] = defaultdict(float)
         self.seconds: dict[Target, dict[str, float]] = defaultdict(lambda: defaultdict(float))
@@ -71,7 +72,7 @@ class WorkClock:
 
     def resume(self, target: Target, fraction: float) -> None:
         """What was done before this run takes no seconds of it."""
-        self.fraction[target] = max(fraction, self.fraction[target])
+        self.fraction[target] = self.resumed[target] = max(fraction, self.fraction[target])
 
     def spend(self, target: Target, seconds: float, phase: str = MAIN) -> None:
         """Another `seconds` of `phase` have passed."""
@@ -87,6 +88,14 @@ class WorkClock:
         self.finished.add(target)
         if whole:
             self.complete.append(target)
+
+    def main_seconds_left(self, target: Target) -> float | None:
+        """Of the main phase of one target, by its own rate; None until there is ground for it."""
+        seconds = self.seconds[target][MAIN]
+        gained = self.fraction[target] - self.resumed.get(target, 0.0)
+        if seconds < GROUND_SECONDS or gained <= 0:
+            return None
+        return seconds * (1 - self.fraction[target]) / gained
 
     def remaining_seconds(self) -> float | None:
         """None until there is ground for an answer."""
@@ -201,6 +210,8 @@ class SweepProgress:
     def show(self, target: Target, done: int, total: int, phase: str, started: bool) -> None:
         """Draw where `target` is; `started` says that the phase begins now."""
         said = in_words(target.kind, done, total, phase)
+        if phase == MAIN and (left := self.clock.main_seconds_left(target)) is not None:
+            said += f", {clock_text(left)} left"
         if target in self.tasks:
             self.bars.update(self.tasks[target], completed=done / total if total else 0.0, said=said)
         self.bars.update(self.total, completed=self.clock.done_fraction(), said=self.eta)

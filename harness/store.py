@@ -53,9 +53,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write `content` to `path` so that a reader sees the old file or the new one, never a part."""
+    """Write `content` to `path` so that a reader sees the old file or the new one, never a part; text as UTF-8."""
     with atomic_path(path) as temporary:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        temporary.write_bytes(as_unicode(content).encode() if isinstance(content, str) else content)
+
+
+def as_unicode(text: str) -> str:
+    """`text` in which each byte of a file's name that is not UTF-8 is replaced; what else Python kept of it is read."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 @functools.cache

@@ -142,4 +142,4 @@ def decoded(text: str, source: str) -> str:
         return os.fsencode(text).decode()
     except UnicodeDecodeError:
         shown = text.encode(errors="replace").decode()
-        raise ConfigError(source, [f"{shown!r} is not UTF-8; rename the file, or link to it by another name"]) from None
+        raise ConfigError(source, [f"{shown!r} is not UTF-8; rename it, or link to it by another name"]) from None

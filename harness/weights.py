@@ -45,8 +45,10 @@ def load_tensors(path: Path, training: str | None = None) -> tuple[dict[str, Ten
         with safe_open(path, framework="pt") as file:
             facts = (file.metadata() or {}).get(FORMAT)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError) as error:
+    except SafetensorError as error:
         raise DamagedFile(path, error) from None
+    except OSError as error:  # no permission, no memory: that says nothing of what is in it
+        raise StoreError(f"{path}: cannot be read ({error})") from None
     if facts is None:
         raise StoreError(f"{path}: was not written by this project (no {FORMAT!r} in its metadata)")
     metadata: dict[str, str] = json.loads(facts)

@@ -26,6 +26,7 @@ from harness.store import (
     DamagedRecord,
     Store,
     Target,
+    as_unicode,
     read_json,
     write_atomically,
     write_json,
@@ -121,7 +122,7 @@ def reported_table(root: Path) -> Path:
 
 def options_of(sweep: Sweep, store: Store) -> dict[str, Any]:
     """What the report must know of the sweep besides its rows."""
-    command = Asked(sweep.path, sweep.overrides, store.root).command("report")
+    command = as_unicode(Asked(sweep.path, sweep.overrides, store.root).command("report"))
     return {**sweep.config.report.model_dump(), "arms": list(sweep.config.arms), "command": command}
 
 

@@ -202,7 +202,7 @@ def test_a_plan_after_weights_were_deleted_is_what_the_run_does(
     (tmp_path / "runs" / "cells" / f"{cell.id}.json").unlink()
     assert planned() == {"trainings": 1, "cells": 1}
     assert status("sweep", sweep, "--results", tmp_path, "--cluster", "inline") == 0
-    assert "1 trainings and 1 cells to run" in capsys.readouterr().out
+    assert "1 training and 1 cell to run" in capsys.readouterr().out
     assert figures(tmp_path) == figures(undisturbed)
 
 

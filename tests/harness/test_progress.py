@@ -83,6 +83,7 @@ def test_a_training_alone_has_an_eta_after_two_seconds_and_what_was_resumed_take
     clock.spend(TRAININGS[0], 1.0)
     clock.advance(TRAININGS[0], 0.52)
     assert clock.remaining_seconds() == pytest.approx(48.0)
+    assert clock.main_seconds_left(TRAININGS[0]) == pytest.approx(48.0)
 
 
 def test_workers_share_what_remains() -> None:
@@ -146,13 +147,15 @@ def test_elsewhere_a_line_every_twenty_seconds_and_at_once_where_it_waits(now: l
         for second, arguments in enumerate([(0, 0, "waiting, held by process 3 on n1")] * 15):
             now[0] = float(second)
             report(*arguments)
-        now[0] = 30.0
-        report(1, 80)
+        now[0] = 15.0
+        report(0, 80)
+        now[0] = 40.0
+        report(20, 80)
         report(40, 80, "features")
     lines = out.getvalue().splitlines()
     assert lines == [
         "[0 %, ETA –] r [old] [/b] :smile:: waiting, held by process 3 on n1",
-        "[1 %, ETA –] r [old] [/b] :smile:: 1/80 images",
+        "[11 %, ETA –] r [old] [/b] :smile:: 20/80 images, 1:15 left",
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from harness import cli
+from harness.store import as_unicode
 from tests.harness.tiny import SWEEP, command, environment, write_sweep
 
 ROOT = Path(__file__).parents[2]
@@ -131,6 +133,22 @@ def test_texts_are_printed_as_they_are(
     with pytest.raises(SystemExit, match="2"):
         run_here("train", sweep, "--arm", "[/b]", *at)
     assert f"error: {sweep}: no arm '[/b]' (did you mean {ARM!r}?); choices: {ARM}, dual" in capsys.readouterr().err
+
+
+def test_names_that_are_not_utf8(
+    strange: tuple[Path, Path, subprocess.CompletedProcess[bytes]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A sweep file may have one, and is named in the report; results may not: no weights can be read from there."""
+    sweep, results, _ = strange
+    odd = results / os.fsdecode(b"caf\xe9.yaml")
+    odd.write_bytes(sweep.read_bytes())
+    run_here("report", odd, "--results", results)
+    page = (results / "tiny" / "index.html").read_text(encoding="utf-8")
+    assert "caf\N{REPLACEMENT CHARACTER}.yaml" in page
+    with pytest.raises(SystemExit, match="2"):
+        run_here("sweep", sweep, "--results", results / os.fsdecode(b"caf\xe9"))
+    assert "caf?' is not UTF-8; rename it, or link to it by another name" in capsys.readouterr().err
+    assert as_unicode(os.fsdecode("é".encode())) == "é"
 
 
 def run_here(*arguments: object) -> None:
