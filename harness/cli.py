@@ -190,7 +190,9 @@ def sweep(
 
 @app.command()
 def status(
-    file: Annotated[Path | None, typer.Argument(help="a sweep file; without one: all that was submitted")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(help="a sweep file; without one: all that was submitted", callback=_expanded)
+    ] = None,
     overrides: Overrides = [],  # noqa: B006
     results: Results = RESULTS,
     watch: Annotated[bool, typer.Option("--watch", help="a live table until nothing runs any more")] = False,

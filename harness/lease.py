@@ -113,13 +113,14 @@ def _create(path: Path, token: str) -> bool:
     draft = path.with_name(f".{path.name}.{token}.new")
     try:
         draft.write_text(content, encoding="utf-8")
-        os.link(draft, path)
-        return True
-    except FileExistsError:  # or a file server that made the link, and was asked again
-        found = _read(path)
-        return found is not None and found.key == token
-    except OSError:  # no hard links here, as on many network and removable file systems
-        return _create_exclusively(path, content)
+        try:
+            os.link(draft, path)
+            return True
+        except FileExistsError:  # or a file server that made the link, and was asked again
+            found = _read(path)
+            return found is not None and found.key == token
+        except OSError:  # no hard links here, as on many network and removable file systems
+            return _create_exclusively(path, content)
     finally:
         draft.unlink(missing_ok=True)
 

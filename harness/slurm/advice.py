@@ -107,7 +107,8 @@ def seconds_per_step(store: Store, training: str) -> float | None:
         done: dict[str, Any] = read_json(store.done_path(training))
         return float(done["seconds_of_last_run"]) / int(done["steps_of_last_run"])
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        lines = [json.loads(line) for line in (store.training_folder(training) / "log.jsonl").read_text().splitlines()]
+        log = (store.training_folder(training) / "log.jsonl").read_text(encoding="utf-8")
+        lines = [json.loads(line) for line in log.splitlines()]
         paces = [line["seconds"] / (line["step"] - before["step"]) for before, line in pairwise(lines)]
         return median(paces) if paces else None
     return None

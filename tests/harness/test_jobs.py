@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -97,13 +96,11 @@ def test_a_job_without_space_says_so_and_leaves_no_lease(tmp_path: Path, monkeyp
 
 
 def test_a_lease_that_cannot_be_written_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*arguments: Any, **options: Any) -> Any:
-        file = original(*arguments, **options)
-        file.write = no_space
-        return file
+    def full(path: Path, content: str, **options: Any) -> Any:
+        path.touch()
+        no_space(content)
 
-    original = tempfile.NamedTemporaryFile
-    monkeypatch.setattr(tempfile, "NamedTemporaryFile", full)
+    monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(OSError, match="No space"), lease(tmp_path / "x.lease"):
         pass
     assert list(tmp_path.iterdir()) == []

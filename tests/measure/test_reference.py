@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -39,7 +40,7 @@ class Images:
 class CountingExtractor(Extractor):
     """An extractor that counts the sets it has seen."""
 
-    def extract(self, images: Tensor, batch: int) -> dict[str, Tensor]:
+    def extract(self, images: Tensor, batch: int, progress: Any = None) -> dict[str, Tensor]:
         calls.append(len(images))
         return super().extract(images, batch)
 
@@ -157,7 +158,7 @@ def test_without_a_folder_nothing_is_kept() -> None:
 class Pooled(Extractor):
     """Features of images of any size: their means over a grid of 4×4, and the deviation that smoothing takes away."""
 
-    def extract(self, images: Tensor, batch: int) -> dict[str, Tensor]:
+    def extract(self, images: Tensor, batch: int, progress: Any = None) -> dict[str, Tensor]:
         values = images.float().mean(1, keepdim=True)
         rough = values.flatten(1).std(1, keepdim=True)
         grid = torch.nn.functional.adaptive_avg_pool2d(values, 4).flatten(1)
