@@ -108,8 +108,15 @@ def test_four_processes_never_hold_it_at_once(path: Path, tmp_path: Path, attemp
 @pytest.mark.usefixtures("hard_links")
 def test_holding_excludes_and_leaves_nothing_behind(path: Path) -> None:
     with lease(path):
-        assert is_held(path) and is_refused(path)
+        assert is_held(path)
+        with pytest.raises(LeaseHeld, match=rf"x\.lease is held by process {os.getpid()} on "), lease(path):
+            pass
     assert not is_held(path) and list(path.parent.iterdir()) == []
+
+
+def test_the_lease_of_a_killed_process_is_taken_over_at_once(path: Path) -> None:
+    left_by_a_killed_process(path)
+    assert not is_held(path) and not is_refused(path)
 
 
 def replaced_after_the_look(path: Path, monkeypatch: pytest.MonkeyPatch, fresh: str) -> None:

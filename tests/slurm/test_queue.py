@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from harness.slurm import queue
@@ -11,13 +9,6 @@ from harness.slurm.queue import Job, cancel, expand, read_ended, read_live, read
 from tests.slurm.fakes import Fakes
 
 PENDING = [f"5_{index}" for index in (0, 1, 2, 7)]
-
-
-@pytest.fixture
-def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fakes:
-    made = Fakes(tmp_path / "bin")
-    monkeypatch.setenv("PATH", made.path)
-    return made
 
 
 def prints(fakes: Fakes, command: str, lines: list[str | bytes]) -> None:

@@ -52,19 +52,10 @@ Submit = Callable[..., Script]
 
 
 @pytest.fixture
-def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fakes:
-    made = Fakes(tmp_path / "bin")
-    monkeypatch.setenv("PATH", made.path)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    script = shlex.quote(str(tmp_path / "slurm_script"))
-    made.add("sbatch", f'cat "$1" >{script}; env >{script}.env; echo "Submitted batch job 7"')
-    made.add("srun", "exit 0")
-    return made
-
-
-@pytest.fixture
 def submit(tmp_path: Path, fakes: Fakes) -> Submit:
-    """Submits a job, in the folder `folder` of the test's."""
+    """Submits a job, in the folder `folder` of the test's; the script and the environment of sbatch are kept."""
+    script = shlex.quote(str(tmp_path / "slurm_script"))
+    fakes.add("sbatch", f'cat "$1" >{script}; env >{script}.env; echo "Submitted batch job 7"')
 
     def submitted(*options: str, folder: str = "submission", elements: int = 1, setup: tuple[str, ...] = ()) -> Script:
         settings = load_settings({"setup": list(setup)} if setup else {}, "test", options).training

@@ -29,15 +29,6 @@ Start = Callable[..., subprocess.Popen[bytes]]
 
 
 @pytest.fixture
-def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fakes:
-    made = Fakes(tmp_path / "bin")
-    monkeypatch.setenv("PATH", made.path)
-    for name, script in (("sbatch", 'echo "Submitted batch job 7"'), ("srun", ""), ("scontrol", "")):
-        made.add(name, script)
-    return made
-
-
-@pytest.fixture
 def sweep(tmp_path: Path) -> Running:
     return Running(tmp_path / "sweep")
 
