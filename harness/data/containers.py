@@ -212,6 +212,7 @@ def _walk(root: bytes) -> tuple[list[tuple[bytes, Sequence[int]]], list[bytes]]:
     """(path below `root`, state) of each file, and every folder's path."""
     files: list[tuple[bytes, Sequence[int]]] = []
     folders: list[bytes] = []
+    not_the_users = {name.encode() for name in NOT_THE_USERS}
     status = Path(os.fsdecode(root)).stat()
     waiting: list[tuple[bytes, Ancestors]] = [(b"", ((status.st_dev, status.st_ino),))]
     while waiting:
@@ -219,9 +220,10 @@ def _walk(root: bytes) -> tuple[list[tuple[bytes, Sequence[int]]], list[bytes]]:
         place = os.path.join(root, below)  # noqa: PTH118 - names of any bytes
         try:
             with os.scandir(place) as entries:
+                prefix = below + b"/" if below else b""
                 for entry in entries:
-                    name = below + b"/" + entry.name if below else entry.name
-                    if _hidden(_decoded(entry.name)):
+                    name = prefix + entry.name
+                    if entry.name.startswith(b".") or entry.name in not_the_users:
                         continue
                     if entry.is_dir():
                         folders.append(name)

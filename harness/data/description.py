@@ -41,7 +41,8 @@ def descriptions(path: str, containers: Sequence[Container]) -> list[Description
 
 def is_description(name: str) -> bool:
     """Whether a member of this name is a description, wherever it lies."""
-    return name.rpartition("/")[2].lower() == DESCRIPTION
+    end = name[-len(DESCRIPTION) - 1 :].lower()
+    return end == DESCRIPTION or end == f"/{DESCRIPTION}"
 
 
 def _description(container: Container) -> Description | None:

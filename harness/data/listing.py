@@ -35,7 +35,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from harness.data.checksums import State, is_settled, state_of
-from harness.data.containers import Container, Folder, Zip
+from harness.data.containers import Container, Folder, Member, Zip
 from harness.data.description import Description, descriptions
 from harness.data.layout import IMAGE_SUFFIXES, Layout, check_names, is_image, split_in
 from harness.errors import DataError, MissingDataError, printable
@@ -257,9 +257,14 @@ class _Part(NamedTuple):
 
 
 def _part(index: int, container: Container, description: Description | None) -> _Part:
-    images = [(i, member) for i, member in enumerate(container.members) if is_image(member.name)]
-    _check_member_names(container, [i for i, _ in images])
-    others = (member.name for member in container.members if not is_image(member.name))
+    images: list[tuple[int, Member]] = []
+    others: list[str] = []
+    for i, member in enumerate(container.members):
+        if is_image(member.name):
+            images.append((i, member))
+        else:
+            others.append(member.name)
+    _check_member_names(container, [member.name for _, member in images])
     layout = Layout(str(container.path), (member.name for _, member in images), others, container.folders)
     labelled = description is not None
     root = layout.root(labelled)
@@ -289,9 +294,8 @@ def _unread(layout: Layout, folder: str) -> dict[str, str]:
     return layout.without_images(folder)
 
 
-def _check_member_names(container: Container, images: Sequence[int]) -> None:
+def _check_member_names(container: Container, names: Sequence[str]) -> None:
     """Raise :class:`DataError` for a name twice in a zip, of which an unpacker keeps one, and for lost folders."""
-    names = [container.members[i].name for i in images]
     twisted = next((name for name in names if "\\" in name), None)
     if twisted is not None:  # of a folder: in a zip they have been read as slashes
         raise DataError(
@@ -319,7 +323,10 @@ def _labelled(path: str, scan: _Scan, chosen: Sequence[Item]) -> Listing:
     if isinstance(extra.get("classes"), int) and classes is not None:
         classes = extra["classes"]
     sums = _checksums(containers, chosen)
-    complete = [item._replace(crc=crc, label=number) for item, crc, number in zip(chosen, sums, numbers, strict=True)]
+    complete = [
+        Item(item.container, item.member, item.path, item.size, crc, item.group, number)
+        for item, crc, number in zip(chosen, sums, numbers, strict=True)
+    ]
     _check_labels(containers, complete, classes)
     items = tuple(sorted(complete, key=lambda item: (item.path, item.crc, item.size)))
     _check_distinct(containers, items)
@@ -441,7 +448,7 @@ def _fingerprint(
     items: Sequence[Item], names: tuple[str, ...] | None, classes: int | None, extra: dict[str, Any]
 ) -> str:
     digest = hashlib.sha256(json.dumps([classes, names, extra.get("content")]).encode())
-    for item in items:
-        line = f"\n{item.path}\0{item.size}\0{item.crc}\0{item.label}"
-        digest.update(line.encode("utf-8", "surrogateescape"))
+    for start in range(0, len(items), 1000):
+        lines = [f"\n{item.path}\0{item.size}\0{item.crc}\0{item.label}" for item in items[start : start + 1000]]
+        digest.update("".join(lines).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:32]
