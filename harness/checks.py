@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
 from harness.data import open_data
 from harness.errors import DataError, StoreError
@@ -11,18 +10,6 @@ from harness.plan import Plan
 from harness.store import Store
 
 LEAST_FREE_BYTES = 64 * 2**20
-
-
-def check_readable(root: Path) -> None:
-    """That `root` is a folder of results, or may become one. Touches nothing."""
-    for path in (root, root / "runs"):
-        try:
-            next(path.iterdir(), None)
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError) as error:  # a null byte is a ValueError
-            reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-            raise StoreError(f"{path}: is no folder of results: {reason}; name another with --results") from None
 
 
 def check_sweep(planned: Plan, store: Store) -> None:

@@ -12,13 +12,13 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 
-from harness.checks import check_readable, check_sweep
 from harness.cli import console, print_json
 from harness.commands.hints import Asked
 from harness.commands.place import choose
 from harness.commands.status import find_targets, submitted_targets, summary_line, table_of
 from harness.config import Experiment
 from harness.errors import ConfigError, DispatchError
+from harness.folder import check_readable
 from harness.plan import Plan, plan
 from harness.slurm.advice import expected_times, time_advice
 from harness.slurm.cancel import cancel_jobs, cancel_jobs_of_file
@@ -27,9 +27,10 @@ from harness.slurm.outside import outside_dependencies
 from harness.slurm.records import Submission
 from harness.slurm.settings import ClusterSettings, JobSettings, load_settings
 from harness.slurm.status import LIVE, TO_RETRY, SweepStatus, read_status
-from harness.slurm.submit import NoRoom, Submitted, earlier_sentence, propose, submit
+from harness.slurm.submit import NoRoom, StillSubmitted, Submitted, earlier_sentence, propose, submit
 from harness.store import Kind, Store, Target
 from harness.sweep import Sweep, load_sweep
+from harness.wording import count_of
 
 SUBMIT_SECONDS = 30.0
 """At least so long between two tries to submit what a limit on jobs has left."""
@@ -45,7 +46,11 @@ def submit_sweep(
     planned: Plan, store: Store, out: Console, asked: Asked, only: Collection[Target] | None = None
 ) -> Submitted:
     """Submit what is missing and say so."""
-    submitted = submit(planned.sweep, store, settings_of(planned.sweep, asked.slurm), only, asked.slurm)
+    try:
+        submitted = submit(planned.sweep, store, settings_of(planned.sweep, asked.slurm), only, asked.slurm)
+    except StillSubmitted as error:
+        rest = f"the rest is submitted by: {asked.command('sweep', submits=True)}"
+        raise StillSubmitted(f"{error}\n{rest}\nthey are ended by: {asked.command('cancel')}") from None
     for line in describe_submission(submitted, asked):
         out.print(line, highlight=False, markup=False)
     return submitted
@@ -56,17 +61,15 @@ def describe_submission(submitted: Submitted, asked: Asked) -> list[str]:
     parts = []
     if submitted.submission is not None:
         arrays = submitted.submission.arrays
-        trainings = sum(target.kind == "training" for target in submitted.targets)
         numbers = ", ".join(array.job or "" for array in arrays)
-        cells = len(submitted.targets) - trainings
-        parts.append(f"submitted {trainings} trainings and {cells} cells as {len(arrays)} job arrays: {numbers}")
+        parts.append(f"submitted {_counted(submitted.targets)} as {count_of(len(arrays), 'job array')}: {numbers}")
     if submitted.live:
         parts.append(f"{len(submitted.live)} of its trainings and cells have a job already")
     lines = [*submitted.notes, "; ".join(parts) or "nothing to submit"]
     if submitted.left:
         lines.append(
-            f"{len(submitted.left)} trainings and cells are left: SLURM takes no more jobs of yours at once "
-            f"({submitted.limit}). Once some have ended, the same again submits more (with --wait by itself): "
+            f"left for later: {_counted(submitted.left)}. SLURM takes no more jobs of yours at once "
+            f"({submitted.limit}); once some have ended, the same again submits more (with --wait by itself): "
             f"{asked.command('sweep', submits=True)}"
         )
     if submitted.earlier:
@@ -75,6 +78,11 @@ def describe_submission(submitted: Submitted, asked: Asked) -> list[str]:
             f"To end them: {asked.command('cancel', '--earlier')}"
         )
     return lines
+
+
+def _counted(targets: Collection[Target]) -> str:
+    trainings = sum(target.kind == "training" for target in targets)
+    return f"{count_of(trainings, 'training')} and {count_of(len(targets) - trainings, 'cell')}"
 
 
 def wait_for(sweep: Sweep, store: Store, out: Console, options: Sequence[str] = ()) -> dict[str, str]:
@@ -159,6 +167,8 @@ def retry(
         if json_output:
             print_json({"retried": []})
         return
+    from harness.checks import check_sweep
+
     check_sweep(planned, store)
     before = _last_submission(chosen, status)
     where = choose(cluster, options, sweep, was_submitted=before is not None)
@@ -241,7 +251,7 @@ def cancel(
     if json_output:
         print_json({"cancelled": sorted(cancelled.jobs), "left": cancelled.left, "notes": cancelled.notes})
         return
-    out.print(f"{len(cancelled.jobs)} jobs cancelled", highlight=False)
+    out.print(f"{count_of(len(cancelled.jobs), 'job')} cancelled", highlight=False)
     for sentence in [*cancelled.left, *cancelled.notes]:
         out.print(sentence, highlight=False, markup=False)
     if cancelled.kept:
@@ -284,7 +294,7 @@ def show_proposal(asked: Mapping[str, Any], out: Console) -> None:
     if asked["note"]:
         out.print(asked["note"], style="yellow", highlight=False, markup=False)
     for place, array in enumerate(asked["arrays"]):
-        line = f"ARRAY{place}: {array['jobs']} {array['kind']} jobs: sbatch {' '.join(array['sbatch'])}"
+        line = f"ARRAY{place}: {count_of(array['jobs'], array['kind'] + ' job')}: sbatch {' '.join(array['sbatch'])}"
         out.print(line, highlight=False, markup=False)
         if array["said"]:
             style = "" if array["accepted"] else "red"
@@ -293,4 +303,5 @@ def show_proposal(asked: Mapping[str, Any], out: Console) -> None:
         out.print(line, highlight=False, markup=False)
     jobs = sum(array["jobs"] for array in asked["arrays"])
     calls, hours = len(asked["arrays"]), asked["gpu_hours_at_most"]
-    out.print(f"{jobs} jobs in {calls} calls of sbatch; at most {hours:,.1f} GPU-hours per run of all", highlight=False)
+    what = f"{count_of(jobs, 'job')} in {count_of(calls, 'call')} of sbatch"
+    out.print(f"{what}; at most {hours:,.1f} GPU-hours per run of all", highlight=False)

@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from harness.checks import check_store
 from harness.cli import console, print_json
 from harness.commands.hints import Asked
 from harness.config import as_plain
@@ -47,6 +46,8 @@ def run(file: Path, overrides: Sequence[str], results: Path, json_output: bool) 
         made = remake(file)
     else:
         sweep = load_sweep(file, overrides)
+        from harness.checks import check_store
+
         check_store(Store(results))
         made = make(sweep, Store(results), {}, again=True)
     if json_output:

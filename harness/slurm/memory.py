@@ -11,6 +11,7 @@ from harness.slurm.records import Assignment
 from harness.slurm.settings import KINDS, ClusterSettings
 from harness.slurm.status import Row, SweepStatus
 from harness.store import Target
+from harness.wording import count_of
 
 SAID = re.compile(r"oom[-_ ]?kill|out of memory|exceeded (?:job|step)? ?memory limit", re.IGNORECASE)
 """What slurmstepd writes where a job's cgroup, or the accounting of its memory, has ended it."""
@@ -60,12 +61,12 @@ def more_memory(
         largest = max([*had, *([settings.of(kind).memory] if had else [])], key=_megabytes, default=None)
         if largest is None:
             sentences.append(
-                f"{len(short)} {kind}s ran out of memory; say how much they need: --slurm {kind}s.memory=16G"
+                f"{count_of(len(short), kind)} ran out of memory; say how much they need: --slurm {kind}s.memory=16G"
             )
             continue
         more = _times(largest, FACTOR)
         options.append(f"{kind}s.memory={more}")
-        sentences.append(f"{len(short)} {kind}s ran out of memory with {largest}; {kind}s ask for {more} now")
+        sentences.append(f"{count_of(len(short), kind)} ran out of memory with {largest}; {kind}s ask for {more} now")
     return options, sentences
 
 

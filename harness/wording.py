@@ -1,0 +1,19 @@
+"""Words of messages, tables and captions."""
+
+from __future__ import annotations
+
+CONSONANTS = frozenset("bcdfghjklmnpqrstvwxz")
+
+
+def count_of(number: int | str, noun: str) -> str:
+    """A number, or the text of one, with its noun: ``1 training``, ``2 trainings``, ``4 to 8 threads``."""
+    return f"{number} {noun if str(number) == '1' else plural(noun)}"
+
+
+def plural(noun: str) -> str:
+    """The regular plural of an English noun."""
+    if noun.endswith(("s", "x", "z", "ch", "sh")):
+        return f"{noun}es"
+    if noun.endswith("y") and noun[-2:-1] in CONSONANTS:
+        return f"{noun[:-1]}ies"
+    return f"{noun}s"
