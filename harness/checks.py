@@ -19,18 +19,6 @@ if TYPE_CHECKING:
 LEAST_FREE_BYTES = 64 * 2**20
 
 
-def check_readable(root: Path) -> None:
-    """That `root` is a folder of results, or may become one. Touches nothing."""
-    for path in (root, root / "runs"):
-        try:
-            next(path.iterdir(), None)
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError) as error:  # a null byte is a ValueError
-            reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-            raise StoreError(f"{path}: is no folder of results: {reason}; name another with --results") from None
-
-
 def check_sweep(planned: Plan, store: Store) -> None:
     """Raise the first error that the missing cells would meet."""
     experiments = [cell.experiment for cell in planned.missing_cells]

@@ -12,13 +12,13 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 
-from harness.checks import check_readable, check_sweep
 from harness.cli import console, print_json
 from harness.commands.hints import Asked
 from harness.commands.place import choose
 from harness.commands.status import find_targets, submitted_targets, summary_line, table_of
 from harness.config import Experiment
 from harness.errors import ConfigError, DispatchError
+from harness.folder import check_readable
 from harness.plan import Plan, plan
 from harness.slurm.advice import expected_times, time_advice
 from harness.slurm.cancel import cancel_jobs, cancel_jobs_of_file
@@ -27,7 +27,7 @@ from harness.slurm.outside import outside_dependencies
 from harness.slurm.records import Submission
 from harness.slurm.settings import ClusterSettings, JobSettings, load_settings
 from harness.slurm.status import LIVE, TO_RETRY, SweepStatus, read_status
-from harness.slurm.submit import NoRoom, Submitted, earlier_sentence, propose, submit
+from harness.slurm.submit import NoRoom, StillSubmitted, Submitted, earlier_sentence, propose, submit
 from harness.store import Kind, Store, Target
 from harness.sweep import Sweep, load_sweep
 from harness.wording import count_of
@@ -46,7 +46,11 @@ def submit_sweep(
     planned: Plan, store: Store, out: Console, asked: Asked, only: Collection[Target] | None = None
 ) -> Submitted:
     """Submit what is missing and say so."""
-    submitted = submit(planned.sweep, store, settings_of(planned.sweep, asked.slurm), only, asked.slurm)
+    try:
+        submitted = submit(planned.sweep, store, settings_of(planned.sweep, asked.slurm), only, asked.slurm)
+    except StillSubmitted as error:
+        rest = f"the rest is submitted by: {asked.command('sweep', submits=True)}"
+        raise StillSubmitted(f"{error}\n{rest}\nthey are ended by: {asked.command('cancel')}") from None
     for line in describe_submission(submitted, asked):
         out.print(line, highlight=False, markup=False)
     return submitted
@@ -57,18 +61,15 @@ def describe_submission(submitted: Submitted, asked: Asked) -> list[str]:
     parts = []
     if submitted.submission is not None:
         arrays = submitted.submission.arrays
-        trainings = sum(target.kind == "training" for target in submitted.targets)
         numbers = ", ".join(array.job or "" for array in arrays)
-        cells = len(submitted.targets) - trainings
-        what = f"{count_of(trainings, 'training')} and {count_of(cells, 'cell')}"
-        parts.append(f"submitted {what} as {count_of(len(arrays), 'job array')}: {numbers}")
+        parts.append(f"submitted {_counted(submitted.targets)} as {count_of(len(arrays), 'job array')}: {numbers}")
     if submitted.live:
         parts.append(f"{len(submitted.live)} of its trainings and cells have a job already")
     lines = [*submitted.notes, "; ".join(parts) or "nothing to submit"]
     if submitted.left:
         lines.append(
-            f"{len(submitted.left)} trainings and cells are left: SLURM takes no more jobs of yours at once "
-            f"({submitted.limit}). Once some have ended, the same again submits more (with --wait by itself): "
+            f"left for later: {_counted(submitted.left)}. SLURM takes no more jobs of yours at once "
+            f"({submitted.limit}); once some have ended, the same again submits more (with --wait by itself): "
             f"{asked.command('sweep', submits=True)}"
         )
     if submitted.earlier:
@@ -77,6 +78,11 @@ def describe_submission(submitted: Submitted, asked: Asked) -> list[str]:
             f"To end them: {asked.command('cancel', '--earlier')}"
         )
     return lines
+
+
+def _counted(targets: Collection[Target]) -> str:
+    trainings = sum(target.kind == "training" for target in targets)
+    return f"{count_of(trainings, 'training')} and {count_of(len(targets) - trainings, 'cell')}"
 
 
 def wait_for(sweep: Sweep, store: Store, out: Console, options: Sequence[str] = ()) -> dict[str, str]:
@@ -161,6 +167,8 @@ def retry(
         if json_output:
             print_json({"retried": []})
         return
+    from harness.checks import check_sweep
+
     check_sweep(planned, store)
     before = _last_submission(chosen, status)
     where = choose(cluster, options, sweep, was_submitted=before is not None)

@@ -10,16 +10,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from harness.checks import check_readable
 from harness.cli import console, print_json
 from harness.commands.hints import Asked
 from harness.commands.status import find_targets, submitted_targets
 from harness.errors import ConfigError, StoreError
+from harness.folder import check_readable
 from harness.plan import plan
 from harness.slurm.records import Assignment, all_assignments, load_submissions
 from harness.slurm.status import LIVE, Row, read_status
 from harness.store import Store, Target
 from harness.sweep import Sweep, load_sweep
+from harness.wording import count_of
 
 LOG_BYTES = 200_000
 FOLLOW_SECONDS = 1.0
@@ -82,7 +83,7 @@ def run(
     earlier = [attempt for attempt in with_logs if attempt not in shown]
     if earlier:
         command = Asked(file, overrides, results).command("logs", name, "--all")
-        out.print(f"{len(earlier)} earlier jobs have left logs too: {command}", highlight=False, markup=False)
+        out.print(f"logs of {count_of(len(earlier), 'earlier job')} too: {command}", highlight=False, markup=False)
 
 
 def _heading(attempt: Attempt) -> str:

@@ -14,11 +14,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from harness.checks import check_readable
 from harness.cli import console, print_json
 from harness.commands.hints import Asked
 from harness.config import nearest
 from harness.errors import ConfigError
+from harness.folder import check_readable
 from harness.plan import plan
 from harness.progress import clock_text
 from harness.slurm.advice import status_advice
@@ -188,7 +188,7 @@ def hints(status: SweepStatus, asked: Asked) -> list[str]:
     """What a person may want to do next, as commands that work when they are pasted."""
     lines = []
     if status.earlier:
-        lines.append(f"{earlier_sentence(status.earlier)}; this ends them: {asked.command('cancel', '--earlier')}")
+        lines.append(f"{earlier_sentence(status.earlier)}; to end them: {asked.command('cancel', '--earlier')}")
     ended = status.in_states(["failed", "lost", "cancelled"])
     if ended:
         lines.append(f"what a job said: {asked.command('logs', ended[0].target.id[:SHOWN_ID])}")

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from harness.checks import check_readable, check_sweep
 from harness.cli import console, print_json
 from harness.commands.hints import Asked
 from harness.commands.place import Chosen, choose
+from harness.folder import check_readable
 from harness.plan import Plan, plan, without_damaged
 from harness.store import Store, set_aside
 from harness.sweep import UNKNOWN_ID, load_sweep
@@ -50,6 +50,8 @@ def run(
         return
     failures: dict[str, str] = {}
     if planned.missing_cells:
+        from harness.checks import check_sweep
+
         check_sweep(planned, store)
         out.print(_announcement(planned), highlight=False)
         out.print(chosen.sentence, highlight=False, markup=False)

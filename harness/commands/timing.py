@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.checks import check_store
 from harness.cli import console, print_json
 from harness.plan import plan, without_damaged
 from harness.store import Store
@@ -15,6 +14,7 @@ from harness.sweep import load_sweep
 def run(file: Path, overrides: Sequence[str], results: Path, json_output: bool) -> None:
     """Time every finished cell of the sweep again on this machine, then make the report again."""
     from harness.cell import time_again
+    from harness.checks import check_store
     from harness.commands import reporting
     from harness.commands.single import bar
 

@@ -7,13 +7,13 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.checks import check_store
 from harness.slurm import queue
 from harness.slurm.live import LiveJob, earlier_jobs, jobs_of_damaged, live_jobs, read_jobs, targets_of
 from harness.slurm.lock import submission_lock
 from harness.slurm.records import Submission, SweepKey, read_records
 from harness.store import Store, Target
 from harness.sweep import Sweep
+from harness.wording import count_of
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,8 @@ def _cancel(
     found = read_records(store)
     if not found.submissions and not found.damaged:
         return Cancelled()
+    from harness.checks import check_store
+
     check_store(store)
     with submission_lock(store):
         records = read_records(store)
@@ -84,11 +86,11 @@ def _needed_by(chosen: Iterable[LiveJob], others: Iterable[LiveJob], foreign: It
         if other.parent in who:
             who[other.parent][other.submission.describe()] += len(other.targets)
     relying = {(id, submission.describe()) for submission in foreign for id in submission.shared if id in who}
-    needed = {id: [f"{count} cells of {name} wait for it" for name, count in said.items()] for id, said in who.items()}
+    needed = {id: [f"{count_of(n, 'cell')} of {name}" for name, n in said.items()] for id, said in who.items()}
     for id, name in sorted(relying):
         if name not in who[id]:
-            needed[id].append(f"{name} needs it too")
-    return {id: ", ".join(said) for id, said in needed.items() if said}
+            needed[id].append(name)
+    return {id: f"needed by {', '.join(said)}" for id, said in needed.items() if said}
 
 
 def _note(ended: Iterable[LiveJob]) -> None:
@@ -116,7 +118,7 @@ def _kept_sentence(made: LiveJob, needed: str) -> str:
 def _ended_sentences(made: LiveJob, needed: str, only: Collection[Target] | None) -> list[str]:
     also = [str(target) for target in made.targets if only is not None and target not in only]
     sentences = [f"job {made.id} was also to make {', '.join(also)}"] if also else []
-    return [*sentences, f"of job {made.id}, now ended: {needed}"] if needed else sentences
+    return [*sentences, f"job {made.id} was {needed}"] if needed else sentences
 
 
 def _others_sentences(others: Iterable[LiveJob], key: SweepKey, targets: Collection[Target]) -> list[str]:
@@ -125,4 +127,4 @@ def _others_sentences(others: Iterable[LiveJob], key: SweepKey, targets: Collect
     for made in others:
         if any(target in targets for target in made.targets) or made.submission.is_like(key):
             concerned[made.submission.describe()] += 1
-    return [f"{count} jobs of {name} go on" for name, count in concerned.items()]
+    return [f"{count_of(n, 'job')} of {name} {'goes' if n == 1 else 'go'} on" for name, n in concerned.items()]

@@ -127,6 +127,11 @@ class Submission:
         """The sweep's name, with what ``--set`` made of it."""
         return " ".join([self.sweep, *(f"--set {text}" for text in self.overrides or ())])
 
+    @property
+    def is_live(self) -> bool:
+        """Whether it has arrays that SLURM took and that count."""
+        return any(array.job is not None and not array.withdrawn for array in self.arrays)
+
     def save(self) -> None:
         write_json(self.folder / "record.json", _to_plain(self))
 

@@ -37,6 +37,10 @@ from harness.sweep import Sweep
 from harness.wording import count_of
 
 
+class StillSubmitted(DispatchError):
+    """Jobs that were submitted before SLURM failed, and could not be withdrawn; they are on record."""
+
+
 class NoRoom(DispatchError):
     """The cluster's limit on jobs leaves no place for any."""
 
@@ -145,15 +149,20 @@ def propose(sweep: Sweep, store: Store, settings: ClusterSettings) -> tuple[list
     proposals = [_proposal(array, place, layout, sweep, settings, is_reachable) for place, array in enumerate(layout)]
     if is_reachable and wanted:
         portion, limit = choose_portion(planned, wanted, live, settings)
-        notes += [f"SLURM takes {len(portion)} of these {len(wanted)} targets at once ({limit})"] if limit else []
+        notes += (
+            [f"SLURM takes {len(portion)} of these {len(wanted)} trainings and cells at once ({limit})"]
+            if limit
+            else []
+        )
     return proposals, "; ".join(notes)
 
 
 def earlier_sentence(jobs: Sequence[str]) -> str:
     """What there is to say of jobs of an earlier version of a sweep."""
-    listed = ", ".join(sorted(jobs)[:8]) + (", …" if len(jobs) > 8 else "")
-    verbs = "runs or waits" if len(jobs) == 1 else "run or wait"
-    return f"{count_of(len(jobs), 'job')} of an earlier version of this sweep {verbs}: {listed}"
+    named = ", ".join(sorted(jobs)[:8])
+    return f"{count_of(len(jobs), 'job')} of an earlier version of this sweep in SLURM's queue: {named}" + (
+        ", …" if len(jobs) > 8 else ""
+    )
 
 
 def _proposal(
@@ -285,7 +294,9 @@ class _Call:
                         shutil.rmtree(self.submission.folder, ignore_errors=True)
                     return limit
         except Refused as error:
-            raise DispatchError(f"{error}\n{_withdraw(self.submission)}") from None
+            left = _withdraw(self.submission)
+            kind = StillSubmitted if self.submission.is_live else DispatchError
+            raise kind(f"{error}\n{left}") from None
         except BaseException:
             _withdraw(self.submission)
             raise
@@ -346,7 +357,7 @@ def _submit_one(array: SubmittedArray, folder: Path, root: Path, settings: JobSe
         return submit_array([SlurmJob(root, made, settings.warning_seconds) for made in targets], folder, parameters)
     except Refused as error:
         asked = " ".join(sbatch_options(parameters, folder, len(targets)))
-        said = f"sbatch refused an array of {len(targets)} {array.kind}s: {error}"
+        said = f"sbatch refused an array of {count_of(len(targets), array.kind)}: {error}"
         raise Refused(f"{said}\nasked for: {asked}") from None
 
 
@@ -362,17 +373,14 @@ def _withdraw(submission: Submission) -> str:
         if not taken:
             return "nothing is submitted"
         numbers = ", ".join(array.job or "" for array in taken)
-        return (
-            f"jobs {numbers} were submitted before and could not be withdrawn ({error}); they are on record: "
-            "`harness sweep` submits the rest, `harness cancel` ends them"
-        )
+        return f"jobs {numbers} were submitted before and could not be withdrawn ({error}); they are on record"
     if not taken:
         shutil.rmtree(submission.folder, ignore_errors=True)
         return "nothing is submitted"
     for array in submission.arrays:
         array.withdrawn = True
     submission.save()
-    return f"nothing is submitted; {count_of(len(taken), 'array')} that went before withdrawn"
+    return f"nothing is submitted; withdrawn is what went before: {count_of(len(taken), 'array')}"
 
 
 def _cancel_by_name(jobs: dict[str, Job], name: str) -> None:

@@ -56,7 +56,7 @@ def told(tmp_path: Path, memory: str | None, given: list[str]) -> tuple[list[str
 def test_the_kind_that_ran_out_asks_for_twice_what_it_had(tmp_path: Path) -> None:
     assert told(tmp_path, "1500M", []) == (
         ["cells.memory=3000M"],
-        ["1 cells ran out of memory with 1500M; cells ask for 3000M now"],
+        ["1 cell ran out of memory with 1500M; cells ask for 3000M now"],
     )
 
 

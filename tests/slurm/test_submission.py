@@ -60,7 +60,7 @@ def test_jobs_of_an_earlier_version_are_told_and_ended(running: Make) -> None:
     edit(sweep)
     assert sorted(sweep.status().earlier) == sorted(before)
     told = harness("status", sweep)
-    assert f"{len(before)} jobs of an earlier version of this sweep run or wait" in told
+    assert f"{len(before)} jobs of an earlier version of this sweep in SLURM's queue" in told
     assert "the jobs of the earlier version go on beside it" in told
     asked = json.loads(harness("sweep", sweep, "--dry-run", "--json", *SLURM, HELD))["slurm"]
     assert f"{len(before)} jobs of an earlier version" in asked["note"]
@@ -116,12 +116,12 @@ def test_a_training_that_another_sweep_waits_for_goes_on_and_is_named(running: M
     assert len(submit_held(other, sweep).targets) == 1
     (training,) = sweep.trainings
     said = harness("cancel", sweep)
-    assert "1 jobs cancelled" in said  # its cells' job
-    assert f"{training} (job {sweep.row(training).job}) goes on: 1 cells of other wait for it" in said
+    assert "1 job cancelled" in said  # its cells' job
+    assert f"{training} (job {sweep.row(training).job}) goes on: needed by 1 cell of other" in said
     assert sweep.row(training).state == "queued"
     assert cancel_jobs(other, sweep.store).jobs  # its own cell alone
     assert sweep.row(training).state == "queued"
-    assert "1 jobs cancelled" in harness("cancel", sweep)  # nobody waits for it any more
+    assert "1 job cancelled" in harness("cancel", sweep)  # nobody waits for it any more
     wait_until(lambda: not sweep.live_jobs(), "all to be cancelled")
 
 
@@ -132,7 +132,7 @@ def test_a_training_that_is_named_is_ended_and_what_waited_is_told(running: Make
     (training,) = sweep.trainings
     job = sweep.row(training).job
     said = run(pasted(harness("cancel", sweep), "cancel"))
-    assert "1 jobs cancelled" in said and f"of job {job}, now ended: 1 cells of other wait for it" in said
+    assert "1 job cancelled" in said and f"job {job} was needed by 1 cell of other" in said
     assert sweep.row(training).state == "cancelled"
 
 
@@ -143,7 +143,7 @@ def test_a_cell_that_another_sweep_counts_on_goes_on(running: Make) -> None:
     assert submit_held(other, sweep).targets == []  # its one cell has a job: of the first sweep
     cell = next(target for target in sweep.cells if target.id in other.cells)
     said = harness("cancel", sweep)
-    assert f"{cell} (job {sweep.row(cell).job}) goes on: other needs it too" in said
+    assert f"{cell} (job {sweep.row(cell).job}) goes on: needed by other" in said
     assert [target for target in (*sweep.trainings, *sweep.cells) if sweep.row(target).state == "cancelled"] == [
         target for target in sweep.cells if target != cell
     ]
@@ -173,18 +173,21 @@ def test_a_sweep_over_the_limit_on_jobs_is_submitted_in_portions(running: Make, 
     sweep = running(options=["cells_per_job=1"])
     with cluster.job_limit(2):
         said = harness("sweep", sweep, *SLURM, "time=10m")
-        assert "submitted 1 trainings and 1 cells" in said
-        assert "1 trainings and cells are left" in said and "(AssocMaxSubmitJobLimit)" in said
+        assert "submitted 1 training and 1 cell" in said
+        assert "left for later: 0 trainings and 1 cell" in said and "(AssocMaxSubmitJobLimit)" in said
         assert "--cluster slurm --slurm time=10m" in said
         assert len(sweep.live_jobs()) == 2
         full = harness("sweep", sweep, *SLURM, "time=10m")
-        assert "2 of its trainings and cells have a job already" in full and "1 trainings and cells are left" in full
+        assert (
+            "2 of its trainings and cells have a job already" in full
+            and "left for later: 0 trainings and 1 cell" in full
+        )
         assert "this submits the rest: harness sweep" in harness("status", sweep)
         with pytest.raises(DispatchError, match=r"takes no job of yours now \(AssocMaxSubmitJobLimit\)"):
             running("another", text=MANY).submit()
         sweep.hurry()
         wait_until(lambda: len(sweep.live_jobs()) < 2, "the training to end")
-        assert "submitted 0 trainings and 1 cells" in run(pasted(said, "sweep"))
+        assert "submitted 0 trainings and 1 cell" in run(pasted(said, "sweep"))
     sweep.wait_complete()
     assert figures(sweep.store, sweep.sweep) == undisturbed
 
@@ -311,7 +314,7 @@ def test_logs_are_followed_until_the_job_has_ended_and_earlier_ones_are_kept(run
     assert "Starting with JobEnvironment" in said and said.rstrip().endswith(f"{training}: done")
     last = harness("logs", sweep, training.id)
     every = run(pasted(last, "logs"))
-    assert "1 earlier jobs have left logs too" in last
+    assert "logs of 1 earlier job too" in last
     assert (last.count("_log.err"), every.count("_log.err")) == (1, 2)
     assert len(json.loads(harness("logs", sweep, training.id, "--json"))["attempts"]) == 2
 
@@ -362,7 +365,7 @@ def test_only_named_targets_of_a_job_are_told_of_the_others(running: Make) -> No
     sweep.submit(HELD)  # two cells in one job
     first, second = sweep.cells
     said = harness("cancel", sweep, first.id)
-    assert "1 jobs cancelled" in said and f"was also to make {second}" in said
+    assert "1 job cancelled" in said and f"was also to make {second}" in said
     assert sweep.row(Target("training", sweep.trainings[0].id)).state == "queued"
 
 

@@ -82,7 +82,7 @@ def test_what_is_advised_is_what_can_be_done(status: SweepStatus, sweep: Running
     assert only.endswith(f"this does: harness sweep {sweep.file} {options}")
     missing.earlier = ["7_1", "7_2"]
     first, second = hints(missing, asked)
-    assert first.startswith("2 jobs of an earlier version of this sweep run or wait: 7_1, 7_2")
+    assert first.startswith("2 jobs of an earlier version of this sweep in SLURM's queue: 7_1, 7_2")
     assert first.endswith(f"harness cancel {sweep.file} --earlier {options}")
     assert "(the jobs of the earlier version go on beside it)" in second
     missing.rows[sweep.trainings[0]] = Row(Target("training", sweep.trainings[0].id), "queued")
