@@ -36,6 +36,13 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+def distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    """`seeds`. Raises ValueError where one stands there twice."""
+    if len(set(seeds)) != len(seeds):
+        raise ValueError("has a seed twice")
+    return seeds
+
+
 class DataConfig(Section):
     """Which images, and at what size."""
 
@@ -198,12 +205,7 @@ class SampleConfig(Section):
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: bool = False
 
-    @field_validator("seeds")
-    @classmethod
-    def _distinct(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(seeds)) != len(seeds):
-            raise ValueError("has a seed twice")
-        return seeds
+    _distinct = field_validator("seeds")(distinct)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -24,6 +24,7 @@ from harness.config import (
     Experiment,
     MeasureConfig,
     Section,
+    distinct,
     nearest,
     parse_experiment,
     parse_section,
@@ -126,12 +127,7 @@ class SweepConfig(Section):
     report: ReportConfig = ReportConfig()
     cluster: Annotated[dict[str, Any], ReadBy(_read_cluster)] = Field(default_factory=dict)
 
-    @field_validator("seeds")
-    @classmethod
-    def _distinct(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(seeds)) != len(seeds):
-            raise ValueError("has a seed twice")
-        return seeds
+    _distinct = field_validator("seeds")(distinct)
 
 
 @dataclass(frozen=True)

@@ -71,16 +71,29 @@ def remake(folder: Path) -> Made:
     return Made(folder, _summary(report, folder))
 
 
+def is_current(sweep: Sweep, store: Store) -> bool:
+    """Whether the last report was made of the very records that are there, by size and time of each."""
+    return _remembered(sweep, store) == _digest(sweep, store, {})
+
+
+def _memory(sweep: Sweep, store: Store) -> Path:
+    return store.runs / "state" / "reports" / f"{sweep.report_name}.json"
+
+
+def _remembered(sweep: Sweep, store: Store, key: str = "digest") -> Any:
+    """What is remembered of the last report; None where there is none, or what was noted is damaged."""
+    with contextlib.suppress(StoreError):
+        kept = read_json(_memory(sweep, store))
+        return kept.get(key) if isinstance(kept, dict) else None
+    return None
+
+
 def make(sweep: Sweep, store: Store, failures: Mapping[str, str], again: bool = False) -> Made:
     """The report of `sweep`; left as it is if nothing that it shows has changed, unless `again`."""
     folder = store.report_folder(sweep.report_name)
     digest = _digest(sweep, store, failures)
-    memory = store.runs / "state" / "reports" / f"{sweep.report_name}.json"
-    if not again and (folder / "table.md").exists():
-        with contextlib.suppress(StoreError):  # none yet, or damaged
-            kept = read_json(memory)
-            if isinstance(kept, dict) and kept.get("digest") == digest:
-                return Made(folder, kept["summary"])
+    if not again and (folder / "table.md").exists() and _remembered(sweep, store) == digest:
+        return Made(folder, _remembered(sweep, store, "summary"))
     from harness.report import ReportOptions, write_report
 
     rows = rows_of(sweep, store, failures)
@@ -94,7 +107,7 @@ def make(sweep: Sweep, store: Store, failures: Mapping[str, str], again: bool = 
         store.root / REPORTED,
     )
     made = Made(folder, _summary(report, folder))
-    write_json(memory, {"digest": digest, "summary": made.summary})
+    write_json(_memory(sweep, store), {"digest": digest, "summary": made.summary})
     return made
 
 

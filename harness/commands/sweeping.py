@@ -15,7 +15,7 @@ from harness.config import nearest
 from harness.errors import ConfigError
 from harness.plan import Plan, plan, without_damaged
 from harness.store import Store, set_aside
-from harness.sweep import load_sweep
+from harness.sweep import Sweep, load_sweep
 
 if TYPE_CHECKING:
     from harness.slurm.submit import Submitted
@@ -37,7 +37,7 @@ def run(
 ) -> None:
     sweep = load_sweep(file, overrides)
     store = Store(results)
-    planned, damaged = without_damaged(plan(sweep, store), store)
+    planned, damaged = _checked(sweep, store)
     out = console(json_output)
     chosen = chosen_cluster(cluster, slurm)
     _set_aside(damaged, store, out, dry_run)
@@ -69,6 +69,14 @@ def run(
         reporting.show(made, out)
     if failures:
         sys.exit(1)
+
+
+def _checked(sweep: Sweep, store: Store) -> tuple[Plan, dict[str, str]]:
+    """(The plan, damaged records with the reason); nothing is read again that the last report was made of."""
+    from harness.commands import reporting
+
+    planned = plan(sweep, store)
+    return (planned, {}) if reporting.is_current(sweep, store) else without_damaged(planned, store)
 
 
 def _set_aside(damaged: Mapping[str, str], store: Store, out: Console, dry_run: bool) -> None:
