@@ -44,6 +44,13 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+def distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    """`seeds`. Raises ValueError where one stands there twice."""
+    if len(set(seeds)) != len(seeds):
+        raise ValueError("has a seed twice")
+    return seeds
+
+
 class DataConfig(Section):
     """Which images, and at what size."""
 
@@ -225,12 +232,7 @@ class _SampleConfig(Section):
             raise ValueError(f"{sampler!r} is not one of {', '.join(map(repr, choices))}{nearest(sampler, choices)}")
         return sampler
 
-    @field_validator("seeds")
-    @classmethod
-    def _distinct(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(seeds)) != len(seeds):
-            raise ValueError("has a seed twice")
-        return seeds
+    _distinct = field_validator("seeds")(distinct)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

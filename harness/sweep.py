@@ -25,6 +25,7 @@ from harness.config import (
     MeasureConfig,
     Section,
     Seed,
+    distinct,
     nearest,
     parse_experiment,
     parse_section,
@@ -135,12 +136,7 @@ class SweepConfig(Section):
     report: ReportConfig = ReportConfig()
     cluster: Annotated[dict[str, Any], ReadBy(_read_cluster)] = Field(default_factory=dict)
 
-    @field_validator("seeds")
-    @classmethod
-    def _distinct(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(seeds)) != len(seeds):
-            raise ValueError("has a seed twice")
-        return seeds
+    _distinct = field_validator("seeds")(distinct)
 
     @field_validator("name")
     @classmethod

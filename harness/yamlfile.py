@@ -48,32 +48,26 @@ CURES = {
 """What to do about the parser's commonest complaints."""
 
 
-class WholeNumber(int):
-    """A whole number of a YAML file that remembers how it was written: where a key takes text, that is its value."""
-
-    text: str
-
-    def __new__(cls, value: int, text: str) -> Self:
-        number = super().__new__(cls, value)
-        number.text = text
-        return number
-
-    def __getnewargs__(self) -> tuple[int, str]:  # type: ignore[override]
-        return int(self), self.text
-
-
-class DecimalNumber(float):
-    """A number with a point or an exponent that remembers how it was written."""
+class _Written:
+    """A number that remembers how it was written: where a key takes text, that is its value."""
 
     text: str
 
     def __new__(cls, value: float, text: str) -> Self:
-        number = super().__new__(cls, value)
+        number = super().__new__(cls, value)  # type: ignore[call-arg]
         number.text = text
         return number
 
-    def __getnewargs__(self) -> tuple[float, str]:  # type: ignore[override]
-        return float(self), self.text
+    def __reduce__(self) -> tuple[type[Self], tuple[float, str]]:
+        return type(self), (self.real, self.text)  # type: ignore[attr-defined]
+
+
+class WholeNumber(_Written, int):
+    """A whole number of a YAML file."""
+
+
+class DecimalNumber(_Written, float):
+    """A number with a point or an exponent of a YAML file."""
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]

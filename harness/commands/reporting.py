@@ -84,6 +84,23 @@ def remake(folder: Path, publish: bool = False) -> Made:
     return Made(target, _summary(report, target))
 
 
+def is_current(sweep: Sweep, store: Store) -> bool:
+    """Whether the last report was made of the very records that are there, by size and time of each."""
+    return _remembered(sweep, store) == _digest(sweep, store, {}, store.report_folder(sweep.report_name))
+
+
+def _memory(sweep: Sweep, store: Store) -> Path:
+    return store.runs / "state" / "reports" / f"{sweep.report_name}.json"
+
+
+def _remembered(sweep: Sweep, store: Store, key: str = "digest") -> Any:
+    """What is remembered of the last report; None where there is none, or what was noted is damaged."""
+    with contextlib.suppress(StoreError):
+        kept = read_json(_memory(sweep, store))
+        return kept.get(key) if isinstance(kept, dict) else None
+    return None
+
+
 def make(sweep: Sweep, store: Store, failures: Mapping[str, str], again: bool = False, publish: bool = False) -> Made:
     """The report of `sweep`; left as it is if nothing that it shows has changed, unless `again`.
 
@@ -92,12 +109,8 @@ def make(sweep: Sweep, store: Store, failures: Mapping[str, str], again: bool = 
     name = sweep.report_name
     folder = store.published_folder(name) if publish else store.report_folder(name)
     digest = _digest(sweep, store, failures, folder)
-    memory = store.runs / "state" / "reports" / f"{name}.json"
-    if not again and (folder / "table.md").exists():
-        with contextlib.suppress(StoreError):  # none yet, or damaged
-            kept = read_json(memory)
-            if isinstance(kept, dict) and kept.get("digest") == digest:
-                return Made(folder, kept["summary"])
+    if not again and (folder / "table.md").exists() and _remembered(sweep, store) == digest:
+        return Made(folder, _remembered(sweep, store, "summary"))
     from harness.report import ReportOptions, write_report
 
     rows = rows_of(sweep, store, failures)
@@ -111,7 +124,7 @@ def make(sweep: Sweep, store: Store, failures: Mapping[str, str], again: bool = 
         reported_table(store.root),
     )
     made = Made(folder, _summary(report, folder))
-    write_json(memory, {"digest": digest, "summary": made.summary})
+    write_json(_memory(sweep, store), {"digest": digest, "summary": made.summary})
     return made
 
 

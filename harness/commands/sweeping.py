@@ -16,7 +16,7 @@ from harness.commands.place import Chosen, choose
 from harness.folder import check_readable
 from harness.plan import Plan, plan, without_damaged
 from harness.store import Store, set_aside
-from harness.sweep import UNKNOWN_ID, load_sweep
+from harness.sweep import UNKNOWN_ID, Sweep, load_sweep
 from harness.wording import count_of
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def run(
     check_readable(results)
     sweep = load_sweep(file, overrides, without_data=dry_run)
     store = Store(results)
-    planned, damaged = without_damaged(plan(sweep, store), store)
+    planned, damaged = _checked(sweep, store)
     out = console(json_output)
     chosen = choose(cluster, slurm, sweep)
     asked = Asked(file, overrides, results, cluster, slurm)
@@ -74,6 +74,14 @@ def run(
         reporting.show(made, out)
     if failures:
         sys.exit(1)
+
+
+def _checked(sweep: Sweep, store: Store) -> tuple[Plan, dict[str, str]]:
+    """(The plan, damaged records with the reason); nothing is read again that the last report was made of."""
+    from harness.commands import reporting
+
+    planned = plan(sweep, store)
+    return (planned, {}) if reporting.is_current(sweep, store) else without_damaged(planned, store)
 
 
 def _set_aside(damaged: Mapping[str, str], store: Store, out: Console, dry_run: bool) -> None:

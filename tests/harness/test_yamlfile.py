@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def test_scalars(text: str) -> None:
 
 def test_a_number_remembers_how_it_was_written() -> None:
     values = load_text("[007, 1.50, 1e3]", "f")
-    for made in (values, copy.deepcopy(values)):
+    for made in (values, copy.deepcopy(values), pickle.loads(pickle.dumps(values))):
         assert [value.text for value in made] == ["007", "1.50", "1e3"]
     assert json.loads(json.dumps(values)) == [7, 1.5, 1000.0]
 
