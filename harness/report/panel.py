@@ -122,10 +122,9 @@ def _rows(group: Sequence[Mapping[str, Any]]) -> Iterator[Row]:
 def flaw_of(record: Mapping[str, Any]) -> str:
     """Why a cell's distances cannot be used, in one line; empty where they can."""
     values = [seed.get("frechet") for seed in (record.get("quality") or {}).get("per_seed") or ()]
-    wrong = [value for value in values if not is_finite(value)]
-    if wrong:
-        return f"its distance is no finite number: {wrong[0]}"
-    return "" if values else "its record holds no distance"
+    if not values:
+        return "its record holds no distance"
+    return "" if all(map(is_finite, values)) else "its distance is no finite number"
 
 
 def condition_of(record: Mapping[str, Any]) -> Condition:

@@ -257,11 +257,11 @@ def is_finite(value: Any) -> TypeGuard[float]:
 REFRESH_KEYS = ("sample.refresh_interval", "sample.refreshes", "sample.refresh_steps")
 
 
-ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def canonical(value: Any) -> str:
-    """JSON in which equal values are equal texts."""
+    """JSON in which equal values are equal texts. Raises ValueError for numbers that JSON does not have."""
     return ENCODER.encode(value)
 
 

@@ -149,6 +149,8 @@ def _rotated(choices: Sequence[Any], start: int) -> list[Any]:
 
 def shaded(colour: str, share: float) -> str:
     """`colour` mixed with white."""
+    if share == 1:
+        return colour
     red, green, blue = (1 - share * (1 - part) for part in to_rgb(colour))
     return to_hex((red, green, blue))
 
@@ -185,9 +187,8 @@ def log_axis(axes: Axes, which: str) -> None:
     if not 0 < low <= high < math.inf:
         return
     axis = axes.xaxis if which == "x" else axes.yaxis
-    low, high = (low / 1.25, high * 1.25) if low == high else (low, high)
-    margin = (high / low) ** 0.05
-    low, high = low / margin, high * margin
+    margin = 0.05 * (math.log(high) - math.log(low)) or math.log(1.25)
+    low, high = math.exp(math.log(low) - margin), math.exp(math.log(high) + margin)
     (axes.set_xscale if which == "x" else axes.set_yscale)("log")
     (axes.set_xlim if which == "x" else axes.set_ylim)(low, high)
     axis.set_major_locator(FixedLocator(log_ticks(low, high, apart=0.11 if which == "x" else 0.07)))
@@ -203,13 +204,16 @@ ENOUGH_TICKS = 4
 def log_ticks(low: float, high: float, apart: float) -> list[float]:
     """Round numbers from `low` to `high`, on a logarithmic axis at least the share `apart` of its length apart."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    choices = [[float(f"{m}e{d}") for d in decades for m in multiples] for multiples in TICKS]
-    choices.append(list(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)))  # of a narrow range
+    least = apart * (math.log(high) - math.log(low))
     kept: list[float] = []
-    for ticks in choices:
+    for multiples in (*TICKS, None):
+        if multiples is None:  # a narrow range
+            ticks = list(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high))
+        else:
+            ticks = [float(f"{multiple}e{decade}") for decade in decades for multiple in multiples]
         kept = []
         for tick in ticks:
-            if low <= tick <= high and (not kept or math.log(tick / kept[-1]) >= apart * math.log(high / low)):
+            if low <= tick <= high and (not kept or math.log(tick) - math.log(kept[-1]) >= least):
                 kept.append(tick)
         if len(kept) >= ENOUGH_TICKS:
             break

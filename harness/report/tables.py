@@ -18,6 +18,8 @@ from harness.report.timing import MARK, untrusted, why
 from harness.wording import count_of
 
 DASH = "–"
+MATCHED = "matched"
+"""The table of costs at equal quality."""
 NOT_REACHED = "not reached"
 SAME_AS_BEST, SAME_AS_BASE = "†", "‡"
 STANDARD_KEYS = ("sample.sampler", "sample.steps", *REFRESH_KEYS)
@@ -368,7 +370,7 @@ def _ratio_to(
 def matched_table(
     panel: Panel,
     found: Iterable[tuple[Comparison, Comparison | None]],
-    name: str = "matched",
+    name: str = MATCHED,
     family: Sequence[str] = (),
     command: str = "harness time FILE",
 ) -> Table:
@@ -417,13 +419,14 @@ def matched_table(
                     ),
                 }
             )
+    by_sampler = f"As in the table “{MATCHED}”, each method sampler by sampler against the base with the same one."
     note = (
         f"Cost per image at equal {panel.distance}, interpolated on each method's frontier "
         "(log–log). Distances: the points of the base's frontier and the best that both reach. A speed-up is "
         "the base's cost over the method's, with its 95 % bootstrap interval over the noise of distances and times; "
         "“up to”: within noise the distance may not be reached. ≤: already the method's cheapest row is as good."
-        f"{doubt(panel, command)}"
     )
+    note = (note if name == MATCHED else by_sampler) + doubt(panel, command)
     return Table(name, note, pd.DataFrame(values), pd.DataFrame(text), conditions=conditions(panel))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -321,7 +322,7 @@ def _cells_json(
         record = cell.get("record")
         held = {**cell, "config": difference(configuration, shared) if configuration else None}
         held["record"] = None if record is None else {k: v for k, v in record.items() if k != "config"}
-        lines.append(canonical(held))
+        lines.append(_json(held))
     order = {arm: i for i, arm in enumerate(arms)}
     ordered = sorted(zip([order[cell["arm"]] for cell in cells], lines, strict=True))
     head = json.dumps(
@@ -338,6 +339,22 @@ def _cells_json(
     )
     body = ",\n".join(line for _, line in ordered)
     return f"{head[:-1]}{REPORT_ROWS}\n{body}\n]}}\n"
+
+
+def _json(held: Mapping[str, Any]) -> str:
+    """JSON that any program reads: a number that is none (nan, infinite) is null there."""
+    try:
+        return canonical(held)
+    except ValueError:
+        return canonical(_without_infinite(held))
+
+
+def _without_infinite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_infinite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_infinite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def load_cells(path: Path) -> dict[str, Any]:

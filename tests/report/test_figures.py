@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -11,18 +12,32 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from PIL import Image
 
-from harness.report import ReportOptions
+from harness.report import ReportOptions, load_options, load_rows
 from harness.report.figures import against_figure, figure_keys, frontier_figure, sample_figure
 from harness.report.panel import Panel, panels
-from harness.report.reported import read_reported, reported_figure
-from harness.report.style import COLOURS, COLUMN, STYLE, Palette, pdf, png
+from harness.report.reported import of_data, read_reported, reported_figure
+from harness.report.style import (
+    COLOURS,
+    COLUMN,
+    METHODS,
+    SAMPLER_LINES,
+    SHADES,
+    STYLE,
+    Palette,
+    log_ticks,
+    pdf,
+    png,
+    shaded,
+)
 from harness.report.write import report_figures
 from tests.report.conftest import REPORTED
 from tests.report.made_up import cell, quickstart
 
 DUAL = {"model.kind": "dual_rate"}
+PUBLISHED = sorted((Path(__file__).parents[2] / "results").glob("*/cells.json"))
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +54,7 @@ def test_the_frontier_holds_every_row_and_joins_the_undominated(panel: Panel) ->
     points = {tuple(p) for line, data in drawn for p in np.round(data, 9)}
     expected = {(round(row.gmacs, 9), round(panel.distances[row].mean, 9)) for row in panel.measured}
     assert points == expected
-    joined = [data for line, data in drawn if line.get_linestyle() == "-"]
+    joined = [data for line, data in drawn if line.get_gid() == "frontier"]
     assert len(joined) == len(panel.arms)
     assert all((np.diff(data[:, 0]) > 0).all() and (np.diff(data[:, 1]) < 0).all() for data in joined)
 
@@ -61,13 +76,70 @@ def test_a_key_is_drawn_with_lines_that_differ_in_nothing_else(panel: Panel) -> 
     assert axes.get_ylabel() == "FD-digits (N = 2000)"
 
 
-def test_an_arm_has_one_colour_in_every_figure(panel: Panel) -> None:
+def looks_in(figure: Figure) -> set[tuple[str, str]]:
+    """(colour, marker) of each line."""
+    return {(str(line.get_color()), str(line.get_marker())) for line, _ in lines_of(figure)}
+
+
+def test_a_method_has_one_colour_and_marker_in_every_figure(panel: Panel) -> None:
     palette = Palette(panel.arms)
-    assert len({palette.colour(arm) for arm in panel.arms}) == len(panel.arms)
-    used = {line.get_color() for line, data in lines_of(frontier_figure(panel)) if line.get_linestyle() == "-"}
-    assert used == {palette.colour(arm) for arm in panel.arms}
-    steps = against_figure(panel, "sample.steps", figure_keys(panel)["sample.steps"])
-    assert {line.get_color() for line, _ in lines_of(steps)} == used
+    expected = {(palette.colour(arm), palette.marker(arm)) for arm in panel.arms}
+    assert len({colour for colour, _ in expected}) == len({marker for _, marker in expected}) == len(panel.arms)
+    assert looks_in(frontier_figure(panel)) >= expected
+    for key, rows in figure_keys(panel).items():
+        arms = {row.arm for row in rows}
+        possible = {(shaded(palette.colour(a), share), palette.marker(a)) for a in arms for share in SHADES}
+        drawn = looks_in(against_figure(panel, key, rows))
+        assert {(palette.colour(arm), palette.marker(arm)) for arm in arms} <= drawn <= possible, key
+
+
+def test_a_method_has_dashes_of_its_own_where_no_key_needs_them(panel: Panel) -> None:
+    palette = Palette(panel.arms)
+    for line, _ in lines_of(frontier_figure(panel)):
+        if line.get_gid() == "frontier":
+            (arm,) = (a for a in panel.arms if palette.colour(a) == line.get_color())
+            assert dashes(line) == dashes_of(palette.line(arm))
+    assert len({str(palette.line(arm)) for arm in panel.arms}) == len(panel.arms)
+    plain = panels([cell(a, {"sample.steps": s}, frechet=8 / s) for a in ("base", "dual-rate") for s in (4, 8)])[0]
+    drawn = {dashes(line) for line, _ in lines_of(against_figure(plain, "sample.steps"))}
+    assert drawn == {dashes_of(palette.line(arm)) for arm in ("base", "dual-rate")}
+
+
+def dashes(line: Line2D) -> Any:
+    """The pattern in points, as drawn; nothing for a line without gaps."""
+    _, pattern = line._dash_pattern  # type: ignore[attr-defined]
+    return pattern and tuple(np.round(np.array(pattern) / line.get_linewidth(), 3))
+
+
+def dashes_of(style: Any) -> Any:
+    return None if style == "-" else tuple(style[1])
+
+
+@pytest.mark.parametrize("samplers", [("ancestral", "ddim"), ("ddim", "heun"), ("dpmpp_2m", "heun", "ancestral")])
+def test_a_sampler_has_one_line_style_whatever_others_there_are(samplers: tuple[str, ...]) -> None:
+    rows = [
+        cell("base", {"sample.sampler": sampler, "sample.steps": steps}, frechet=8 / steps + place)
+        for place, sampler in enumerate(samplers)
+        for steps in (4, 8)
+    ]
+    (panel,) = panels(rows)
+    drawn = {float(data[0, 1]): dashes(line) for line, data in lines_of(against_figure(panel, "sample.steps"))}
+    assert drawn == {2.0 + place: dashes_of(SAMPLER_LINES[sampler]) for place, sampler in enumerate(samplers)}
+
+
+def test_methods_look_the_same_in_every_report() -> None:
+    known = Palette(tuple(METHODS)).looks
+    assert known == METHODS and Palette(("shrunk", "dual-rate")).looks["dual-rate"] == METHODS["dual-rate"]
+    assert len({look.colour for look in METHODS.values()}) == len(METHODS)
+    ours = [f"method {i}" for i in range(30)]
+    alone = {arm: Palette((arm,)).looks[arm] for arm in ours}
+    beside = Palette(("base", *ours[:1])).looks
+    assert beside["base"] == METHODS["base"]
+    assert len(set(alone.values())) > 20, "names choose different looks"
+    for order in (ours, ours[::-1]):
+        assert Palette(tuple(order)).looks == Palette(tuple(ours)).looks
+    pairs = [(look.colour, look.marker) for look in Palette((*METHODS, *ours)).looks.values()]
+    assert len(set(pairs)) == len(pairs), "no two of a report look alike"
 
 
 def luminance(colour: str) -> float:
@@ -87,8 +159,8 @@ def deuteranope(colour: str) -> np.ndarray:
     return np.clip(np.array(matrix) @ linear, 0, 1) ** (1 / 2.2)
 
 
-def test_the_first_arms_are_told_apart_without_seeing_green() -> None:
-    seen = [deuteranope(colour) for colour in COLOURS[:6]]
+def test_all_methods_are_told_apart_without_seeing_green() -> None:
+    seen = [deuteranope(colour) for colour in COLOURS]
     gaps = [np.abs(a - b).max() for i, a in enumerate(seen) for b in seen[:i]]
     assert min(gaps) > 0.1
 
@@ -168,9 +240,57 @@ def test_images_of_one_column_are_those_of_one_index() -> None:
     assert (strips[0][:32:4, :32:4] == images[0]).all()
 
 
-def test_the_literature_is_drawn_apart() -> None:
+def test_the_literature_is_drawn_apart_and_has_no_methods_colour() -> None:
     known = read_reported(REPORTED)
     figure = reported_figure(known)
     assert "reported" in figure.axes[0].get_xlabel() and "reported" in figure.axes[0].get_ylabel()
     drawn = [data[0].tolist() for _, data in lines_of(figure)]
     assert [13.14, 1.12] in drawn and len(drawn) == 10
+    assert not {line.get_color() for line, _ in lines_of(figure)} & set(COLOURS)
+
+
+def test_the_literature_on_other_data_is_left_out(panel: Panel) -> None:
+    def names(rows: list[Any]) -> set[str]:
+        return {item.name for item in report_figures(panels(rows)[0], ReportOptions(), {}, REPORTED)}
+
+    assert "reported" not in names(quickstart()), "the digits have none"
+    rows = [cell("base", {"sample.steps": steps}, frechet=8 / steps) for steps in (4, 8)]
+    for row in rows:
+        row["record"]["quality"]["reference"]["name"] = "CIFAR-10 32×32 test"
+    assert "reported" in names(rows)
+    assert [line.source for line in of_data(read_reported(REPORTED), panels(rows)[0])] == ["EDM"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [(0.104, 0.275), (0.001, 0.0078), (1.0, 15.0), (303.5, 303.6), (0.98, 1.02), (1e-5, 3e4), (2.0, 2.5), (7e-4, 8e-4)],
+)
+def test_an_axis_names_enough_numbers_and_none_runs_into_the_next(low: float, high: float) -> None:
+    ticks = log_ticks(low, high, apart=0.11)
+    assert 2 <= len(ticks) <= 9 and all(low <= tick <= high for tick in ticks)
+    assert min(np.diff(np.log(ticks))) >= 0.11 * np.log(high / low) - 1e-12
+    assert len({f"{tick:.6g}" for tick in ticks}) == len(ticks)
+
+
+def overlapping(figure: Figure) -> list[str]:
+    """The labels of an axis that run into each other."""
+    canvas = FigureCanvasAgg(figure)
+    with matplotlib.rc_context(STYLE):
+        canvas.draw()
+        renderer = canvas.get_renderer()
+        found = []
+        for axes in figure.axes:
+            for axis in (axes.xaxis, axes.yaxis):
+                shown = [label for label in axis.get_ticklabels() if label.get_text() and label.get_visible()]
+                boxes = [label.get_window_extent(renderer) for label in shown]
+                pairs = zip(shown, boxes, shown[1:], boxes[1:], strict=False)
+                found += [f"{a.get_text()} {b.get_text()}" for a, one, b, two in pairs if one.overlaps(two)]
+    return found
+
+
+@pytest.mark.parametrize("kept", PUBLISHED, ids=lambda path: path.parent.name)
+def test_no_label_runs_into_the_next_in_what_is_published(kept: Path) -> None:
+    options = load_options(kept)
+    for panel in panels(load_rows(kept), options.arms):
+        for item in report_figures(panel, options):
+            assert not overlapping(item.figure), item.name
