@@ -12,10 +12,11 @@ from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
 
 from harness.errors import ConfigError, printable
 from models.limits import RHO_LIMITS, SEEDS, check_log_snr_range, check_sigma_range
+from models.samplers import SAMPLERS, Option, Sampler
 
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -177,10 +178,10 @@ class TrainConfig(Section):
     workers: NonNegativeInt = Field(0, description="loader processes")
 
 
-class SampleConfig(Section):
-    """How images are drawn from a trained network."""
+class _SampleConfig(Section):
+    """How images are drawn from a trained network; the samplers' own options come with :class:`SampleConfig`."""
 
-    sampler: Literal["ancestral", "ddim", "heun", "dpmpp_2m"] = "ancestral"
+    sampler: str = Field("ancestral", description=f"one of {', '.join(SAMPLERS)}")
     steps: PositiveInt = 32
     refresh_interval: PositiveInt | None = Field(None, description="steps from one run of the encoder to the next")
     refreshes: PositiveInt | None = Field(None, description="runs of the encoder in all, spread evenly")
@@ -190,13 +191,8 @@ class SampleConfig(Section):
         description="single_rate: levels from this one down run at refresh steps only (training-free feature cache)",
     )
     spacing: Literal["time", "karras", "log_snr"] | None = Field(
-        None, description="where the steps lie: even in t, Karras in σ, even in log-SNR; karras if the sampler is heun"
+        None, description="where the steps lie: even in t, Karras in σ, even in log-SNR; the sampler's own if unset"
     )
-    variance: Probability | None = Field(None, description="ancestral: 0 posterior variance, 1 upper bound, in between")
-    eta: Probability | None = Field(None, description="ddim: 0 deterministic, 1 ancestral")
-    churn: NonNegativeFloat | None = Field(None, description="heun: S_churn")
-    churn_range: tuple[NonNegativeFloat, NonNegativeFloat] | None = Field(None, description="heun: [S_min, S_max] of σ")
-    churn_noise: PositiveFloat | None = Field(None, description="heun: S_noise")
     rho: float | None = Field(None, ge=RHO_LIMITS[0], le=RHO_LIMITS[1], description="karras: ρ, 7 if unset")
     sigma_range: tuple[PositiveFloat, PositiveFloat] | None = Field(None, description="karras: [σ_min, σ_max]")
     clip: bool | None = Field(
@@ -212,6 +208,14 @@ class SampleConfig(Section):
     batch: PositiveInt = Field(250, description="images drawn at once")
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: bool = False
+
+    @field_validator("sampler")
+    @classmethod
+    def _known(cls, sampler: str) -> str:
+        if sampler not in SAMPLERS:
+            choices = list(SAMPLERS)
+            raise ValueError(f"{sampler!r} is not one of {', '.join(map(repr, choices))}{nearest(sampler, choices)}")
+        return sampler
 
     @field_validator("seeds")
     @classmethod
@@ -233,27 +237,38 @@ class SampleConfig(Section):
             steps = self.refresh_steps
             if not steps or steps[0] != 0 or list(steps) != sorted(set(steps)) or steps[-1] >= self.steps:
                 raise ValueError(f"refresh_steps: must start with 0, rise, and stay below {self.steps} steps")
-        owners = {
-            "variance": "ancestral",
-            "eta": "ddim",
-            "churn": "heun",
-            "churn_range": "heun",
-            "churn_noise": "heun",
-        }
-        for key, sampler in owners.items():
-            if getattr(self, key) is not None and self.sampler != sampler:
-                raise ValueError(f"{key}: only {sampler} has it, the sampler is {self.sampler}")
-        karras = self.spacing == "karras" or (self.spacing is None and self.sampler == "heun")
+        for owner in SAMPLERS.values():
+            for key in owner.options:
+                if getattr(self, key) is not None and self.sampler != owner.name:
+                    raise ValueError(f"{key}: only {owner.name} has it, the sampler is {self.sampler}")
+        karras = (self.spacing or SAMPLERS[self.sampler].spacing) == "karras"
         for key in ("rho", "sigma_range"):
             if getattr(self, key) is not None and not karras:
                 raise ValueError(f"{key}: only karras spacing has it")
-        for key in ("sigma_range", "guidance_interval", "churn_range"):
+        ranges = [key for owner in SAMPLERS.values() for key, option in owner.options.items() if option.is_range]
+        for key in ("sigma_range", "guidance_interval", *ranges):
             value = getattr(self, key)
             if value is not None and value[0] >= value[1]:
                 raise ValueError(f"{key}: {value[0]} is not below {value[1]}")
         if self.guidance_interval is not None and self.guidance is None:
             raise ValueError("guidance_interval: needs guidance")
         return self
+
+
+def _option_field(sampler: Sampler, option: Option) -> Any:
+    """(type, default) of a sampler's own option, as pydantic takes it."""
+    above = {"gt": option.low} if option.above_low else {"ge": option.low}
+    number = Annotated[float, Field(**above, le=option.high)]
+    kind: Any = tuple[number, number] if option.is_range else number
+    return (kind | None, Field(None, description=f"{sampler.name}: {option.description}"))
+
+
+SampleConfig: type[_SampleConfig] = create_model(
+    "SampleConfig",
+    __base__=_SampleConfig,
+    __doc__="How images are drawn from a trained network.",
+    **{key: _option_field(sampler, option) for sampler in SAMPLERS.values() for key, option in sampler.options.items()},
+)
 
 
 class LatencyConfig(Section):

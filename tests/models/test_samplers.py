@@ -12,7 +12,11 @@ import torch
 from torch import Tensor
 
 from models.process import CosineSchedule, alpha_sigma, log_snr_of, noise_level
-from models.samplers import SAMPLERS, ancestral, ddim, dpmpp_2m, heun
+from models.samplers import SAMPLERS
+from models.samplers.ancestral import ancestral
+from models.samplers.ddim import ddim
+from models.samplers.dpmpp_2m import dpmpp_2m
+from models.samplers.heun import heun
 from models.spacing import karras_steps, log_snr_steps, time_steps
 from tests.models.closed_forms import (
     GAUSSIAN,
