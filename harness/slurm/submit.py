@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -89,33 +89,53 @@ def submit(
             earlier=[made.id for made in earlier_jobs(queued.jobs, key, targets_of(sweep))],
             notes=[queued.note] if queued.note else [],
         )
-        known = {"file": key.file, "overrides": list(key.overrides), "slurm": list(options)}
         shared = queued.shared_with(key)
-        if not wanted:
-            if shared - queued.known_as_shared(key):
-                new_submission(store, sweep.config.name, "", **known, shared=sorted(shared)).save()
-            return submitted
-        after, notes = outside_dependencies(_outside(settings))
-        submitted.notes += notes
-        portion, submitted.limit = choose_portion(planned, wanted, queued.live, settings)
-        if portion:
-            source = take_snapshot(store)
-            submission = new_submission(store, sweep.config.name, source.name, **known, shared=sorted(shared))
-            save_experiments(planned, store, portion)
-            layout = _layout(planned, portion, queued.live, settings, queue.max_array_size())
-            cut_by = _Call(submission, store, settings, source, after).submit_all(layout)
-            submitted.limit = submitted.limit or cut_by
-            submitted.submission = submission if submission.arrays else None
-        made = set(submitted.targets)
-        submitted.left = [target for target in wanted if target not in made]
-        if not made and not submitted.live:
-            raise NoRoom(f"SLURM takes no job of yours now ({submitted.limit}); try again when some have ended")
-        if submitted.submission is not None:
-            submitted.submission.left = len(submitted.left)
-            submitted.submission.save()
-        for target in made:
-            store.forget_failure(target)
+        record = partial(
+            new_submission,
+            store,
+            sweep.config.name,
+            file=key.file,
+            overrides=list(key.overrides),
+            slurm=list(options),
+            shared=sorted(shared),
+        )
+        if wanted:
+            _submit_wanted(planned, wanted, queued, settings, store, record, submitted)
+        elif shared - queued.known_as_shared(key):
+            record(source="").save()
         return submitted
+
+
+def _submit_wanted(
+    planned: Plan,
+    wanted: list[Target],
+    queued: _Queued,
+    settings: ClusterSettings,
+    store: Store,
+    record: Callable[..., Submission],
+    submitted: Submitted,
+) -> None:
+    """Submit as much of `wanted` as SLURM takes, and enter it in `submitted`."""
+    after, notes = outside_dependencies(_outside(settings))
+    submitted.notes += notes
+    portion, submitted.limit = choose_portion(planned, wanted, queued.live, settings)
+    if portion:
+        source = take_snapshot(store)
+        submission = record(source=source.name)
+        save_experiments(planned, store, portion)
+        layout = _layout(planned, portion, queued.live, settings, queue.max_array_size())
+        cut_by = _Call(submission, store, settings, source, after).submit_all(layout)
+        submitted.limit = submitted.limit or cut_by
+        submitted.submission = submission if submission.arrays else None
+    made = set(submitted.targets)
+    submitted.left = [target for target in wanted if target not in made]
+    if not made and not submitted.live:
+        raise NoRoom(f"SLURM takes no job of yours now ({submitted.limit}); try again when some have ended")
+    if submitted.submission is not None:
+        submitted.submission.left = len(submitted.left)
+        submitted.submission.save()
+    for target in made:
+        store.forget_failure(target)
 
 
 @dataclass(frozen=True)
@@ -149,11 +169,8 @@ def propose(sweep: Sweep, store: Store, settings: ClusterSettings) -> tuple[list
     proposals = [_proposal(array, place, layout, sweep, settings, is_reachable) for place, array in enumerate(layout)]
     if is_reachable and wanted:
         portion, limit = choose_portion(planned, wanted, live, settings)
-        notes += (
-            [f"SLURM takes {len(portion)} of these {len(wanted)} trainings and cells at once ({limit})"]
-            if limit
-            else []
-        )
+        taken = f"{len(portion)} of these {len(wanted)} trainings and cells"
+        notes += [f"SLURM takes {taken} at once ({limit})"] if limit else []
     return proposals, "; ".join(notes)
 
 

@@ -216,6 +216,26 @@ arms:
 """
 
 
+def test_jobs_that_cannot_be_withdrawn_are_told_with_what_to_do(running: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = running()
+    original = submit_module.submit_array
+
+    def submit_then_stop(*given: Any) -> str:
+        number = original(*given)
+        cluster.script("controller", "stop")
+        return number
+
+    monkeypatch.setattr(submit_module, "submit_array", submit_then_stop)
+    try:
+        with pytest.raises(DispatchError, match="could not be withdrawn") as lost:
+            harness("sweep", sweep, *SLURM, HELD)
+    finally:
+        cluster.script("controller", "start")
+    monkeypatch.setattr(submit_module, "submit_array", original)
+    assert pasted(str(lost.value), "sweep")[-4:] == ["--cluster", "slurm", "--slurm", HELD]
+    assert "1 job cancelled" in run(pasted(str(lost.value), "cancel"))
+
+
 def test_trainings_take_the_places_before_cells_that_wait(running: Make) -> None:
     sweep = running(text=MANY)
     with cluster.job_limit(4):
