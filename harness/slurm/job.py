@@ -193,7 +193,7 @@ def requeue(job: str) -> None:
             time.sleep(REQUEUE_PAUSE_SECONDS)
         try:
             done = subprocess.run(
-                ["scontrol", "requeue", job], capture_output=True, text=True, errors="replace", timeout=60, check=False
+                ["scontrol", "requeue", job], capture_output=True, encoding="utf-8", errors="replace", timeout=60
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             say(f"scontrol requeue {job}: {error}")
