@@ -164,8 +164,13 @@ def _release(path: Path, token: str) -> None:
     """Give the lease back, unless it was taken over while this process was silent."""
     deadline = time.monotonic() + 2 * STALE_SECONDS
     while (found := _read(path)) is not None and found.holder.get("token", token) == token:
-        if (found.holder and _remove(path, token)) or time.monotonic() > deadline:
-            return
+        try:
+            if (found.holder and _remove(path, token)) or time.monotonic() > deadline:
+                return
+        except OSError:  # no room for the lease on the removal
+            if found.key == token:
+                path.unlink(missing_ok=True)
+                return
         time.sleep(RELEASE_POLL_SECONDS)
 
 

@@ -14,7 +14,7 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn, TextIO
+from typing import NoReturn
 
 import submitit
 from submitit.core.utils import DelayedSubmission
@@ -39,6 +39,8 @@ the greatest status of all ranks and, having lost one, tells the others to stop.
 SUBMITTED_SECONDS = 60.0
 """Longest wait for what `sbatch` was called for: it is written once the job's number is known."""
 
+STDOUT, STDERR = 1, 2
+
 REQUEUE_TRIES = 5
 REQUEUE_PAUSE_SECONDS = 3.0
 
@@ -50,9 +52,9 @@ def run_submitted(folder: Path) -> NoReturn:
     down, no signal, no disk that is full, may turn finished work into a failed job, whose dependents are cancelled.
     """
     environment = submitit.JobEnvironment()
-    say(f"Starting with {environment}", sys.stdout)
+    say(f"Starting with {environment}", STDOUT)
     _submitted(folder / f"{environment.job_id}_submitted.pkl").result()
-    say("all is made", sys.stdout)
+    say("all is made", STDOUT)
     os._exit(0)
 
 
@@ -65,10 +67,13 @@ def _submitted(path: Path) -> DelayedSubmission:
     return DelayedSubmission.load(path)
 
 
-def say(line: str, stream: TextIO | None = None) -> None:
-    """Print a line, if it can be printed: a full disk under the log is no reason to end the work."""
+def say(line: str, descriptor: int = STDERR) -> None:
+    """Print a line, if it can be printed: a full disk under the log is no reason to end the work.
+
+    Past Python's own streams, which a signal's handler may meet in the middle of a print.
+    """
     with contextlib.suppress(OSError):
-        print(line, file=stream or sys.stderr, flush=True)
+        os.write(descriptor, f"{line}\n".encode(errors="replace"))
 
 
 class SlurmJob:
@@ -106,13 +111,16 @@ class SlurmJob:
         from harness import jobs
         from harness.train import Stopped
 
-        failure: Exception | None = None
+        store, failure = Store(self.root), None
         for target in self.targets:
             try:
-                jobs.run(Store(self.root), target, should_stop=stop.is_set)
+                jobs.run(store, target, should_stop=stop.is_set)
             except Stopped:
                 raise
             except Exception as error:
+                if store.is_done(target):  # only what follows has failed, a note of it on a full disk
+                    say(f"{target} is made; after that: {jobs.first_line(error)}")
+                    continue
                 if submitit.JobEnvironment().num_tasks > 1:
                     raise  # the other ranks may not have failed, and would wait
                 failure = error

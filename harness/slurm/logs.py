@@ -25,6 +25,8 @@ CONSEQUENCE = re.compile(
 )
 """What a rank says that was told to stop, or that has lost another: the cause is elsewhere, if anywhere."""
 TASK_ENDED = re.compile(r"srun: error: (\S+: tasks? [\d,-]+: .+)")
+OWN_END = re.compile(r": (?:Exited with exit code \d+|Terminated)$")
+"""Ends of a task that say no more than that it has ended, or was told to; a crash or a kill says why."""
 SCRIPT_PLACE = re.compile(r"^\S*slurm_script: line \d+: ")
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 
@@ -35,7 +37,7 @@ class Telling:
 
     line: str = ""
     is_cause: bool = False
-    """Whether it says what went wrong, and not only that the process was told to stop or was killed."""
+    """Whether it says what went wrong, and not only that a process has ended, was told to stop or has lost another."""
 
 
 def telling(*paths: Path) -> Telling:
@@ -49,6 +51,9 @@ def telling(*paths: Path) -> Telling:
         if not CONSEQUENCE.match(words[-1]):
             return Telling(_shortened(_with_message(words)), is_cause=True)
     ended = [match.group(1) for found in lines for line in found if (match := TASK_ENDED.match(line))]
+    for task in ended:
+        if not OWN_END.search(task):
+            return Telling(_shortened(task), is_cause=True)
     return Telling(_shortened(said[0][-1] if said else ended[-1] if ended else ""))
 
 

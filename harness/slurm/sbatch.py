@@ -150,7 +150,7 @@ def _checked(setup: Sequence[str]) -> list[str]:
     ]
     for command in setup:
         lines += [f"set_up={shlex.quote(command)}", command]
-    return [*lines, "trap - EXIT ERR", "set +e"]
+    return [*lines, "trap - EXIT ERR", "set +e +u +o pipefail"]
 
 
 def _environment(settings: JobSettings, source: Path) -> list[str]:

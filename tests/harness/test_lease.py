@@ -201,13 +201,23 @@ def test_a_lease_is_not_taken_from_a_live_process_in_a_container(
     assert not is_refused(path)
 
 
-def test_a_full_disk_leaves_no_empty_lease(path: Path) -> None:
-    def hold_without_room() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
-        with pytest.raises(OSError, match="File too large"), lease(path):
-            pass
+def no_more_room() -> None:
+    """As on a full disk: files can be made, but nothing can be written to them."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
 
-    process = FORK.Process(target=hold_without_room)
+
+@pytest.mark.parametrize("full", ["before", "while it is held"])
+def test_a_full_disk_leaves_no_lease_behind(path: Path, full: str) -> None:
+    def hold() -> None:
+        if full == "before":
+            no_more_room()
+            with pytest.raises(OSError, match="File too large"), lease(path):
+                pass
+        else:
+            with lease(path):
+                no_more_room()
+
+    process = FORK.Process(target=hold)
     process.start()
     process.join(30)
     assert process.exitcode == 0

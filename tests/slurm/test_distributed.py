@@ -83,7 +83,7 @@ def test_a_lost_rank(running: Make, undisturbed_store: Store, number: int) -> No
     os.kill(rank_of(job, 1), number)
     if number == signal.SIGSEGV:
         wait_until(sweep.is_over, "the job to fail")
-        assert sweep.row(training).state == "failed"
+        assert sweep.row(training).state == "failed" and "task 1: Segmentation fault" in sweep.row(training).reason
         return
     wait_until(lambda: sweep.attempts(training) == 2, "the training to start again")
     sweep.finish_here()

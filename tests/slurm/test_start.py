@@ -131,13 +131,13 @@ def test_a_step_that_does_not_end_in_time_is_requeued_as_it_stands(
 
 
 def test_a_requeue_is_tried_again_and_says_why_it_failed(
-    fakes: Fakes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    fakes: Fakes, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(job_module, "REQUEUE_PAUSE_SECONDS", 0)
     fakes.add("scontrol", 'echo "Requested operation is presently disabled" >&2; exit 1')
     requeue("7_3")
     assert fakes.calls("scontrol") == ["requeue 7_3"] * job_module.REQUEUE_TRIES
-    assert "scontrol requeue 7_3: Requested operation is presently disabled" in capsys.readouterr().err
+    assert "scontrol requeue 7_3: Requested operation is presently disabled" in capfd.readouterr().err
 
 
 def test_a_job_whose_terminal_died_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

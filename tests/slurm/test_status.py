@@ -311,6 +311,11 @@ def test_the_rank_that_failed_is_quoted_not_the_one_that_lost_it(
         (submission.folder / f"1_{rank}_log.err").write_text(log)
     row = read(jobs(Job("1", "t", "FAILED"))).rows[training]
     assert told(row) == ("failed", "another rank failed: OSError: no space")
+    (submission.folder / "1_1_log.err").write_text("")
+    crashed = "srun: error: n1: task 0: Exited with exit code 1\nsrun: error: n2: task 1: Segmentation fault\n"
+    (submission.folder / "1_0_log.err").write_text(f"Traceback\n{lost}\n{crashed}")
+    row = read(jobs(Job("1", "t", "FAILED"))).rows[training]
+    assert told(row) == ("failed", "another rank failed: n2: task 1: Segmentation fault")
 
 
 def test_a_job_that_starts_again_after_a_failure_is_queued(
