@@ -113,6 +113,8 @@ def _run_one(store: Store, target: Target, progress: SweepProgress, label: str, 
             outcome.failed[target] = str(error)
             progress.note(f"held     {label}: {error}", target)
         except Exception as error:
+            if stop.is_set():  # a terminal's Ctrl-C ends the loader's processes too, which the work may trip over
+                raise KeyboardInterrupt from error
             outcome.failed[target] = jobs.first_line(error)
             progress.note(f"failed   {label}: {jobs.first_line(error)}", target)
             if isinstance(error, DiskFull):

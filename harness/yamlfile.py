@@ -223,7 +223,7 @@ def _refused(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
 
 
-def load_mapping(path: Path) -> dict[str, Any]:
+def load_mapping(path: Path, *, may_be_empty: bool = False) -> dict[str, Any]:
     """The mapping in the YAML file `path`. Raises :class:`ConfigError` if it cannot be read or is no mapping."""
     try:
         text = path.read_text(encoding="utf-8-sig")  # with or without a byte order mark
@@ -237,6 +237,8 @@ def load_mapping(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(str(path), [f"cannot be read: {error.strerror or error}"]) from None
     value = load_text(text, str(path))
+    if value is None and may_be_empty:
+        return {}
     if value is None:
         raise ConfigError(str(path), ["is empty; a file of keys is needed, each as key: value"])
     if not isinstance(value, dict):

@@ -54,7 +54,6 @@ def _run_job(store: Store, target: Target, out: Console) -> None:
     """Run a job with its bar. Ctrl-C is let through as a KeyboardInterrupt that says what is saved."""
     from harness import jobs
     from harness.dispatch import saved
-    from harness.train import Stopped
 
     looks = False
     store.forget_failure(target)
@@ -65,12 +64,14 @@ def _run_job(store: Store, target: Target, out: Console) -> None:
             looks = phase == MAIN
             progress(done, total, phase)
 
-        try:
-            with stop_on_interrupt(lambda: looks, out.print) as stop:
+        with stop_on_interrupt(lambda: looks, out.print) as stop:
+            try:
                 jobs.run(store, target, tell, stop.is_set)
-        except (Stopped, KeyboardInterrupt):
-            kept = f"stopped; {target}: {saved(store, target)}; the same command goes on from there"
-            raise KeyboardInterrupt(kept) from None
+            except BaseException as error:
+                if not (isinstance(error, KeyboardInterrupt) or stop.is_set()):
+                    raise
+                kept = f"stopped; {target}: {saved(store, target)}; the same command goes on from there"
+                raise KeyboardInterrupt(kept) from error
 
 
 def _trained(store: Store, experiment: Experiment, out: Console) -> str:

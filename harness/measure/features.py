@@ -224,7 +224,7 @@ class Extractor:
 
     @torch.no_grad()
     def extract(
-        self, images: Tensor, batch: int, progress: Callable[[int, int], None] = lambda done, total: None
+        self, images: Tensor, batch: int, progress: Callable[[int, int], None] | None = None
     ) -> dict[str, Tensor]:
         """Features of uint8 images (N, 1 or 3, H, W): layer → float32 (N, width) on the CPU, `batch` images
         at once, or fewer; `progress` is told of the images done."""
@@ -237,7 +237,8 @@ class Extractor:
             for layer, values in self.module.convert_features_tuple_to_dict(outputs).items():
                 parts.setdefault(layer, []).append(values.float().cpu())
             done += len(chunk)
-            progress(done, len(images))
+            if progress is not None:
+                progress(done, len(images))
         return {layer: torch.cat(values) for layer, values in parts.items()}
 
 

@@ -75,7 +75,7 @@ class QualityMeter:
         cache: Path | None = None,
         inception_score: bool = False,
         precision_recall: bool = False,
-        progress: Callable[[int, int], None] = lambda done, total: None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self.extractor, self.reference = extractor, reference
         self._batch = batch
@@ -83,9 +83,7 @@ class QualityMeter:
         self._real: ReferenceFeatures = reference_features(reference, extractor, batch, cache, progress)
         self._real_statistics = fid_features_to_statistics(self._real.features)
 
-    def measure(
-        self, images: Tensor, progress: Callable[[int, int], None] = lambda done, total: None
-    ) -> dict[str, float]:
+    def measure(self, images: Tensor, progress: Callable[[int, int], None] | None = None) -> dict[str, float]:
         """Measures of generated uint8 images (N, 1 or 3, H, W).
 
         ``frechet`` by torch-fidelity, ``frechet_float64`` by an independent computation,
@@ -103,7 +101,8 @@ class QualityMeter:
                 f"precision and recall look at {NEIGHBOURS} neighbours and need more images of each side, not "
                 f"{len(images)} generated and {len(self._real.features)} real"
             )
-        extracted = self.extractor.extract(images, self._batch, progress)  # once, for all the measures
+        told = () if progress is None else (progress,)
+        extracted = self.extractor.extract(images, self._batch, *told)  # once, for all the measures
         generated = extracted[self.extractor.kind.layer]
         values = self._frechet(generated) | self._kernel(generated)
         if self._inception_score:
@@ -185,7 +184,7 @@ def quality_meter(
     settings: MeasureConfig,
     cache: Path | None = None,
     device: torch.device | str = "cpu",
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> QualityMeter:
     """The meter of `settings` (features, weights, batch, optional scores). The extractor is loaded once per
     process.

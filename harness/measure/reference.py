@@ -93,7 +93,7 @@ def reference_features(
     extractor: Extractor,
     batch: int = 250,
     folder: Path | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> ReferenceFeatures:
     """Features of `reference`, from ``folder/<key>.safetensors`` if they are there, else extracted and put
     there.
@@ -115,7 +115,8 @@ def reference_features(
         images = reference.images()
         if len(images) != count:
             raise DataError(f"reference {reference.name}: {len(images)} images, {count} were announced")
-    features = extractor.extract(images, batch, progress)[extractor.kind.layer]
+    told = () if progress is None else (progress,)
+    features = extractor.extract(images, batch, *told)[extractor.kind.layer]
     if path is not None:
         write_atomically(path, save({"features": features}, {"facts": json.dumps(facts, sort_keys=True)}))
     return ReferenceFeatures(features, key, id_)

@@ -205,7 +205,7 @@ def load_settings(section: Mapping[str, Any], source: str, options: Iterable[str
     """
     path = user_file()
     layers = [
-        parse_layer(load_mapping(path) if path.exists() else {}, str(path)),
+        parse_layer(load_mapping(path, may_be_empty=True) if path.exists() else {}, str(path)),
         parse_layer(section, f"{source}: cluster"),
         parse_layer(_nested(options), OPTION),
     ]

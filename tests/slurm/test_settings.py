@@ -18,6 +18,7 @@ from harness.slurm.settings import (
     seconds_of,
     user_file,
 )
+from harness.sweep import load_sweep
 
 
 @pytest.fixture(autouse=True)
@@ -203,3 +204,24 @@ def test_a_mistake_in_the_users_file_names_that_file() -> None:
 def test_a_mistake_on_the_command_line_names_the_option(option: str, said: str) -> None:
     with pytest.raises(ConfigError, match=f"--slurm: .*{said}"):
         load_settings({}, "s.yaml", [option])
+
+
+def test_texts_are_taken_as_they_are_written(tmp_path: Path) -> None:
+    """From the user's file, a sweep's section and the command line: what looks like a number is text where text is."""
+    user_file().parent.mkdir()
+    user_file().write_text("# nothing yet\n", encoding="utf-8")
+    assert load_settings({}, "s.yaml").cell.account is None
+    user_file().write_text("account: 0123\nsbatch: {nice: 010, exclusive: true}\n", encoding="utf-8")
+    sweep = tmp_path / "s.yaml"
+    sweep.write_text(
+        "name: s\narms: {a: {}}\ncluster: {qos: 1e3, time: 48:00:00, gpus: 2.0, sbatch: {wckey: 007, hold: no}}\n",
+        encoding="utf-8",
+    )
+    options = ["constraint=a100&80gb", "cells.account=007", "sbatch.begin=*x: #3", "sbatch.reboot=true", "memory="]
+    settings = load_settings(load_sweep(sweep).config.cluster, str(sweep), options)
+    assert (settings.training.account, settings.cell.account) == ("0123", "007")
+    assert (settings.training.qos, settings.training.minutes, settings.training.gpus) == ("1e3", 2880, 2)
+    assert (settings.training.constraint, settings.training.memory) == ("a100&80gb", None)
+    assert settings.training.sbatch == {
+        "nice": "010", "exclusive": True, "wckey": "007", "hold": "no", "begin": "*x: #3", "reboot": True,
+    }  # fmt: skip
