@@ -26,6 +26,8 @@ TOLERANCE = 1e-9
 """Of the logarithm of a distance that counts as reached."""
 LEAST_FALL = math.log(1.1)
 """Of the logarithm of the distance, from a frontier's cheapest point to its best: one that falls by less is flat."""
+MOST_NOISE = 3.0
+"""Relative standard errors: a distance that its noise makes twenty times larger or smaller is not known at all."""
 SMALLEST = 1e-12
 """Distances are compared by their logarithm: a distance of zero or below counts as this."""
 
@@ -81,13 +83,13 @@ def series(
         name=name,
         cost=np.array([COSTS[cost](row) for row in used]),
         distance=np.array([max(d.mean, SMALLEST) for d in held]),
-        training_noise=np.array([d.training_noise for d in held]),
-        sampling_noise=np.array([d.sampling_noise for d in held]),
+        training_noise=np.array([min(d.training_noise, MOST_NOISE) for d in held]),
+        sampling_noise=np.array([min(d.sampling_noise, MOST_NOISE) for d in held]),
         network=np.array(
             [networks.setdefault(tuple(str(r.get("training")) for r in row.records), len(networks)) for row in used]
         ),
         arm=arm,
-        cost_noise=None if cost_noise is None else np.array([cost_noise[row] for row in used]),
+        cost_noise=None if cost_noise is None else np.array([min(cost_noise[row], MOST_NOISE) for row in used]),
     )
 
 

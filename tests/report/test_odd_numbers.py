@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from harness.report import Report, ReportOptions, panels, write_report
@@ -36,7 +36,12 @@ def set_distance(row: dict[str, Any], value: float | None) -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=12,
+    deadline=None,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # a report takes a second: no time to shrink
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 def test_a_report_is_made_of_any_numbers(data: st.DataObject, ran: Ran, tmp_path: Path) -> None:
     arms = data.draw(st.sampled_from([{"base"}, {"dual-rate"}, {"base", "dual-rate"}]), "arms")
     rows = [row for row in ran.rows if row["arm"] in arms]
