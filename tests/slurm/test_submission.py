@@ -26,7 +26,7 @@ from harness.store import Target
 from harness.sweep import Sweep, load_sweep
 from tests.slurm import cluster
 from tests.slurm.cluster import wait_until
-from tests.slurm.sweeping import STEPS, TINY, Running, arguments, figures, harness
+from tests.slurm.sweeping import STEPS, TINY, Running, arguments, controller_lost_after_one_array, figures, harness
 
 pytestmark = pytest.mark.slurm
 Make = Callable[..., Running]
@@ -216,22 +216,10 @@ arms:
 """
 
 
-def test_jobs_that_cannot_be_withdrawn_are_told_with_what_to_do(running: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_that_cannot_be_withdrawn_are_told_with_what_to_do(running: Make) -> None:
     sweep = running()
-    original = submit_module.submit_array
-
-    def submit_then_stop(*given: Any) -> str:
-        number = original(*given)
-        cluster.script("controller", "stop")
-        return number
-
-    monkeypatch.setattr(submit_module, "submit_array", submit_then_stop)
-    try:
-        with pytest.raises(DispatchError, match="could not be withdrawn") as lost:
-            harness("sweep", sweep, *SLURM, HELD)
-    finally:
-        cluster.script("controller", "start")
-    monkeypatch.setattr(submit_module, "submit_array", original)
+    with controller_lost_after_one_array(), pytest.raises(DispatchError, match="could not be withdrawn") as lost:
+        harness("sweep", sweep, *SLURM, HELD)
     assert pasted(str(lost.value), "sweep")[-4:] == ["--cluster", "slurm", "--slurm", HELD]
     assert "1 job cancelled" in run(pasted(str(lost.value), "cancel"))
 
