@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import copy
 import math
+import shlex
 import shutil
 import sys
 import time
@@ -241,7 +242,8 @@ def run(scale: str, data: Path, size: int, minutes: float, results: Path) -> Non
     if weights.exists():
         file = made.folder / "sweep.yaml"
         single.sample(file, [], "dual-rate", results, weights, 64, made.folder / "dual-rate.png", False)
-        out.print(f"draw more: harness sample {file} --arm dual-rate --weights {weights}", highlight=False)
+        command = shlex.join(["harness", "sample", str(file), "--arm", "dual-rate", "--weights", str(weights)])
+        out.print(f"draw more: {command}", highlight=False, markup=False)
     reporting.show(made, out)
     if failures:
         sys.exit(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -196,8 +197,18 @@ def hints(status: SweepStatus, asked: Asked) -> list[str]:
     elif status.in_states(["missing"]):
         beside = " (the jobs of the earlier version go on beside it)" if status.earlier else ""
         rest = "submits the rest" if status.in_states(LIVE) else "does"
-        lines.append(f"missing: {WORDS['missing']}; this {rest}{beside}: {asked.command('sweep')}")
+        command = _as_submitted(status, asked).command("sweep", submits=True)
+        lines.append(f"missing: {WORDS['missing']}; this {rest}{beside}: {command}")
     return lines
+
+
+def _as_submitted(status: SweepStatus, asked: Asked) -> Asked:
+    """With the cluster settings of the sweep's last submission, if there was one."""
+    made = [status.assigned[target].submission for target in status.rows if target in status.assigned]
+    if not made:
+        return asked
+    newest = max(made, key=lambda submission: submission.created)
+    return replace(asked, cluster="slurm", slurm=newest.slurm)
 
 
 def submitted_targets(sweep: Sweep, store: Store) -> list[Target]:

@@ -139,7 +139,7 @@ def _print_submitted(submitted: Submitted, asked: Asked, out: Console, json_outp
             }
         )
         return
-    again = asked.command("sweep", submits=bool(submitted.left))
+    again = asked.command("sweep", submits=True)
     out.print(f"look at it with: {asked.command('status', '--watch')}", highlight=False, markup=False)
     out.print(f"once all is done, this makes the report: {again}", highlight=False, markup=False)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.slurm import queue
-from harness.slurm.live import LiveJob, earlier_jobs, jobs_of_damaged, live_jobs, read_jobs, targets_of
+from harness.slurm.live import LiveJob, earlier_jobs, live_jobs, nameless_jobs, read_jobs, targets_of
 from harness.slurm.lock import submission_lock
 from harness.slurm.records import Submission, SweepKey, read_records
 from harness.store import Store, Target
@@ -64,7 +64,7 @@ def _cancel(
         needed = _needed_by(chosen, others, [s for s in records.submissions if not s.is_of(key)])
         kept = [made for made in chosen if made.id in needed] if only is None else []
         ended = [made for made in chosen if made not in kept]
-        nameless = set() if only is not None or earlier_only else jobs_of_damaged(records.damaged, jobs, key.name)
+        nameless = set() if only is not None or earlier_only else nameless_jobs(records, jobs, key)
         _note(ended)
         if only is None and not earlier_only:
             _give_up_shares(records.submissions, key)

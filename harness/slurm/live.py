@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from harness.slurm import queue
 from harness.slurm.queue import Job
-from harness.slurm.records import Damaged, Records, Submission, SweepKey, current_user
+from harness.slurm.records import Records, Submission, SweepKey, current_user, unfinished
 from harness.store import Target
 from harness.sweep import Sweep
 
@@ -58,10 +58,13 @@ def earlier_jobs(live: Iterable[LiveJob], key: SweepKey, targets: Collection[Tar
     return [made for made in live if made.submission.is_of(key) and not any(t in targets for t in made.targets)]
 
 
-def jobs_of_damaged(damaged: Collection[Damaged], jobs: Mapping[str, Job], sweep: str | None) -> set[str]:
-    """Live jobs of the sweep of that name whose record cannot be read, found by their names."""
+def nameless_jobs(records: Records, jobs: Mapping[str, Job], key: SweepKey) -> set[str]:
+    """Live jobs of the sweep of `key` whose numbers no record tells: it is damaged, or its terminal died before it
+    had the number. They are found by their names."""
+    unnumbered = {array.name for submission, array in unfinished(records.submissions) if submission.is_of(key)}
+    damaged = records.damaged if key.name is not None else []
     return {
         job.id
         for job in jobs.values()
-        if job.is_live and sweep is not None and any(one.sweep_of(job.name) == sweep for one in damaged)
+        if job.is_live and (job.name in unnumbered or any(one.sweep_of(job.name) == key.name for one in damaged))
     }

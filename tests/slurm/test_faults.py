@@ -14,11 +14,19 @@ import pytest
 
 from harness.errors import DispatchError
 from harness.slurm import queue
-from harness.slurm import submit as submit_module
 from harness.slurm.records import SubmittedArray, new_submission
 from tests.slurm import cluster
 from tests.slurm.cluster import wait_until
-from tests.slurm.sweeping import BROKEN, TINY, Running, arguments, figures, harness, read_figures
+from tests.slurm.sweeping import (
+    BROKEN,
+    TINY,
+    Running,
+    arguments,
+    controller_lost_after_one_array,
+    figures,
+    harness,
+    read_figures,
+)
 
 pytestmark = pytest.mark.slurm
 Make = Callable[..., Running]
@@ -289,25 +297,10 @@ def test_controller_down(running: Make, undisturbed: dict[str, Any]) -> None:
     assert figures(sweep.store, sweep.sweep) == undisturbed
 
 
-def test_controller_lost_between_two_arrays(
-    running: Make, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_controller_lost_between_two_arrays(running: Make, undisturbed: dict[str, Any]) -> None:
     sweep = running(hold_cells=True)
-    original = submit_module.submit_array
-
-    def submit_then_stop(*arguments: Any) -> str:
-        number = original(*arguments)
-        cluster.script("controller", "stop")
-        return number
-
-    monkeypatch.setattr(submit_module, "submit_array", submit_then_stop)
-    try:
-        with pytest.raises(DispatchError, match="could not be withdrawn"):
-            sweep.submit()
-    finally:
-        cluster.script("controller", "start")
-    monkeypatch.undo()
-    monkeypatch.setenv("SLOW_WHILE", str(sweep.slow))
+    with controller_lost_after_one_array(), pytest.raises(DispatchError, match="could not be withdrawn"):
+        sweep.submit()
     again = sweep.submit()
     assert again.live == sweep.trainings and set(again.targets) == set(sweep.cells)
     sweep.finish_here()

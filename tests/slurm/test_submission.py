@@ -26,7 +26,7 @@ from harness.store import Target
 from harness.sweep import Sweep, load_sweep
 from tests.slurm import cluster
 from tests.slurm.cluster import wait_until
-from tests.slurm.sweeping import STEPS, TINY, Running, arguments, figures, harness
+from tests.slurm.sweeping import STEPS, TINY, Running, arguments, controller_lost_after_one_array, figures, harness
 
 pytestmark = pytest.mark.slurm
 Make = Callable[..., Running]
@@ -182,7 +182,7 @@ def test_a_sweep_over_the_limit_on_jobs_is_submitted_in_portions(running: Make, 
             "2 of its trainings and cells have a job already" in full
             and "left for later: 0 trainings and 1 cell" in full
         )
-        assert "this submits the rest: harness sweep" in harness("status", sweep)
+        assert pasted(harness("status", sweep), "sweep")[-4:] == ["--cluster", "slurm", "--slurm", "time=10m"]
         with pytest.raises(DispatchError, match=r"takes no job of yours now \(AssocMaxSubmitJobLimit\)"):
             running("another", text=MANY).submit()
         sweep.hurry()
@@ -216,24 +216,22 @@ arms:
 """
 
 
-def test_jobs_that_cannot_be_withdrawn_are_told_with_what_to_do(running: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_that_cannot_be_withdrawn_are_told_with_what_to_do(running: Make) -> None:
     sweep = running()
-    original = submit_module.submit_array
-
-    def submit_then_stop(*given: Any) -> str:
-        number = original(*given)
-        cluster.script("controller", "stop")
-        return number
-
-    monkeypatch.setattr(submit_module, "submit_array", submit_then_stop)
-    try:
-        with pytest.raises(DispatchError, match="could not be withdrawn") as lost:
-            harness("sweep", sweep, *SLURM, HELD)
-    finally:
-        cluster.script("controller", "start")
-    monkeypatch.setattr(submit_module, "submit_array", original)
+    with controller_lost_after_one_array(), pytest.raises(DispatchError, match="could not be withdrawn") as lost:
+        harness("sweep", sweep, *SLURM, HELD)
     assert pasted(str(lost.value), "sweep")[-4:] == ["--cluster", "slurm", "--slurm", HELD]
     assert "1 job cancelled" in run(pasted(str(lost.value), "cancel"))
+
+
+def test_cancel_finds_jobs_whose_number_a_killed_terminal_never_wrote(running: Make) -> None:
+    sweep = running()
+    submitted = sweep.submit(HELD).submission
+    assert submitted is not None
+    submitted.arrays[-1].job = None  # as its record stands in the middle of the call
+    submitted.save()
+    assert "2 jobs cancelled" in harness("cancel", sweep)
+    wait_until(lambda: not sweep.live_jobs(), "both to be cancelled")
 
 
 def test_trainings_take_the_places_before_cells_that_wait(running: Make) -> None:
