@@ -22,7 +22,7 @@ def commands(text: str) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    found = list(commands(Path(sys.argv[1]).read_text()))
+    found = list(commands(Path(sys.argv[1]).read_text(encoding="utf-8")))
     if not found:
         sys.exit(f"{sys.argv[1]}: no marked commands")
     print("\n".join(found))

@@ -1,1 +1,45 @@
 """Benchmarking and ablation harness for Dual-Rate Diffusion."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+OWN_MODELS = "models"
+"""Our other package, beside this one. So common a name is found in many a working directory."""
+
+
+def _leave_out_the_working_directory() -> None:
+    """`python -m harness.…` makes Python look there ahead of everything that is installed.
+
+    Not where that is how the harness itself was found, and in no other program: whoever imports us keeps their path.
+    """
+    is_program = sys.argv[:1] == ["-m"] and not sys.flags.safe_path
+    if is_program and sys.path[0] in ("", os.getcwd()) and not __file__.startswith(os.getcwd() + os.sep):  # noqa: PTH109
+        del sys.path[0]
+
+
+def _use_own_models() -> None:
+    """Import the `models` beside this package, whatever lies first on Python's path."""
+    from importlib.util import module_from_spec, spec_from_file_location
+    from pathlib import Path
+
+    file = Path(__file__).resolve().parent.parent / OWN_MODELS / "__init__.py"
+    loaded = sys.modules.get(OWN_MODELS)
+    if loaded is not None and Path(loaded.__file__ or "").resolve() == file:
+        return
+    if loaded is not None:
+        raise ImportError(
+            f"{loaded.__file__ or loaded}: another `{OWN_MODELS}` has been imported here; import harness first, "
+            "or in another process"
+        )
+    spec = spec_from_file_location(OWN_MODELS, file, submodule_search_locations=[str(file.parent)])
+    if spec is None or spec.loader is None or not file.exists():
+        raise ImportError(f"{file} is missing: install the harness again")
+    module = module_from_spec(spec)
+    sys.modules[OWN_MODELS] = module
+    spec.loader.exec_module(module)
+
+
+_leave_out_the_working_directory()
+_use_own_models()

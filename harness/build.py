@@ -10,10 +10,12 @@ from harness.config import DiffusionConfig, Experiment, ModelConfig, SampleConfi
 from harness.errors import ConfigError
 from models import refresh, spacing
 from models.cache import CachedSingleRate
-from models.dual_rate import DualRate, Model, Parameterization, Preconditioning, Prediction, SingleRate
+from models.dual_rate import DualRate, Parameterization, Preconditioning, Prediction, SingleRate
 from models.guidance import Guidance
+from models.method import Model
 from models.objective import LossSettings
 from models.process import CosineSchedule, resolution_shift
+from models.samplers import SAMPLERS
 from models.uvit import UViT, UViTConfig
 
 WIDTH_STEP = 8
@@ -147,9 +149,15 @@ def build_guidance(sample: SampleConfig) -> Guidance | None:
     return None if sample.guidance is None else Guidance(sample.guidance, sample.guidance_interval)
 
 
+def clips(experiment: Experiment) -> bool:
+    """Whether x̂ is clipped to the range of the data: by default for all but EDM's network, as in EDM's own sampler."""
+    clip = experiment.sample.clip
+    return experiment.diffusion.preconditioning != "edm" if clip is None else clip
+
+
 def time_steps(sample: SampleConfig, schedule: CosineSchedule) -> Tensor:
     """The sampler's times, float64 (steps + 1,), falling to 0."""
-    kind = sample.spacing or ("karras" if sample.sampler == "heun" else "time")
+    kind = sample.spacing or SAMPLERS[sample.sampler].spacing
     if kind == "time":
         return spacing.time_steps(sample.steps)
     if kind == "log_snr":
@@ -175,12 +183,4 @@ def refresh_mask(sample: SampleConfig) -> refresh.Refreshes | None:
 
 def sampler_options(sample: SampleConfig) -> dict[str, object]:
     """The options of the chosen sampler that are set."""
-    return {key: value for key in SAMPLER_OPTIONS[sample.sampler] if (value := getattr(sample, key)) is not None}
-
-
-SAMPLER_OPTIONS: dict[str, tuple[str, ...]] = {
-    "ancestral": ("variance",),
-    "ddim": ("eta",),
-    "heun": ("churn", "churn_range", "churn_noise"),
-    "dpmpp_2m": (),
-}
+    return {key: value for key in SAMPLERS[sample.sampler].options if (value := getattr(sample, key)) is not None}

@@ -7,6 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,14 @@ from harness.measure.fidelity import quality_meter, to_uint8
 from harness.measure.flops import sampling_cost
 from harness.measure.latency import measure_sampling
 from harness.measure.reference import Reference
+from harness.progress import JobProgress, silent
 from harness.provenance import provenance
 from harness.sampling import Drawing
-from harness.store import Store, Target, atomic_path, write_json
+from harness.store import RECORD_SCHEMA, Store, Target, atomic_path, write_json
 from harness.sweep import identify
 from harness.weights import DamagedFile, load_tensors, save_tensors, set_aside
 from harness.wording import count_of
 
-Progress = Callable[[int, int], None]
 SHOWN_IMAGES = 64
 
 
@@ -48,7 +49,7 @@ def measure_cell(
     store: Store,
     cell: str,
     experiment: Experiment,
-    progress: Progress = lambda done, total: None,
+    progress: JobProgress = silent,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Write the record of `cell`. Shards that an earlier run has drawn are used as they are."""
@@ -77,7 +78,7 @@ def measure_cell(
         progress(min(finished, total), total)
     ranks.barrier()
     if ranks.is_first:
-        record = _record(store, cell, training, experiment, dataset, drawing, shards)
+        record = _record(store, cell, training, experiment, dataset, drawing, shards, progress)
         record["provenance"] |= {
             "started": started,
             "finished": time.time(),
@@ -170,34 +171,54 @@ def _record(
     dataset: Dataset,
     drawing: Drawing,
     shards: Shards,
+    progress: JobProgress,
 ) -> dict[str, Any]:
-    measure = experiment.measure
-    meter = quality_meter(_reference(experiment, dataset), measure, store.runs / "references", drawing.device)
+    measure, seeds = experiment.measure, len(experiment.sample.seeds)
+    progress(0, 0, "reference")
+    meter = quality_meter(
+        _reference(experiment, dataset),
+        measure,
+        store.runs / "references",
+        drawing.device,
+        lambda done, total: progress(done, total, "reference"),
+    )
     per_seed = []
     evaluations: dict[str, int] = {}
-    for seed in experiment.sample.seeds:
+    for number, seed in enumerate(experiment.sample.seeds):
+        counted = partial(_features_of, progress, number, seeds)
+        counted(0, measure.images)
         images, evaluations = shards.load(seed)
-        per_seed.append({"seed": seed, **meter.measure(images)})
+        per_seed.append({"seed": seed, **meter.measure(images, counted)})
         if seed == experiment.sample.seeds[0]:
             with atomic_path(store.samples_path(cell)) as temporary, temporary.open("wb") as file:
                 np.savez_compressed(file, images=images[:SHOWN_IMAGES].numpy())
+    progress(0, 0, "counting")
+    compute = sampling_cost(drawing, evaluations)
     return {
-        "schema": 1,
+        "schema": RECORD_SCHEMA,
         "id": cell,
         "training": training,
         "config": as_plain(experiment),
         "quality": {**meter.conditions(measure.images), "per_seed": per_seed},
-        "compute": sampling_cost(drawing, evaluations),
-        "time": measure_sampling(drawing, measure.latency),
+        "compute": compute,
+        "time": measure_sampling(
+            drawing, measure.latency, progress=lambda done, total: progress(done, total, "timing")
+        ),
         "samples": str(store.samples_path(cell).relative_to(store.root)),
         "provenance": {**provenance(), **_training_provenance(store, training)},
     }
 
 
+def _features_of(progress: JobProgress, number: int, seeds: int, done: int, total: int) -> None:
+    """Tell of the features of all seeds, of which `number` are done and one has come to `done` of `total` images."""
+    progress(number * total + done, seeds * total, "features")
+
+
 def _reference(experiment: Experiment, dataset: Dataset) -> Reference:
     split = experiment.measure.reference
     source = dataset if split == "train" else open_data(experiment.data, split)
-    return Reference(f"{source.info.name} {split}", source.info.fingerprint, source.all_uint8, source.info.images)
+    info = source.info
+    return Reference(f"{info.name} {split}", info.identity, source.all_uint8, info.images, data=info.name, split=split)
 
 
 def _training_provenance(store: Store, training: str) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import logging
 import sys
@@ -13,7 +15,8 @@ import typer
 from rich.console import Console
 
 from harness.data.commands import data_app
-from harness.errors import HarnessError
+from harness.errors import FULL, FULL_CURE, ConfigError, HarnessError
+from harness.threads import choose_wait_policy
 
 app = typer.Typer(
     add_completion=False,
@@ -23,13 +26,45 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 
-SweepFile = Annotated[Path, typer.Argument(help="a sweep file (YAML)")]
-ExperimentFile = Annotated[Path, typer.Argument(help="an experiment's YAML file, or a sweep with --arm")]
+
+def _expanded(path: Path | None) -> Path | None:
+    """A path whose `~` no shell has expanded: from a variable, or behind `=`."""
+    try:
+        return path and path.expanduser()
+    except RuntimeError as error:
+        raise ConfigError(str(path), [str(error).rstrip(".").lower()]) from None
+
+
+def _results_folder(path: Path) -> Path:
+    from harness.values import decoded  # not on top: help and status need no schema
+
+    folder = _expanded(path) or path
+    for place in (folder, *folder.parents):
+        if place.is_dir():
+            break
+        if place.exists():
+            raise ConfigError(
+                "--results", [f"{place} is a file; a folder is needed, which is made where there is none"]
+            )
+    decoded(str(folder.absolute()), "--results")  # no weights can be read from a place with another name
+    return folder
+
+
+SweepFile = Annotated[Path, typer.Argument(help="a sweep file (YAML)", callback=_expanded)]
+ExperimentFile = Annotated[
+    Path, typer.Argument(help="an experiment's YAML file, or a sweep with --arm", callback=_expanded)
+]
 Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="override a key everywhere")]
-Results = Annotated[Path, typer.Option("--results", envvar="HARNESS_RESULTS", help="folder of the results")]
+Results = Annotated[
+    Path,
+    typer.Option("--results", envvar="HARNESS_RESULTS", help="folder of the results", callback=_results_folder),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON document for a script")]
 Cluster = Annotated[
-    str | None, typer.Option(envvar="HARNESS_CLUSTER", help="slurm, local or inline; slurm where sbatch exists")
+    str | None,
+    typer.Option(
+        envvar="HARNESS_CLUSTER", help="slurm, local or inline; else cluster.kind of the file, else slurm if it is here"
+    ),
 ]
 SlurmOptions = Annotated[
     list[str],
@@ -39,15 +74,36 @@ Targets = Annotated[list[str] | None, typer.Argument(metavar="ID", help="trainin
 Arm = Annotated[str | None, typer.Option("--arm", help="the arm to take from a sweep file")]
 
 RESULTS = Path("results")
+COMPUTING = frozenset({"sweep", "train", "sample", "measure", "time", "latency", "retry"})
+"""Commands that run networks."""
+INTERRUPTED = 130
+"""Exit status after a Ctrl-C."""
+MENDABLE = {
+    *FULL,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.EMFILE,
+}
+"""What the system refuses and a person can put right."""
 
 
 def console(json_output: bool = False) -> Console:
-    """What people read; where a script reads stdout it goes to stderr."""
-    return Console(stderr=json_output, soft_wrap=True)
+    """What people read; where a script reads stdout it goes to stderr.
+
+    It prints texts as they are: a title or the name of a folder may look like rich's markup.
+    """
+    return Console(stderr=json_output, soft_wrap=True, markup=False, emoji=False, highlight=False)
 
 
 def print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    """One JSON document on stdout; escaped where stdout cannot carry every character."""
+    ascii_only = not str(getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
+    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=ascii_only)
+    sys.stdout.write(text + "\n")
 
 
 def main() -> None:
@@ -57,14 +113,61 @@ def main() -> None:
 
 def main_of(program: Callable[[list[str]], Any], arguments: list[str]) -> None:
     """Run `program`: an error that a person can put right is one message and status 2, without a traceback."""
+    _replace_unprintable()
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    chosen = choose_wait_policy() if COMPUTING.intersection(arguments) else None
+    if chosen is not None:
+        Console(stderr=True, soft_wrap=True).print(chosen, markup=False, highlight=False)
     try:
         program(arguments)
+    except (KeyboardInterrupt, SystemExit) as ending:  # typer ends the process itself after a Ctrl-C
+        stop = _interrupt_of(ending)
+        if stop is None:
+            raise
+        console(json_output=True).print(str(stop) or "stopped")
+        sys.exit(INTERRUPTED)
     except HarnessError as error:
-        Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="red", markup=False, highlight=False)
+        _print_error(str(error))
         sys.exit(2)
     except BrokenPipeError:
         sys.exit(141)
+    except OSError as error:
+        if error.errno not in MENDABLE:
+            raise
+        _print_error(_describe_system_error(error))
+        sys.exit(2)
+    except UnicodeEncodeError as error:
+        if not error.encoding.startswith(("ascii", "latin", "iso")):
+            raise
+        _print_error(f"{error.object!r} cannot be named in this locale ({error.encoding}); set PYTHONUTF8=1")
+        sys.exit(2)
+
+
+def _interrupt_of(ending: BaseException | None) -> KeyboardInterrupt | None:
+    """The Ctrl-C behind the end of a program, if one is."""
+    while ending is not None and not isinstance(ending, KeyboardInterrupt):
+        if isinstance(ending, SystemExit) and ending.code != INTERRUPTED:
+            return None
+        ending = ending.__cause__ or ending.__context__
+    return ending
+
+
+def _replace_unprintable() -> None:
+    """Let no character that the terminal cannot show end a run."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _print_error(text: str) -> None:
+    console(json_output=True).print(f"error: {text}", style="red")
+
+
+def _describe_system_error(error: OSError) -> str:
+    """The system's own words, with the file and what to do about it."""
+    place = f"{error.filename}: " if error.filename else ""
+    cure = f"; {FULL_CURE}" if error.errno in FULL else ""
+    return f"{place}{error.strerror}{cure}"
 
 
 @app.command()
@@ -87,13 +190,15 @@ def sweep(
 
 @app.command()
 def status(
-    file: SweepFile,
+    file: Annotated[
+        Path | None, typer.Argument(help="a sweep file; without one: all that was submitted", callback=_expanded)
+    ] = None,
     overrides: Overrides = [],  # noqa: B006
     results: Results = RESULTS,
     watch: Annotated[bool, typer.Option("--watch", help="a live table until nothing runs any more")] = False,
     json_output: AsJson = False,
 ) -> None:
-    """State, progress and errors of a sweep's trainings and cells, wherever they run."""
+    """State, progress and errors of a sweep's trainings and cells, wherever they run; or the jobs of all sweeps."""
     from harness.commands import status as status_command
 
     status_command.run(file, overrides, results, watch, json_output)
@@ -105,12 +210,14 @@ def logs(
     target: Annotated[str, typer.Argument(metavar="ID", help="a training's or cell's id, or its start")],
     overrides: Overrides = [],  # noqa: B006
     results: Results = RESULTS,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="go on printing until the job has ended")] = False,
+    every_attempt: Annotated[bool, typer.Option("--all", help="of all its jobs, not of the last alone")] = False,
     json_output: AsJson = False,
 ) -> None:
     """What the last job of a training or cell printed, and the traceback of its error."""
-    from harness.commands import status as status_command
+    from harness.commands import logs as logs_command
 
-    status_command.logs(file, target, overrides, results, json_output)
+    logs_command.run(file, target, overrides, results, follow, every_attempt, json_output)
 
 
 @app.command()
@@ -139,17 +246,22 @@ def cancel(
     targets: Targets = None,
     overrides: Overrides = [],  # noqa: B006
     results: Results = RESULTS,
+    earlier: Annotated[
+        bool, typer.Option("--earlier", help="only jobs of earlier versions of the file, which it asks for no more")
+    ] = False,
     json_output: AsJson = False,
 ) -> None:
     """Cancel a sweep's jobs on SLURM. What they have done stays; `harness retry` goes on from there."""
     from harness.commands import cluster as cluster_commands
 
-    cluster_commands.cancel(file, targets or [], overrides, results, json_output)
+    cluster_commands.cancel(file, targets or [], overrides, results, earlier, json_output)
 
 
 @app.command()
 def report(
-    file: Annotated[Path, typer.Argument(help="a sweep file, or the folder of a report (from its cells.json)")],
+    file: Annotated[
+        Path, typer.Argument(help="a sweep file, or the folder of a report (from its cells.json)", callback=_expanded)
+    ],
     overrides: Overrides = [],  # noqa: B006
     results: Results = RESULTS,
     publish: Annotated[
@@ -189,12 +301,16 @@ def sample(
     overrides: Overrides = [],  # noqa: B006
     arm: Arm = None,
     results: Results = RESULTS,
-    weights: Annotated[Path | None, typer.Option(help="weights file; the training's own if not given")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="weights file; the training's own if not given", callback=_expanded)
+    ] = None,
     images: Annotated[int, typer.Option(min=1, help="how many images")] = 64,
-    out: Annotated[Path, typer.Option(help="PNG of the grid; the images go beside it as .npz")] = Path("samples.png"),
+    out: Annotated[
+        Path, typer.Option(help="PNG of the grid; the images go beside it as .npz", callback=_expanded)
+    ] = Path("samples.png"),
     json_output: AsJson = False,
 ) -> None:
-    """Draw images from a trained network, as a grid and as an array."""
+    """Draw images from a trained network, as a grid and as an array; never trains."""
     from harness.commands import single
 
     single.sample(file, overrides, arm, results, weights, images, out, json_output)

@@ -1,8 +1,7 @@
 """torch.compile for the networks, never for a loop around them.
 
-In training each U-ViT is compiled; in sampling the noise, and the methods that a step calls (`step`, or `encode` and
-`denoise`), so that what turns a network's output into x̂ is fused with it. Shapes are static: a further batch size
-compiles once more.
+What a method runs as a network is compiled, in training and in sampling, so that what turns its output into x̂ is
+fused with it; in sampling the noise too. Shapes are static: a further batch size compiles once more.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from models.noise import normal
-from models.uvit import UViT
 
 RECOMPILE_LIMIT = 64
 """Shapes of one method: batch sizes, with and without guidance, refresh or not. Beyond it dynamo would go on uncompiled
@@ -33,32 +31,33 @@ def prepare_dynamo() -> None:
     torch._dynamo.config.fail_on_recompile_limit_hit = True
 
 
-def compile_networks(model: torch.nn.Module) -> None:
-    """Compile each network of `model` in place; names of parameters stay."""
-    prepare_dynamo()
-    for module in model.modules():
-        if isinstance(module, UViT):
-            module.compile(dynamic=False)
-
-
-def compile_methods(model: Any, cuda_graphs: bool) -> None:
-    """Compile what one step of sampling calls of `model`, in place.
+class CompiledNetworks:
+    """A :class:`models.method.RunNetwork` that compiles what it runs, each network once, whatever the method.
 
     With `cuda_graphs` each call replays a captured graph. A replay overwrites what the one before has given, so what a
     call gives is copied: one image per step, the context once per refresh.
     """
-    prepare_dynamo()
-    names = ("encode", "denoise") if hasattr(model, "encode") else ("step",)
-    mode = "reduce-overhead" if cuda_graphs else "default"
-    for name in names:
-        compiled = torch.compile(getattr(model, name), dynamic=False, mode=mode)
-        object.__setattr__(model, name, _kept(compiled) if cuda_graphs else compiled)
+
+    def __init__(self, cuda_graphs: bool = False) -> None:
+        prepare_dynamo()
+        self.cuda_graphs = cuda_graphs
+        self._compiled: dict[Callable[..., Any], Callable[..., Any]] = {}
+
+    def __call__(self, name: str, function: Callable[..., Any], *inputs: Any) -> Any:
+        compiled = self._compiled.get(function)
+        if compiled is None:
+            mode = "reduce-overhead" if self.cuda_graphs else "default"
+            compiled = self._compiled[function] = torch.compile(function, dynamic=False, mode=mode)
+        if not self.cuda_graphs:
+            return compiled(*inputs)
+        torch.compiler.cudagraph_mark_step_begin()
+        return tree_map_only(Tensor, Tensor.clone, compiled(*inputs))
 
 
 def compiled_normal() -> Callable[..., Tensor]:
     """:func:`models.noise.normal`, its two hundred integer operations fused.
 
-    The number of the draw goes in as a tensor, lest each step be compiled anew.
+    The number of the draw goes in as a tensor: an int would trigger a recompile at every step.
     """
     fused = torch.compile(normal, dynamic=False)
 
@@ -67,14 +66,6 @@ def compiled_normal() -> Callable[..., Tensor]:
         return drawn
 
     return draw_normal
-
-
-def _kept(method: Callable[..., Any]) -> Callable[..., Any]:
-    def call(*arguments: Any, **options: Any) -> Any:
-        torch.compiler.cudagraph_mark_step_begin()
-        return tree_map_only(Tensor, Tensor.clone, method(*arguments, **options))
-
-    return call
 
 
 def cuda_graphs_skipped() -> int:

@@ -7,21 +7,34 @@ reports *all* problems at once, each with the key, the value, the choices and th
 from __future__ import annotations
 
 import json
-import types
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
-from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
 
-from harness.errors import ConfigError
+from harness.complaints import complaints, section_of
+from harness.complaints import known_keys as known_keys
+from harness.complaints import nearest as nearest
+from harness.errors import ConfigError, printable
+from harness.values import as_typed
 from harness.wording import count_of
+from models.limits import RHO_LIMITS, SEEDS, check_log_snr_range, check_sigma_range
+from models.samplers import SAMPLERS, Option, Sampler
 
-PositiveInt = Annotated[int, Field(ge=1)]
+PositiveInt = Annotated[int, Field(ge=1, le=2**31 - 1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=SEEDS)]
 Probability = Annotated[float, Field(ge=0, le=1)]
+SCORE_SPLITS = 10
+"""The Inception score is the mean over this many parts of the images, as in the literature."""
+NEIGHBOURS = 3
+"""Precision and recall take an image to reach as far as its nearest neighbour of this number, as in the literature."""
+MOST_CHANNELS = 2**20
+Channels = Annotated[int, Field(ge=1, le=MOST_CHANNELS)]
+Factor = Annotated[float, Field(gt=0, le=1024)]
+BlockCount = Annotated[int, Field(ge=1, le=256)]
 LevelKind = Literal["conv", "transformer"]
 
 
@@ -31,23 +44,42 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+def distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    """`seeds`. Raises ValueError where one stands there twice."""
+    if len(set(seeds)) != len(seeds):
+        raise ValueError("has a seed twice")
+    return seeds
+
+
 class DataConfig(Section):
     """Which images, and at what size."""
 
     name: Literal["digits", "cifar10", "images"] = "digits"
-    path: str | None = Field(None, description="folder or zip of the data; digits needs none")
+    path: str | None = Field(
+        None,
+        description="folder or zip of the data, or CIFAR-10's archive; digits needs none. Relative to the folder the "
+        "command runs in; ~ is your home",
+    )
     size: PositiveInt | None = Field(None, description="side in pixels; larger images are reduced by area averaging")
     channels: Literal[1, 3] | None = Field(None, description="1 grey, 3 RGB; by default what the data set has")
+    classes: PositiveInt | None = Field(
+        None, description="number of classes, held against the data; costs can be counted with it without them"
+    )
     label: str | None = Field(None, description="name of the data in reports; by default from the data or its path")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.name == "digits" and self.path is not None:
-            raise ValueError("path: the digits come with scikit-learn and take no path")
-        if self.name != "digits" and self.path is None:
+            raise ValueError(
+                "path: the digits come with scikit-learn and take no path; for the images at this path set "
+                f"data.name: {'cifar10' if 'cifar-10' in self.path.lower() else 'images'}"
+            )
+        if self.name != "digits" and not self.path:
             raise ValueError(f"path: {self.name} needs the path of its archive, folder or zip")
         if self.name == "digits" and self.size not in (None, 8):
             raise ValueError("size: the digits are 8×8")
+        if self.name in ("digits", "cifar10") and self.classes not in (None, 10):
+            raise ValueError(f"classes: {self.name} has 10")
         return self
 
 
@@ -56,25 +88,23 @@ class ModelConfig(Section):
 
     kind: Literal["single_rate", "dual_rate"] = "single_rate"
     patch: PositiveInt = Field(1, description="side of a patch in pixels")
-    width: PositiveInt = Field(64, description="channels of level i are width × multipliers[i], to a multiple of 8")
-    multipliers: tuple[PositiveFloat, ...] = (1, 2)
-    blocks: tuple[PositiveInt, ...] = Field(
+    width: Channels = Field(64, description="channels of level i are width × multipliers[i], to a multiple of 8")
+    multipliers: tuple[Factor, ...] = (1, 2)
+    blocks: tuple[BlockCount, ...] = Field(
         (1, 4), description="blocks per level; on all levels but the lowest this many on the way down and again up"
     )
-    levels: tuple[LevelKind, ...] = ("conv", "transformer")
-    head_width: PositiveInt = Field(32, description="channels per attention head")
-    mlp_ratio: PositiveFloat = 4.0
-    embedding: PositiveInt | None = Field(None, description="width of the time and class embedding; 4 × width if unset")
+    levels: tuple[LevelKind, ...] = Field(("conv", "transformer"), min_length=1)
+    head_width: Channels = Field(32, description="channels per attention head")
+    mlp_ratio: Factor = 4.0
+    embedding: Channels | None = Field(None, description="width of the time and class embedding; 4 × width if unset")
     dropout: Probability = Field(0.0, description="dropout inside transformer blocks")
     class_conditional: bool = False
-    light_width: PositiveFloat | None = Field(
-        None, description="dual_rate: denoiser's channels relative to the encoder's"
-    )
-    light_blocks: tuple[PositiveInt, ...] | None = Field(None, description="dual_rate: denoiser's blocks per level")
+    light_width: Factor | None = Field(None, description="dual_rate: denoiser's channels relative to the encoder's")
+    light_blocks: tuple[BlockCount, ...] | None = Field(None, description="dual_rate: denoiser's blocks per level")
     light_levels: tuple[LevelKind, ...] | None = Field(
         None, description="dual_rate: denoiser's kinds; encoder's if unset"
     )
-    context_channels: PositiveInt | None = Field(
+    context_channels: Channels | None = Field(
         None, description="dual_rate: channels the context is projected to, per level; the denoiser's own if unset"
     )
     context_levels: Literal["all", "last"] | None = Field(
@@ -91,6 +121,9 @@ class ModelConfig(Section):
             value = getattr(self, key)
             if value is not None and len(value) != count:
                 raise ValueError(f"{key}: has {count_of(len(value), 'entry')}, but levels has {count}")
+        widest = self.width * max(self.multipliers) * max(1.0, self.light_width or 1.0)
+        if widest > MOST_CHANNELS:
+            raise ValueError(f"width: a level would have {widest:.4g} channels, more than {MOST_CHANNELS:,}")
         only_dual = (
             "light_width",
             "light_blocks",
@@ -114,7 +147,9 @@ class DiffusionConfig(Section):
         None,
         description="the schedule's log-SNR is shifted by 2·log(base_resolution / resolution) [SiD]; none if unset",
     )
-    log_snr_range: tuple[float, float] = Field((-15.0, 15.0), description="the schedule is clipped to this")
+    log_snr_range: tuple[float, float] = Field(
+        (-15.0, 15.0), description="log-SNR at t = 1 and at t = 0, shift included"
+    )
     prediction: Literal["v", "x", "epsilon"] | None = Field(None, description="v if unset; edm fixes its own")
     preconditioning: Literal["none", "edm"] = "none"
     loss_bias: float = Field(-1.0, description="bias b of the weight sigmoid(b - log-SNR) [KG, SiD2]")
@@ -124,9 +159,7 @@ class DiffusionConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        low, high = self.log_snr_range
-        if low >= high:
-            raise ValueError(f"log_snr_range: {low} is not below {high}")
+        check_log_snr_range(self.log_snr_range)
         if self.preconditioning == "edm" and self.prediction is not None:
             raise ValueError("prediction: edm preconditioning fixes what is predicted; leave it unset")
         return self
@@ -160,11 +193,11 @@ class TrainConfig(Section):
     workers: NonNegativeInt = Field(0, description="loader processes")
 
 
-class SampleConfig(Section):
-    """How images are drawn from a trained network."""
+class _SampleConfig(Section):
+    """How images are drawn from a trained network; the samplers' own options come with :class:`SampleConfig`."""
 
-    sampler: Literal["ancestral", "ddim", "heun", "dpmpp_2m"] = "ancestral"
-    steps: PositiveInt = 32
+    sampler: str = Field("ancestral", description=f"one of {', '.join(SAMPLERS)}")
+    steps: Annotated[int, Field(ge=1, le=100_000)] = 32
     refresh_interval: PositiveInt | None = Field(None, description="steps from one run of the encoder to the next")
     refreshes: PositiveInt | None = Field(None, description="runs of the encoder in all, spread evenly")
     refresh_steps: tuple[NonNegativeInt, ...] | None = Field(None, description="the very steps, starting with 0")
@@ -173,31 +206,33 @@ class SampleConfig(Section):
         description="single_rate: levels from this one down run at refresh steps only (training-free feature cache)",
     )
     spacing: Literal["time", "karras", "log_snr"] | None = Field(
-        None, description="where the steps lie: even in t, Karras in σ, even in log-SNR; karras if the sampler is heun"
+        None, description="where the steps lie: even in t, Karras in σ, even in log-SNR; the sampler's own if unset"
     )
-    variance: Probability | None = Field(None, description="ancestral: 0 posterior variance, 1 upper bound, in between")
-    eta: Probability | None = Field(None, description="ddim: 0 deterministic, 1 ancestral")
-    churn: NonNegativeFloat | None = Field(None, description="heun: S_churn")
-    churn_range: tuple[NonNegativeFloat, NonNegativeFloat] | None = Field(None, description="heun: [S_min, S_max] of σ")
-    churn_noise: PositiveFloat | None = Field(None, description="heun: S_noise")
-    rho: PositiveFloat | None = Field(None, description="karras: ρ")
+    rho: float | None = Field(None, ge=RHO_LIMITS[0], le=RHO_LIMITS[1], description="karras: ρ, 7 if unset")
     sigma_range: tuple[PositiveFloat, PositiveFloat] | None = Field(None, description="karras: [σ_min, σ_max]")
-    clip: bool = Field(True, description="clip x̂ to the range of the data at every evaluation")
+    clip: bool | None = Field(
+        None,
+        description="clip x̂ to the range of the data at every evaluation; "
+        "if unset, yes, but not with edm preconditioning, as EDM's own sampler does not",
+    )
     guidance: NonNegativeFloat | None = Field(None, description="classifier-free guidance scale; 1 is none")
     guidance_interval: tuple[NonNegativeFloat, NonNegativeFloat] | None = Field(
         None, description="guide only where σ is inside [low, high]"
     )
-    seeds: tuple[NonNegativeInt, ...] = Field((0,), min_length=1, description="sampling seeds; each draws all images")
+    seeds: tuple[Seed, ...] = Field((0,), min_length=1, description="sampling seeds; each draws all images")
     batch: PositiveInt = Field(250, description="images drawn at once")
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: bool = False
 
-    @field_validator("seeds")
+    @field_validator("sampler")
     @classmethod
-    def _distinct(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(seeds)) != len(seeds):
-            raise ValueError("has a seed twice")
-        return seeds
+    def _known(cls, sampler: str) -> str:
+        if sampler not in SAMPLERS:
+            choices = list(SAMPLERS)
+            raise ValueError(f"{sampler!r} is not one of {', '.join(map(repr, choices))}{nearest(sampler, choices)}")
+        return sampler
+
+    _distinct = field_validator("seeds")(distinct)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -211,28 +246,39 @@ class SampleConfig(Section):
         if self.refresh_steps is not None:
             steps = self.refresh_steps
             if not steps or steps[0] != 0 or list(steps) != sorted(set(steps)) or steps[-1] >= self.steps:
-                raise ValueError(f"refresh_steps: must start with 0, rise, and stay below {self.steps}")
-        owners = {
-            "variance": "ancestral",
-            "eta": "ddim",
-            "churn": "heun",
-            "churn_range": "heun",
-            "churn_noise": "heun",
-        }
-        for key, sampler in owners.items():
-            if getattr(self, key) is not None and self.sampler != sampler:
-                raise ValueError(f"{key}: only {sampler} has it, the sampler is {self.sampler}")
-        karras = self.spacing == "karras" or (self.spacing is None and self.sampler == "heun")
+                raise ValueError(f"refresh_steps: must start with 0, rise, and stay below {self.steps} steps")
+        for owner in SAMPLERS.values():
+            for key in owner.options:
+                if getattr(self, key) is not None and self.sampler != owner.name:
+                    raise ValueError(f"{key}: only {owner.name} has it, the sampler is {self.sampler}")
+        karras = (self.spacing or SAMPLERS[self.sampler].spacing) == "karras"
         for key in ("rho", "sigma_range"):
             if getattr(self, key) is not None and not karras:
                 raise ValueError(f"{key}: only karras spacing has it")
-        for key in ("sigma_range", "guidance_interval", "churn_range"):
+        ranges = [key for owner in SAMPLERS.values() for key, option in owner.options.items() if option.is_range]
+        for key in ("sigma_range", "guidance_interval", *ranges):
             value = getattr(self, key)
             if value is not None and value[0] >= value[1]:
                 raise ValueError(f"{key}: {value[0]} is not below {value[1]}")
         if self.guidance_interval is not None and self.guidance is None:
             raise ValueError("guidance_interval: needs guidance")
         return self
+
+
+def _option_field(sampler: Sampler, option: Option) -> Any:
+    """(type, default) of a sampler's own option, as pydantic takes it."""
+    above = {"gt": option.low} if option.above_low else {"ge": option.low}
+    number = Annotated[float, Field(**above, le=option.high)]
+    kind: Any = tuple[number, number] if option.is_range else number
+    return (kind | None, Field(None, description=f"{sampler.name}: {option.description}"))
+
+
+SampleConfig: type[_SampleConfig] = create_model(
+    "SampleConfig",
+    __base__=_SampleConfig,
+    __doc__="How images are drawn from a trained network.",
+    **{key: _option_field(sampler, option) for sampler in SAMPLERS.values() for key, option in sampler.options.items()},
+)
 
 
 class LatencyConfig(Section):
@@ -248,12 +294,35 @@ class MeasureConfig(Section):
 
     images: PositiveInt = Field(2000, description="images per sampling seed")
     features: Literal["digits", "inception", "efficientnet_lite0", "dinov2"] = "digits"
-    weights: str | None = Field(None, description="path of the extractor's weights, where they are not in a package")
+    weights: str | None = Field(
+        None,
+        description="path of the extractor's weights, where they are not in a package. Relative to the folder the "
+        "command runs in; ~ is your home",
+    )
     reference: Literal["train", "test"] = Field("train", description="split that the images are compared with")
     inception_score: bool = False
     precision_recall: bool = False
     batch: PositiveInt = Field(250, description="images through the extractor at once")
     latency: LatencyConfig = LatencyConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        least, why = self.least_images
+        if self.images < least:
+            raise ValueError(f"images: {self.images} are too few, {why} needs at least {least}")
+        if self.inception_score and self.images < SCORE_SPLITS:
+            raise ValueError(
+                f"images: {self.images} are too few, measure.inception_score needs at least {SCORE_SPLITS}, one for "
+                "each of its splits"
+            )
+        return self
+
+    @property
+    def least_images(self) -> tuple[int, str]:
+        """Fewest images of each side that can be compared, generated and reference, and what needs them."""
+        if self.precision_recall:
+            return NEIGHBOURS + 1, f"measure.precision_recall (of {NEIGHBOURS} neighbours)"
+        return 2, "a covariance"
 
 
 class Experiment(Section):
@@ -265,7 +334,7 @@ class Experiment(Section):
     train: TrainConfig = TrainConfig()
     sample: SampleConfig = SampleConfig()
     measure: MeasureConfig = MeasureConfig()
-    seed: NonNegativeInt = Field(0, description="seed of the training: initial weights, data order, noise")
+    seed: Seed = Field(0, description="seed of the training: initial weights, data order, noise")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -300,6 +369,11 @@ class Experiment(Section):
                     f"sample.cache_from_level: {sample.cache_from_level} is no level; "
                     f"the model has levels 0 to {len(self.model.levels) - 1}"
                 )
+        if sample.sigma_range is not None:
+            try:
+                check_sigma_range(sample.sigma_range, self.diffusion.log_snr_range)
+            except ValueError as error:
+                raise ValueError(f"sample.{error}") from None
         if self.diffusion.preconditioning == "edm" and dual:
             raise ValueError("diffusion.preconditioning: edm is a single_rate baseline")
         if sample.guidance is not None and not self.model.class_conditional:
@@ -310,6 +384,10 @@ class Experiment(Section):
             raise ValueError("train.label_dropout: needs model.class_conditional: true")
         if self.train.batch % self.train.accumulate:
             raise ValueError(f"train.accumulate: {self.train.accumulate} does not divide the batch {self.train.batch}")
+        if sample.compile and self.measure.latency.warmup == 0:
+            raise ValueError(
+                "measure.latency.warmup: must be at least 1 with sample.compile, or compiling is in the times"
+            )
         if self.data.name == "digits" and self.measure.reference == "test":
             raise ValueError("measure.reference: the digits have one split, train")
         if self.measure.features == "digits" and self.data.name != "digits":
@@ -317,75 +395,33 @@ class Experiment(Section):
         return self
 
 
-def _section_of(annotation: Any) -> type[BaseModel] | None:
-    candidates = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
-    return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
-
-
-def _section_at(model: type[BaseModel], location: list[str]) -> type[BaseModel]:
-    """The section that dotted `location` leads to; names inside a mapping of sections are passed over."""
-    for part in location:
-        if part in model.model_fields:
-            annotation = model.model_fields[part].annotation
-            inside = get_args(annotation)[1] if get_origin(annotation) is dict else annotation
-            model = _section_of(inside) or model
-    return model
-
-
-def known_keys(model: type[BaseModel] = Experiment, prefix: str = "") -> Iterator[str]:
-    """Every dotted key of `model` that takes a value, e.g. ``sample.steps``."""
-    for name, field in model.model_fields.items():
-        section = _section_of(field.annotation)
-        if section is None:
-            yield prefix + name
-        else:
-            yield from known_keys(section, f"{prefix}{name}.")
-
-
-def nearest(name: str, choices: list[str]) -> str:
-    """`` (did you mean 'x'?)`` or nothing."""
-    match = get_close_matches(name, choices, n=1, cutoff=0.6)
-    return f" (did you mean {match[0]!r}?)" if match else ""
-
-
-def _describe(error: Mapping[str, Any], values: Mapping[str, Any], model: type[BaseModel]) -> str:
-    location = [str(part) for part in error["loc"] if not str(part).startswith(("tuple[", "constrained", "int"))]
-    key = ".".join(location)
-    kind, value = error["type"], error["input"]
-    if kind == "extra_forbidden":
-        choices = list(_section_at(model, location[:-1]).model_fields)
-        everywhere = [k for k in known_keys(model) if k.split(".")[-1] == location[-1]]
-        hint = nearest(location[-1], choices) or (f" (did you mean {everywhere[0]!r}?)" if everywhere else "")
-        return f"{key}: unknown key{hint}; choices: {', '.join(choices)}"
-    if kind in ("value_error", "assertion_error"):
-        message = str(error["ctx"]["error"])
-        return f"{key}.{message}" if key and ": " in message else f"{key}: {message}" if key else message
-    if kind == "literal_error":
-        text = error["ctx"]["expected"]
-        choices = [c.strip("'") for c in text.replace(" or ", ", ").split(", ")]
-        return f"{key}: {value!r} is not one of {text}{nearest(str(value), choices)}"
-    if kind in ("float_type", "int_type") and isinstance(value, str):
-        try:
-            number = float(value)
-        except ValueError:
-            return f"{key}: {value!r} is text, not a number"
-        return f"{key}: {value!r} is text in YAML 1.1, not a number; write it with a dot, as {_yaml_float(number)}"
-    return f"{key}: {error['msg'][0].lower()}{error['msg'][1:]}, not {value!r}"
-
-
-def _yaml_float(number: float) -> str:
-    text = repr(number)
-    mantissa, e, exponent = text.partition("e")
-    return f"{mantissa if '.' in mantissa else mantissa + '.0'}{e}{exponent}"
-
-
 def parse_section(model: type[Section], values: Mapping[str, Any], source: str) -> Any:
     """Validate `values` as `model`. Raises :class:`ConfigError` that lists every problem, prefixed with `source`."""
+    foreign = [f"{key}: {printable(text)!r} is not UTF-8; {NOT_UTF_8}" for key, text in _not_utf8(values)]
+    if foreign:
+        raise ConfigError(source, foreign)
     try:
-        return model.model_validate_json(json.dumps(values))
+        return model.model_validate_json(json.dumps(as_typed(model, values)))
     except ValidationError as failure:
-        problems = list(dict.fromkeys(_describe(e, values, model) for e in failure.errors()))
-        raise ConfigError(source, problems) from None
+        raise ConfigError(source, complaints(failure, model)) from None
+
+
+NOT_UTF_8 = "name the file by a pattern (caf*.zip), by a link to it, or rename it"
+
+
+def _not_utf8(values: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """(key, text) of each text in `values` that was typed in bytes that are no UTF-8: no JSON can hold it."""
+    if isinstance(values, str) and not values.isascii():
+        try:
+            values.encode()
+        except UnicodeEncodeError:
+            yield prefix, values
+    elif isinstance(values, Mapping):
+        for key, value in values.items():
+            yield from _not_utf8(value, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(values, list | tuple):
+        for value in values:
+            yield from _not_utf8(value, prefix)
 
 
 def as_plain(section: Section) -> dict[str, Any]:
@@ -398,7 +434,7 @@ def _without_unset(values: dict[str, Any], model: type[BaseModel]) -> dict[str, 
     kept: dict[str, Any] = {}
     for key, value in values.items():
         field = model.model_fields[key]
-        section = _section_of(field.annotation)
+        section = section_of(field.annotation)
         if isinstance(value, dict) and section is not None:
             kept[key] = _without_unset(value, section)
         elif value is not None or field.default is not None:  # a None that is not the default says something

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Sequence
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL_WORDS = tuple(os.strerror(number) for number in FULL)
+FULL_CURE = "free some, and the same command goes on from what is saved"
+
+
+def printable(text: str) -> str:
+    r"""`text` for messages and tables: what is not UTF-8 in a file's name (kept as surrogates) as ``\xe9``."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # surrogates of another origin, as a JSON's "\ud800"
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class HarnessError(Exception):
-    """Base of the errors that a person can put right."""
+    """Base of the errors that a person can put right. The message can be printed, whatever a file is called."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable(message))
 
 
 class ConfigError(HarnessError):
@@ -18,8 +35,27 @@ class ConfigError(HarnessError):
         super().__init__("\n".join(f"{source}: {problem}" for problem in self.problems))
 
 
+class DiskFull(HarnessError):
+    """No space, or no quota, is left where results are written."""
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether `error` comes of a disk without space: by its number, its cause's, or the system's words in it."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in FULL:
+            return True
+        if any(words in str(error) for words in FULL_WORDS):
+            return True
+        error = error.__cause__
+    return False
+
+
 class DataError(HarnessError):
     """Data that are missing or damaged."""
+
+
+class MissingDataError(DataError):
+    """Data that are not there: what does not need them can go on without."""
 
 
 class StoreError(HarnessError):

@@ -23,8 +23,8 @@ from harness.build import (
     sampler_options,
     time_steps,
 )
-from harness.config import DataConfig, DiffusionConfig, Experiment, ModelConfig, SampleConfig, TrainConfig
-from harness.data import open_data
+from harness.config import DiffusionConfig, Experiment, ModelConfig, SampleConfig, TrainConfig
+from harness.data import DataInfo, known_info
 from harness.measure.flops import (
     MacCount,
     flop_counter_macs,
@@ -35,6 +35,7 @@ from harness.measure.flops import (
 )
 from harness.measure.peaks import PEAK_TFLOPS
 from models.denoise import Denoise
+from models.method import RunNetwork, run_network
 from models.noise import ImageNoise
 from models.samplers import SAMPLERS
 
@@ -51,20 +52,27 @@ class _Counting:
 
     classes: int | None = ANY_CLASS
 
-    def __init__(self, evaluations: tuple[str, ...], cached: bool) -> None:
-        self.evaluations, self.cached = evaluations, cached
+    def __init__(self, networks: tuple[str, ...], cached: bool) -> None:
+        self.networks, self.cached = networks, cached
 
     def step(
-        self, z: Tensor, log_snr: Tensor, labels: Tensor | None = None, state: object = None
+        self,
+        z: Tensor,
+        log_snr: Tensor,
+        labels: Tensor | None = None,
+        state: object = None,
+        run: RunNetwork = run_network,
     ) -> tuple[Tensor, tuple[()]]:
+        for name in self._networks_run(state is None):
+            run(name, torch.zeros_like, z)
         return torch.zeros_like(z), ()
 
-    def evaluated(self, refresh: bool) -> tuple[str, ...]:
-        if len(self.evaluations) == 1:
-            return self.evaluations
+    def _networks_run(self, refresh: bool) -> tuple[str, ...]:
+        if len(self.networks) == 1:
+            return self.networks
         if refresh:
-            return self.evaluations[:1] if self.cached else self.evaluations
-        return self.evaluations[1:]
+            return self.networks[:1] if self.cached else self.networks
+        return self.networks[1:]
 
 
 def networks_of(experiment: Experiment) -> tuple[str, ...]:
@@ -76,7 +84,7 @@ def networks_of(experiment: Experiment) -> tuple[str, ...]:
 
 def expected_evaluations(experiment: Experiment) -> dict[str, int]:
     """Evaluations of each network per image."""
-    size = open_data(experiment.data).info.size if experiment.diffusion.base_resolution else 1
+    size = image_info(experiment).size if experiment.diffusion.base_resolution else 1
     return dict(_evaluations(experiment.sample, experiment.diffusion, networks_of(experiment), size))
 
 
@@ -100,12 +108,16 @@ def _evaluations(
     return tuple(sorted(denoise.evaluations.items()))
 
 
+def image_info(experiment: Experiment) -> DataInfo:
+    """What its networks must know of the data, from the configuration where the data are not there."""
+    return known_info(experiment.data, labelled=experiment.model.class_conditional)
+
+
 @cache
 def _network_costs(
-    data: DataConfig, model: ModelConfig, diffusion: DiffusionConfig, cache_from_level: int | None, training: bool
+    info: DataInfo, model: ModelConfig, diffusion: DiffusionConfig, cache_from_level: int | None, training: bool
 ) -> dict[str, MacCount]:
-    experiment = Experiment.model_construct(data=data, model=model, diffusion=diffusion, train=TrainConfig())
-    info = open_data(data).info
+    experiment = Experiment.model_construct(model=model, diffusion=diffusion, train=TrainConfig())
     stepper = build_stepper(build_model(experiment, info), cache_from_level)
     shape = (info.channels, info.size, info.size)
     return network_costs(stepper, shape, label_count(model, info) or 0, training=training)
@@ -114,17 +126,17 @@ def _network_costs(
 def network_costs_of(experiment: Experiment, *, training: bool = False) -> dict[str, MacCount]:
     """Multiply-adds of one evaluation of each network, for one image."""
     cache = None if training else experiment.sample.cache_from_level
-    return _network_costs(experiment.data, experiment.model, experiment.diffusion, cache, training)
+    return _network_costs(image_info(experiment), experiment.model, experiment.diffusion, cache, training)
 
 
 @cache
 def _planned_costs(
-    data: DataConfig, model: ModelConfig, diffusion: DiffusionConfig, cache_from_level: int | None, training: bool
+    info: DataInfo, model: ModelConfig, diffusion: DiffusionConfig, cache_from_level: int | None, training: bool
 ) -> dict[str, MacCount]:
     if not _is_large(model):
-        return _network_costs(data, model, diffusion, cache_from_level, training)
-    experiment = Experiment.model_construct(data=data, model=model, diffusion=diffusion, train=TrainConfig())
-    return planned_costs(experiment, open_data(data).info, cache_from_level, training=training)
+        return _network_costs(info, model, diffusion, cache_from_level, training)
+    experiment = Experiment.model_construct(model=model, diffusion=diffusion, train=TrainConfig())
+    return planned_costs(experiment, info, cache_from_level, training=training)
 
 
 def _is_large(model: ModelConfig) -> bool:
@@ -151,7 +163,7 @@ def planned_costs(
 
 def _planned_costs_of(experiment: Experiment, *, training: bool = False) -> dict[str, MacCount]:
     cache = None if training else experiment.sample.cache_from_level
-    return _planned_costs(experiment.data, experiment.model, experiment.diffusion, cache, training)
+    return _planned_costs(image_info(experiment), experiment.model, experiment.diffusion, cache, training)
 
 
 def planned_gpu_hours(gmacs: float, precision: str) -> float:

@@ -1,9 +1,14 @@
 """A lease on a target: of two jobs for the same training or cell, one works and the other waits.
 
-A lease is a file made with O_EXCL that names its holder and is touched by a heartbeat. It is stale, and may be taken
-over, once its holder is known to be dead (same host) or the heartbeat has been silent for `STALE_SECONDS` by the file
-system's own clock, so that clocks of two nodes need not agree. Results are deterministic and written by rename:
-should two jobs run after all, time is wasted and nothing else.
+A lease is a file that names its holder; it is made whole in one step (a hard link or, where the file system has none,
+O_EXCL) and touched by a heartbeat. A holder that can be seen from here (same machine since the same boot, same PID
+namespace) holds it for as long as its process lives. Of any other, in a container or on another node, the heartbeat
+tells: silent for `STALE_SECONDS` by the file system's own clock, so that clocks of two nodes need not agree, it is
+stale and may be taken over.
+
+Only a lease that was read and judged is ever removed, by its token and by one process at a time: whoever removes it
+first takes a lease on the removal. Results are deterministic and written by rename: should two jobs run after all,
+because a node was silent and came back, time is wasted and nothing else.
 """
 
 from __future__ import annotations
@@ -17,10 +22,13 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 HEARTBEAT_SECONDS = 5.0
 STALE_SECONDS = 45.0
+RELEASE_POLL_SECONDS = 0.005
 
 
 class LeaseHeld(Exception):
@@ -44,86 +52,182 @@ def lease(path: Path, wait_seconds: float = 0.0, poll_seconds: float = 1.0) -> I
     finally:
         stop.set()
         heart.join()
-        if _holder(path).get("token") == token:
-            path.unlink(missing_ok=True)
+        _release(path, token)
 
 
 def is_held(path: Path) -> bool:
     """Whether a live process holds the lease."""
-    return path.exists() and not _is_stale(path)
+    found = _read(path)
+    return found is not None and not _is_stale(found)
 
 
 def describe_holder(path: Path) -> str:
     """Host and process of the holder, for messages."""
-    holder = _holder(path)
+    found = _read(path)
+    holder = found.holder if found is not None else {}
     return f"process {holder.get('pid', '?')} on {holder.get('host', '?')}"
 
 
-def _try_acquire(path: Path, token: str) -> bool:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = json.dumps({"token": token, "host": socket.gethostname(), "pid": os.getpid(), "born": _born(os.getpid())})
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        file.write(content)
+@dataclass(frozen=True)
+class _Found:
+    """A lease as it was read at one moment."""
+
+    path: Path
+    holder: dict[str, Any]
+    touched: float
+    key: str
+    """Its token or, where none can be read, what tells this file from any other that is put in its place."""
+
+
+def _read(path: Path) -> _Found | None:
     try:
-        for _ in range(2):
-            try:
-                os.link(file.name, path)  # atomic, and the file is whole from its first moment
-                return True
-            except FileExistsError:
-                judged = _holder(path).get("token")
-                if not _is_stale(path):
-                    return False
-                _break(path, judged)
-        return False
-    finally:
-        os.unlink(file.name)  # noqa: PTH108
-
-
-def _break(path: Path, judged: object) -> None:
-    """Remove the lease with the token `judged`; one that was taken afresh in the meantime is put back."""
-    grave = path.with_name(f".{path.name}.{uuid.uuid4().hex}.stale")
-    with contextlib.suppress(FileNotFoundError):
-        path.rename(grave)
-        if _holder(grave).get("token") != judged:
-            with contextlib.suppress(FileExistsError):
-                os.link(grave, path)
-        grave.unlink(missing_ok=True)
-
-
-def _holder(path: Path) -> dict[str, object]:
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _is_stale(path: Path) -> bool:
-    holder = _holder(path)
-    if holder.get("host") == socket.gethostname() and holder.get("born") != _born(holder.get("pid")):
-        return True
-    try:
-        return _file_system_now(path.parent) - path.stat().st_mtime > STALE_SECONDS
+        with path.open("rb") as file:
+            content, status = file.read(), os.fstat(file.fileno())
     except FileNotFoundError:
-        return True
-
-
-def _born(pid: object) -> str | None:
-    """Start time of a process of this host (Linux), so that a reused process number is not taken for the holder."""
+        return None
+    except OSError:  # another user's, or a file system that stumbles: it is there, and its age may be all there is
+        try:
+            content, status = b"", path.stat()
+        except FileNotFoundError:
+            return None
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        value = json.loads(content)
+    except ValueError:
+        value = {}
+    holder = value if isinstance(value, dict) else {}
+    key = str(holder.get("token") or f"{status.st_ino}-{status.st_mtime_ns}")
+    return _Found(path, holder, status.st_mtime, key)
+
+
+def _try_acquire(path: Path, token: str) -> bool:
+    found = _read(path)
+    if found is not None and (not _is_stale(found) or not _remove(path, found.key)):
+        return False
+    return _create(path, token)
+
+
+def _create(path: Path, token: str) -> bool:
+    """Make the lease, whole from its first moment, unless there is one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = json.dumps({"token": token, "pid": os.getpid(), "born": _born("self"), **_place()})
+    draft = path.with_name(f".{path.name}.{token}.new")
+    try:
+        draft.write_text(content, encoding="utf-8")
+        try:
+            os.link(draft, path)
+            return True
+        except FileExistsError:  # or a file server that made the link, and was asked again
+            found = _read(path)
+            return found is not None and found.key == token
+        except OSError:  # no hard links here, as on many network and removable file systems
+            return _create_exclusively(path, content)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _create_exclusively(path: Path, content: str) -> bool:
+    """Make the lease where there are no hard links; for a moment it is empty, and young enough to be respected."""
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            try:
+                file.write(content)
+                file.flush()
+            except OSError:
+                path.unlink(missing_ok=True)
+                raise
+    except FileExistsError:
+        return False
+    return True
+
+
+def _remove(path: Path, key: str) -> bool:
+    """Remove the lease `key`, and no other; returns False where another process is removing it.
+
+    Who has the lease on the removal knows that nobody else removes `key`: what it then reads is what it unlinks.
+    """
+    removal = path.with_name(f".{path.name}.{key}.removal")
+    token = uuid.uuid4().hex
+    if not _try_acquire(removal, token):
+        return False
+    try:
+        found = _read(path)
+        if found is not None and found.key == key:
+            path.unlink(missing_ok=True)
+    finally:
+        mine = _read(removal)
+        if mine is not None and mine.key == token:
+            removal.unlink(missing_ok=True)
+    return True
+
+
+def _release(path: Path, token: str) -> None:
+    """Give the lease back, unless it was taken over while this process was silent."""
+    deadline = time.monotonic() + 2 * STALE_SECONDS
+    while (found := _read(path)) is not None and found.holder.get("token", token) == token:
+        try:
+            if (found.holder and _remove(path, token)) or time.monotonic() > deadline:
+                return
+        except OSError:  # no room for the lease on the removal
+            if found.key == token:
+                path.unlink(missing_ok=True)
+                return
+        time.sleep(RELEASE_POLL_SECONDS)
+
+
+def _is_stale(found: _Found) -> bool:
+    place = _place()
+    if None not in place.values() and all(found.holder.get(name) == value for name, value in place.items()):
+        return not _is_alive(found.holder)
+    return _file_system_now(found.path.parent) - found.touched > STALE_SECONDS
+
+
+def _place() -> dict[str, str | None]:
+    """Where process numbers mean the same as here; None for what cannot be told (no Linux, or /proc of another)."""
+    try:
+        boot: str | None = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+        is_own = str(Path("/proc/self").readlink()) == str(os.getpid())
+        namespace = str(Path("/proc/self/ns/pid").readlink()) if is_own else None
+    except OSError:
+        boot = namespace = None
+    return {"host": socket.gethostname(), "boot": boot, "namespace": namespace}
+
+
+def _is_alive(holder: dict[str, Any]) -> bool:
+    """Whether the process of a holder in this place lives; a number that was given anew is another process."""
+    pid = holder.get("pid")
+    if not isinstance(pid, int) or pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        pass
+    born = _born(pid)
+    return born is None or born == holder.get("born")
+
+
+def _born(process: int | str) -> str | None:
+    """Start time of a process in the kernel's ticks, None where it cannot be read."""
+    try:
+        status = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+        return status.rpartition(")")[2].split()[19]
     except (OSError, IndexError):
-        return None if not Path("/proc/self").exists() else "dead"
+        return None
 
 
 def _file_system_now(folder: Path) -> float:
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock.") as probe:
-        return os.fstat(probe.fileno()).st_mtime
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock.") as probe:
+            return os.fstat(probe.fileno()).st_mtime
+    except OSError:  # a folder that may only be read
+        return time.time()
 
 
 def _beat(path: Path, token: str, stop: threading.Event) -> None:
     while not stop.wait(HEARTBEAT_SECONDS):
-        if _holder(path).get("token") != token:
+        found = _read(path)
+        if found is None or found.holder.get("token", token) != token:
             return
         with contextlib.suppress(OSError):
             os.utime(path)

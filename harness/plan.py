@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.store import Store, Target
 from harness.sweep import Cell, Sweep, Training
@@ -52,6 +52,12 @@ def plan(sweep: Sweep, store: Store) -> Plan:
         frozenset(id for id in sweep.cells if id in done),
         frozenset(id for id in sweep.trainings if store.is_trained(id)),
     )
+
+
+def without_damaged(plan: Plan, store: Store) -> tuple[Plan, dict[str, str]]:
+    """(The plan that makes anew what has a damaged record, those cells with the reason); reads all records."""
+    damaged = store.damaged_cells(plan.done_cells)
+    return replace(plan, done_cells=plan.done_cells - damaged.keys()), damaged
 
 
 def save_experiments(plan: Plan, store: Store, targets: Iterable[Target]) -> None:

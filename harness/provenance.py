@@ -38,7 +38,7 @@ def _versions() -> dict[str, str]:
 def _commit() -> tuple[tuple[str, Any], ...]:
     recorded = Path(__file__).parent / "SOURCE_COMMIT"
     if recorded.exists():  # a snapshot of the source carries the commit it was taken from
-        commit, _, dirty = recorded.read_text().strip().partition(" ")
+        commit, _, dirty = recorded.read_text(encoding="utf-8").strip().partition(" ")
         return ("commit", commit or None), ("dirty", dirty == "dirty")
     return commit_of(Path(__file__).parent.parent)
 
@@ -49,7 +49,12 @@ def commit_of(folder: Path) -> tuple[tuple[str, Any], ...]:
     def git(*arguments: str) -> str | None:
         try:
             done = subprocess.run(
-                ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20, check=False
+                ["git", "-C", str(folder), *arguments],
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
+                timeout=20,
+                check=False,
             )
         except (OSError, subprocess.TimeoutExpired):
             return None

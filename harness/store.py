@@ -10,7 +10,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,9 @@ from harness.config import Experiment, as_plain, parse_experiment
 from harness.errors import StoreError
 
 Kind = Literal["training", "cell"]
+RECORD_SCHEMA = 1
+"""Of a cell's record; raised when what an older one holds cannot be read any more."""
+RECORD_PARTS = ("config", "quality", "compute", "time", "provenance")
 _UMASK_LOCK = threading.Lock()
 LOCAL = "local"
 """Folder of a sweep's own reports where published ones have their names."""
@@ -50,9 +53,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write `content` to `path` so that a reader sees the old file or the new one, never a part."""
+    """Write `content` to `path` so that a reader sees the old file or the new one, never a part; text as UTF-8."""
     with atomic_path(path) as temporary:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        temporary.write_bytes(as_unicode(content).encode() if isinstance(content, str) else content)
+
+
+def as_unicode(text: str) -> str:
+    """`text` in which each byte of a file's name that is not UTF-8 is replaced; what else Python kept of it is read."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 @functools.cache
@@ -71,11 +79,33 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """The JSON in `path`. Raises :class:`StoreError` if it is missing or damaged."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise StoreError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise StoreError(f"{path}: cannot be read ({error}); move it away and run again") from None
+
+
+def expanded(path: str | Path) -> Path:
+    """`path` with the home folder in the place of ``~``."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # ~name of no user: a file may be called so
+        return Path(path)
+
+
+def tried(path: Path) -> str:
+    """For messages about what is not there: where a relative path was looked for."""
+    return "" if path.is_absolute() else f" (tried {path.absolute()}, relative to the folder the command runs in)"
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file so that nothing reads it and nothing is lost; returns where it lies."""
+    number = 0
+    while (aside := path.with_name(f"{path.name}.damaged{number or ''}")).exists():
+        number += 1
+    path.rename(aside)
+    return aside
 
 
 def file_sha256(path: Path) -> str:
@@ -98,6 +128,10 @@ def is_published(folder: Path) -> bool:
     """Whether a published report stands in `folder`."""
     options = report_head(folder / REPORT_CELLS).get("options")
     return isinstance(options, dict) and options.get("published") is True
+
+
+class DamagedRecord(StoreError):
+    """A cell's record that is cut short, of another cell, or lacks what a record has."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +166,10 @@ class Store:
 
     def weights_path(self, training: str) -> Path:
         return self.training_folder(training) / "weights.safetensors"
+
+    def checkpoints(self, training: str) -> list[Path]:
+        """Where its steps are saved while it is trained."""
+        return list(self.training_folder(training).glob("checkpoint-*.safetensors"))
 
     def done_path(self, training: str) -> Path:
         return self.training_folder(training) / "done.json"
@@ -172,11 +210,13 @@ class Store:
 
     def is_trained(self, training: str) -> bool:
         """Whether the training has finished and its weights are still whole (by size)."""
-        done = self.done_path(training)
-        if not done.exists():
-            return False
         weights = self.weights_path(training)
-        return weights.exists() and weights.stat().st_size == read_json(done).get("weights_bytes")
+        try:
+            done = read_json(self.done_path(training))
+        except StoreError:  # none yet, or damaged: the training runs
+            return False
+        whole = isinstance(done, dict) and done.get("training", training) == training
+        return whole and weights.exists() and weights.stat().st_size == done.get("weights_bytes")
 
     def is_done(self, target: Target) -> bool:
         if target.kind == "training":
@@ -184,16 +224,44 @@ class Store:
         return self.cell_path(target.id).exists()
 
     def read_cell(self, cell: str) -> dict[str, Any]:
-        record = read_json(self.cell_path(cell))
+        """The record of `cell`. Raises :class:`DamagedRecord`, or :class:`StoreError` for a newer version's."""
+        path = self.cell_path(cell)
+        try:
+            record = read_json(path)
+        except StoreError as error:
+            raise DamagedRecord(str(error)) from None
         if not isinstance(record, dict) or record.get("id") != cell:
-            raise StoreError(f"{self.cell_path(cell)}: is not the record of cell {cell}; move it away and run again")
+            raise DamagedRecord(f"{path}: is not the record of cell {cell}; move it away and run again")
+        schema = record.get("schema")
+        if isinstance(schema, int) and schema > RECORD_SCHEMA:
+            raise StoreError(f"{path}: was written by a newer version of this project (schema {schema})")
+        lacking = [part for part in RECORD_PARTS if not isinstance(record.get(part), dict)]
+        if schema != RECORD_SCHEMA or lacking:
+            what = f"has no {lacking[0]}" if lacking else f"is of schema {schema!r}"
+            raise DamagedRecord(f"{path}: {what}; move it away and run again")
         return record
 
+    def damaged_cells(self, cells: Iterable[str]) -> dict[str, str]:
+        """Those of the finished `cells` whose record cannot be used, with the reason."""
+        damaged = {}
+        for cell in cells:
+            try:
+                self.read_cell(cell)
+            except DamagedRecord as error:
+                damaged[cell] = str(error).partition("; move it away")[0]
+        return damaged
+
     def save_experiment(self, target: Target, experiment: Experiment) -> None:
-        """Keep what a job needs to know, where the job finds it. The same target always has the same experiment."""
-        path = self.experiment_path(target)
-        if not path.exists():
-            write_json(path, as_plain(experiment))
+        """Keep what a job needs to know, where the job finds it.
+
+        The same target has the same experiment, but for what changes no figure, such as where its data lie: that is
+        kept as it was told last.
+        """
+        path, plain = self.experiment_path(target), as_plain(experiment)
+        with contextlib.suppress(StoreError):  # none yet, or damaged
+            if read_json(path) == plain:
+                return
+        write_json(path, plain)
 
     def load_experiment(self, target: Target) -> Experiment:
         path = self.experiment_path(target)

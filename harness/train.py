@@ -24,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from harness.build import build_loss_settings, build_model
 from harness.checkpoints import CheckpointWriter, checkpoints, read_newest, set_aside_and_say
-from harness.compiling import compile_networks
+from harness.compiling import CompiledNetworks
 from harness.config import DataConfig, Experiment, TrainConfig
 from harness.data import DataInfo, Dataset, batches, fingerprint, open_data
 from harness.data.loader import Batch
@@ -35,6 +35,7 @@ from harness.store import file_sha256, write_atomically, write_json
 from harness.weights import save_tensors, set_aside
 from models.augment import augment
 from models.dual_rate import DualRate, SingleRate
+from models.method import RunNetwork, run_network
 from models.objective import LossSettings, Randomness, loss
 
 log = logging.getLogger("harness")
@@ -58,13 +59,13 @@ class Diverged(Exception):
 class TrainingLoss(nn.Module):
     """Network and objective as one module: what DistributedDataParallel wraps."""
 
-    def __init__(self, model: SingleRate | DualRate, settings: LossSettings) -> None:
+    def __init__(self, model: SingleRate | DualRate, settings: LossSettings, run: RunNetwork = run_network) -> None:
         super().__init__()
-        self.model, self.settings = model, settings
+        self.model, self.settings, self.run = model, settings, run
 
     def forward(self, images: Tensor, labels: Tensor | None, randomness: Randomness) -> Tensor:
         """The mean loss of images (B, C, H, W) in [-1, 1]."""
-        return loss(self.model, images, labels, randomness, self.settings)
+        return loss(self.model, images, labels, randomness, self.settings, self.run)
 
 
 @dataclass
@@ -166,9 +167,8 @@ def build_training(experiment: Experiment, info: DataInfo, device: torch.device)
     torch.manual_seed(experiment.seed)
     model = build_model(experiment, info).to(device)
     average = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    if experiment.train.compile:
-        compile_networks(model)
-    objective = TrainingLoss(model, build_loss_settings(experiment, info.size))
+    run = CompiledNetworks() if experiment.train.compile else run_network
+    objective = TrainingLoss(model, build_loss_settings(experiment, info.size), run)
     return State(model, average, _optimizer(model, experiment.train)), objective
 
 
@@ -365,12 +365,14 @@ class Journal:
                 "seconds": round(seconds, 3),
                 "images_per_second": rate and round(rate, 1),
             }
-            with self.path.open("a") as file:
+            with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
 
 
 def _entries(path: Path) -> Iterator[dict[str, Any]]:
     if path.exists():
-        for line in path.read_text().splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             with contextlib.suppress(json.JSONDecodeError):
-                yield json.loads(line)
+                entry = json.loads(line)
+                if isinstance(entry, dict) and isinstance(entry.get("step"), int):  # the rest of a line that was cut
+                    yield entry

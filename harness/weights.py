@@ -12,12 +12,17 @@ from torch import Tensor
 
 from harness.errors import StoreError
 from harness.store import atomic_path
+from harness.store import set_aside as set_aside
 
 FORMAT = "dual-rate-harness/1"
 
 
 class DamagedFile(StoreError):
     """A file that is cut short or is no safetensors file."""
+
+    def __init__(self, path: Path, reason: object) -> None:
+        self.path = path
+        super().__init__(f"{path}: is cut short or damaged ({reason})")
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], training: str, **metadata: str) -> None:
@@ -40,8 +45,10 @@ def load_tensors(path: Path, training: str | None = None) -> tuple[dict[str, Ten
         with safe_open(path, framework="pt") as file:
             facts = (file.metadata() or {}).get(FORMAT)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError) as error:
-        raise DamagedFile(f"{path}: is cut short or damaged ({error})") from None
+    except SafetensorError as error:
+        raise DamagedFile(path, error) from None
+    except OSError as error:  # no permission, no memory: that says nothing of what is in it
+        raise StoreError(f"{path}: cannot be read ({error})") from None
     if facts is None:
         raise StoreError(f"{path}: was not written by this project (no {FORMAT!r} in its metadata)")
     metadata: dict[str, str] = json.loads(facts)
@@ -51,12 +58,3 @@ def load_tensors(path: Path, training: str | None = None) -> tuple[dict[str, Ten
             "it was made with another configuration"
         )
     return tensors, metadata
-
-
-def set_aside(path: Path) -> Path:
-    """Rename a damaged file so that nothing reads it and nothing is lost; returns where it lies."""
-    number = 0
-    while (aside := path.with_name(f"{path.name}.damaged{number or ''}")).exists():
-        number += 1
-    path.rename(aside)
-    return aside

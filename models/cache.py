@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from models.dual_rate import SingleRate, State
+from models.dual_rate import SingleRate
+from models.method import RunNetwork, State, run_network
 from models.uvit import Conditioning
 
 
@@ -25,7 +26,7 @@ class CachedSingleRate(nn.Module):
     above it run as ever.
     """
 
-    evaluations = ("network", "shallow")
+    networks = ("network", "shallow")
 
     def __init__(self, model: SingleRate, from_level: int) -> None:
         super().__init__()
@@ -35,15 +36,32 @@ class CachedSingleRate(nn.Module):
         self.model, self.from_level = model, from_level
         self.classes = model.classes
 
-    def step(
-        self, z: Tensor, log_snr: Tensor, labels: Tensor | None = None, state: State = None
-    ) -> tuple[Tensor, State]:
-        """x̂ and the cache, made anew where `state` is None."""
+    def refresh(self, z: Tensor, log_snr: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Cached]:
+        """x̂ of the whole network, and the cache."""
+        return self._evaluate(z, log_snr, self.model.network.condition(labels), None)
+
+    def reuse(self, z: Tensor, log_snr: Tensor, cached: Cached) -> Tensor:
+        """x̂ of the upper levels alone."""
+        return self._evaluate(z, log_snr, cached.conditioning, cached.residual)[0]
+
+    def _evaluate(
+        self, z: Tensor, log_snr: Tensor, conditioning: Conditioning, residual: Tensor | None
+    ) -> tuple[Tensor, Cached]:
         network, parameterization = self.model.network, self.model.parameterization
-        residual, conditioning = (None, network.condition(labels)) if state is None else state
         seen = parameterization.input(z, log_snr)
         output = network(seen, log_snr, conditioning, from_level=self.from_level, residual=residual)
         return parameterization.estimate(output.image, z, log_snr), Cached(output.residual, conditioning)
 
-    def evaluated(self, refresh: bool) -> tuple[str, ...]:
-        return self.evaluations[:1] if refresh else self.evaluations[1:]
+    def step(
+        self,
+        z: Tensor,
+        log_snr: Tensor,
+        labels: Tensor | None = None,
+        state: State = None,
+        run: RunNetwork = run_network,
+    ) -> tuple[Tensor, State]:
+        """x̂ and the cache, made anew where `state` is None."""
+        if state is None:
+            x, state = run("network", self.refresh, z, log_snr, labels)
+            return x, state
+        return run("shallow", self.reuse, z, log_snr, state), state

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from models.dual_rate import Model, State
 from models.guidance import Guidance, with_unconditional
+from models.method import Model, RunNetwork, State, run_network
 from models.process import CosineSchedule, noise_level
 from models.refresh import Refreshes
 
@@ -30,6 +32,7 @@ class Denoise:
         labels: (B,) int64 of the batch; None for a model without classes, or to sample unconditionally.
         guidance: classifier-free; needs labels.
         clip: whether to clip x̂ to the range of the data, [−1, 1], after guidance.
+        run: what runs the method's networks.
 
     Attributes:
         evaluations: runs of each network per image, counted as they happen; a guided step counts two.
@@ -45,6 +48,7 @@ class Denoise:
         labels: Tensor | None = None,
         guidance: Guidance | None = None,
         clip: bool = True,
+        run: RunNetwork = run_network,
     ) -> None:
         host = times.detach().to("cpu", torch.float64)
         levels = noise_level(schedule.log_snr(host))[:-1].tolist()
@@ -59,6 +63,7 @@ class Denoise:
             )
         self.model, self.schedule, self.clip = model, schedule, clip
         self.evaluations: Counter[str] = Counter()
+        self._run_network = run
         self._guidance = guidance or Guidance()
         self._refreshes = refreshes
         self._doubled = _doubled(refreshes, self._guided)
@@ -74,26 +79,26 @@ class Denoise:
         if refresh:
             self._refreshed_at = step
         doubled = self._guided[step] or (refresh and self._doubled[step])
-        self._count(refresh, 2 if doubled else 1)
-        x = self._run(z, log_snr, step, refresh, doubled)
+        x = self._step(z, log_snr, step, refresh, doubled)
         if self._guided[step]:
             x = self._guidance.combine(*x.chunk(2))
         elif doubled:
             x = x.chunk(2)[0]
         return x.clamp(-1, 1) if self.clip else x
 
-    def _run(self, z: Tensor, log_snr: Tensor, step: int, refresh: bool, doubled: bool) -> Tensor:
+    def _step(self, z: Tensor, log_snr: Tensor, step: int, refresh: bool, doubled: bool) -> Tensor:
         batch = torch.cat([z, z]) if doubled else z
+
+        def counted(name: str, function: Callable[..., Any], *inputs: Any) -> Any:
+            self.evaluations[name] += 2 if doubled else 1
+            return self._run_network(name, function, *inputs)
+
         labels = self._both if doubled else self._labels
         if refresh:
-            x, self._state = self.model.step(batch, log_snr, labels, None)
+            x, self._state = self.model.step(batch, log_snr, labels, None, counted)
             return x
         state = first(self._state, len(batch)) if self._doubled[step] and not doubled else self._state
-        return self.model.step(batch, log_snr, labels, state)[0]
-
-    def _count(self, refresh: bool, times: int) -> None:
-        for name in self.model.evaluated(refresh):
-            self.evaluations[name] += times
+        return self.model.step(batch, log_snr, labels, state, counted)[0]
 
 
 def _doubled(refreshes: Refreshes, guided: tuple[bool, ...]) -> tuple[bool, ...]:

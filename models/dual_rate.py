@@ -1,4 +1,4 @@
-"""The methods, each with the same face: ``step(z, log_snr, labels, state) -> (x̂, state)``.
+"""The methods, each with the same face: ``step(z, log_snr, labels, state, run) -> (x̂, state)``.
 
 ``state=None`` asks for a refresh: whatever is reused between refreshes is made anew and handed back as the
 state. :class:`DualRate` then runs its encoder [DR]; :class:`SingleRate`, one network at every step, has only
@@ -9,37 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, get_args
+from typing import Literal, NamedTuple, Protocol, get_args
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.method import RunNetwork, State, run_network
 from models.process import Kind, alpha_sigma, per_image, to_x
 from models.uvit import Conditioning, Projection, UViT
 
-State = Any
-"""Nested tuples of tensors whose first dimension is the batch or 1; opaque outside the model that made it."""
 ContextLevels = Literal["all", "last"]
-
-
-class Model(Protocol):
-    """What a sampler's denoiser needs of a method."""
-
-    @property
-    def classes(self) -> int | None:
-        """Number of classes, None for a model without labels."""
-
-    @property
-    def evaluations(self) -> tuple[str, ...]:
-        """Names of its networks."""
-
-    def step(
-        self, z: Tensor, log_snr: Tensor, labels: Tensor | None = None, state: State = None
-    ) -> tuple[Tensor, State]:
-        """x̂ (B, C, H, W) and the state for the steps up to the next refresh."""
-
-    def evaluated(self, refresh: bool) -> tuple[str, ...]:
-        """Names of the networks that a step runs, each once."""
 
 
 class Parameterization(Protocol):
@@ -91,7 +70,7 @@ class Preconditioning:
 class SingleRate(nn.Module):
     """One network at every step: the base, the shrunk network and, with :class:`Preconditioning`, EDM's."""
 
-    evaluations = ("network",)
+    networks = ("network",)
 
     def __init__(self, network: UViT, parameterization: Parameterization | None = None) -> None:
         super().__init__()
@@ -99,19 +78,25 @@ class SingleRate(nn.Module):
         self.parameterization = parameterization or Prediction()
         self.classes = network.config.classes
 
+    def estimate(self, z: Tensor, log_snr: Tensor, conditioning: Conditioning) -> Tensor:
+        """x̂ for z (B, C, H, W) at log-SNR (), (1,) or (B,). The class comes with the conditioning."""
+        output = self.network(self.parameterization.input(z, log_snr), log_snr, conditioning)
+        return self.parameterization.estimate(output.image, z, log_snr)
+
     def step(
-        self, z: Tensor, log_snr: Tensor, labels: Tensor | None = None, state: State = None
+        self,
+        z: Tensor,
+        log_snr: Tensor,
+        labels: Tensor | None = None,
+        state: State = None,
+        run: RunNetwork = run_network,
     ) -> tuple[Tensor, State]:
         """x̂ for z (B, C, H, W) at log-SNR (), (1,) or (B,) and labels (B,) int64.
 
         The state is what depends on the labels alone.
         """
         conditioning = Conditioning(*state) if state else self.network.condition(labels)
-        output = self.network(self.parameterization.input(z, log_snr), log_snr, conditioning)
-        return self.parameterization.estimate(output.image, z, log_snr), conditioning
-
-    def evaluated(self, refresh: bool) -> tuple[str, ...]:
-        return self.evaluations
+        return run("network", self.estimate, z, log_snr, conditioning), conditioning
 
 
 class Context(NamedTuple):
@@ -132,7 +117,7 @@ class DualRate(nn.Module):
     matching level.
     """
 
-    evaluations = ("encoder", "denoiser")
+    networks = ("encoder", "denoiser")
 
     def __init__(
         self,
@@ -171,14 +156,16 @@ class DualRate(nn.Module):
         return self.parameterization.estimate(output.image, z, log_snr)
 
     def step(
-        self, z: Tensor, log_snr: Tensor, labels: Tensor | None = None, state: State = None
+        self,
+        z: Tensor,
+        log_snr: Tensor,
+        labels: Tensor | None = None,
+        state: State = None,
+        run: RunNetwork = run_network,
     ) -> tuple[Tensor, State]:
         """x̂ and the context, made anew where `state` is None."""
-        context = self.encode(z, log_snr, labels) if state is None else state
-        return self.denoise(z, log_snr, context), context
-
-    def evaluated(self, refresh: bool) -> tuple[str, ...]:
-        return self.evaluations if refresh else self.evaluations[1:]
+        context = run("encoder", self.encode, z, log_snr, labels) if state is None else state
+        return run("denoiser", self.denoise, z, log_snr, context), context
 
 
 def _normalised(feature: Tensor) -> Tensor:

@@ -14,6 +14,8 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
+from models.limits import SEEDS
+
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -61,6 +63,8 @@ def random_words(seed: int, indices: Tensor, draw: int | Tensor, elements: int, 
 
     `seed` is in [0, 2⁶⁴); `indices` (B,) int64, `draw` (an int or (B,) int64) and `stream` are in [0, 2³²).
     """
+    if not 0 <= seed < SEEDS:
+        raise ValueError(f"seed: {seed} is not between 0 and 2⁶⁴ − 1")
     block = torch.arange(-(-elements // 4), device=indices.device)[None, :]
     draws = draw[:, None] if isinstance(draw, Tensor) else torch.full_like(block, draw)
     counter = (block, draws, indices[:, None], torch.full_like(block, stream))

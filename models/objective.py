@@ -15,7 +15,8 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from models.dual_rate import DualRate, Model
+from models.dual_rate import DualRate
+from models.method import Model, RunNetwork, run_network
 from models.noise import Stream, normal, uniform
 from models.process import (
     CosineSchedule,
@@ -136,11 +137,18 @@ def draw_pairs(randomness: Randomness, settings: LossSettings) -> Pairs:
     return Pairs(torch.cat([t[None], tau - later / refreshes]).clamp(min=0), tau)
 
 
-def loss(model: Model, x: Tensor, labels: Tensor | None, randomness: Randomness, settings: LossSettings) -> Tensor:
+def loss(
+    model: Model,
+    x: Tensor,
+    labels: Tensor | None,
+    randomness: Randomness,
+    settings: LossSettings,
+    run: RunNetwork = run_network,
+) -> Tensor:
     """Scalar: the mean over images, times and dimensions of the weighted squared error of x̂.
 
     x is (B, C, H, W) in [−1, 1]; labels (B,) int64 or None. With the sigmoid weighting this estimates
-    ½ E[−dλ/dt e^λ w(λ) ‖x − x̂‖²] / (C·H·W) [DR, KG].
+    ½ E[−dλ/dt e^λ w(λ) ‖x − x̂‖²] / (C·H·W) [DR, KG]. `run` runs the networks.
     """
     labels = _dropped(labels, model, randomness, settings.label_dropout)
     if isinstance(model, DualRate):
@@ -148,7 +156,7 @@ def loss(model: Model, x: Tensor, labels: Tensor | None, randomness: Randomness,
             raise ValueError(
                 f"weighting: {settings.weighting!r} is for one network; a DualRate has the sigmoid weighting"
             )
-        return _dual_rate_loss(model, x, labels, randomness, settings)
+        return _dual_rate_loss(model, x, labels, randomness, settings, run)
     if settings.weighting == "edm":
         deviations = torch.special.ndtri(randomness.time())
         log_snr = (-2 * (settings.log_sigma_mean + settings.log_sigma_std * deviations)).to(x.dtype)
@@ -156,11 +164,16 @@ def loss(model: Model, x: Tensor, labels: Tensor | None, randomness: Randomness,
     else:
         log_snr, weight = _weighted(randomness.time(), settings, x)
     z = diffuse(x, log_snr, randomness.normal(Stream.NOISE, x.shape[1:]))
-    return _error(model.step(z, log_snr, labels)[0], x, weight)
+    return _error(model.step(z, log_snr, labels, None, run)[0], x, weight)
 
 
 def _dual_rate_loss(
-    model: DualRate, x: Tensor, labels: Tensor | None, randomness: Randomness, settings: LossSettings
+    model: DualRate,
+    x: Tensor,
+    labels: Tensor | None,
+    randomness: Randomness,
+    settings: LossSettings,
+    run: RunNetwork,
 ) -> Tensor:
     pairs = draw_pairs(randomness, settings)
     log_snr_tau = settings.schedule.log_snr(pairs.tau).to(x.dtype)
@@ -169,9 +182,9 @@ def _dual_rate_loss(
     keep = None
     if settings.context_dropout > 0:
         keep = randomness.uniform(Stream.CONTEXT_DROPOUT) >= settings.context_dropout
-    context = model.encode(z_tau, log_snr_tau, labels, keep)
+    context = run("encoder", model.encode, z_tau, log_snr_tau, labels, keep)
     errors = [
-        _error(model.denoise(z, log_snr, context), x, weight)
+        _error(run("denoiser", model.denoise, z, log_snr, context), x, weight)
         for z, (log_snr, weight) in zip(noisy, levels, strict=True)
     ]
     return torch.stack(errors).mean()

@@ -13,6 +13,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from models.limits import check_log_snr_range
+
 Kind = Literal["v", "x", "epsilon"]
 KINDS: tuple[str, ...] = get_args(Kind)
 
@@ -33,7 +35,8 @@ class CosineSchedule:
     """λ(t) = −2 log tan(u) + shift, u linear in t, ends at the two ends of `log_snr_range` exactly [SiD].
 
     Between the ends it is the cosine schedule, smooth and strictly falling: the range bounds t's angle, it
-    does not flatten λ. Compute in float64: near the ends tan amplifies rounding.
+    does not flatten λ. The ends are of the shifted λ, whatever the resolution; SiD clips before it shifts, so that its
+    ends move with the shift. Compute in float64: near the ends tan amplifies rounding.
     """
 
     shift: float = 0.0
@@ -41,9 +44,8 @@ class CosineSchedule:
     _angle: tuple[float, float] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        check_log_snr_range(self.log_snr_range)
         low, high = self.log_snr_range
-        if not low < high:
-            raise ValueError(f"log_snr_range: {low} is not below {high}")
         first, last = (math.atan(math.exp((self.shift - end) / 2)) for end in (high, low))
         object.__setattr__(self, "_angle", (first, last - first))
 
@@ -90,18 +92,18 @@ def markov_step(z_t: Tensor, log_snr_t: Tensor, log_snr_tau: Tensor, noise: Tens
     """A draw of q(z_τ | z_t), τ ≥ t: α_{τ|t} z_t + σ_{τ|t} ε', σ²_{τ|t} = σ_τ² (1 − e^{λ_τ−λ_t}) [DR]."""
     alpha_t, _ = alpha_sigma(log_snr_t)
     alpha_tau, sigma_tau = alpha_sigma(log_snr_tau)
-    spread = sigma_tau * torch.sqrt(-torch.expm1((log_snr_tau - log_snr_t).clamp(max=0)))
-    return per_image(alpha_tau / alpha_t, z_t) * z_t + per_image(spread, z_t) * noise
+    noise_std = sigma_tau * torch.sqrt(-torch.expm1((log_snr_tau - log_snr_t).clamp(max=0)))
+    return per_image(alpha_tau / alpha_t, z_t) * z_t + per_image(noise_std, z_t) * noise
 
 
 def posterior(z_t: Tensor, x: Tensor, log_snr_t: Tensor, log_snr_s: Tensor) -> tuple[Tensor, Tensor]:
     """Mean (B, C, H, W) and variance (shape of the log-SNRs) of q(z_s | z_t, x), s ≤ t [MMD's ancestral step]."""
     alpha_t, _ = alpha_sigma(log_snr_t)
     alpha_s, sigma_s = alpha_sigma(log_snr_s)
-    lost = (log_snr_t - log_snr_s).clamp(max=0)
-    ratio, fresh = torch.exp(lost), -torch.expm1(lost)
-    mean = per_image(ratio * alpha_s / alpha_t, z_t) * z_t + per_image(fresh * alpha_s, x) * x
-    return mean, sigma_s.square() * fresh
+    drop = (log_snr_t - log_snr_s).clamp(max=0)
+    snr_ratio, removed = torch.exp(drop), -torch.expm1(drop)  # e^{λ_t−λ_s} and 1 − e^{λ_t−λ_s}
+    mean = per_image(snr_ratio * alpha_s / alpha_t, z_t) * z_t + per_image(removed * alpha_s, x) * x
+    return mean, sigma_s.square() * removed
 
 
 def bridge(z_tau: Tensor, x: Tensor, log_snr_tau: Tensor, log_snr_t: Tensor, noise: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Where a sampler's steps lie.
 
-Times are float64, (steps + 1,), falling from the noisiest to exactly 0, where x̂ is returned.
+Times are float64, (steps + 1,), falling from the noisiest to exactly 0, where x̂ is returned. The last step stands at 0
+too where it is the least noise that the schedule has.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from models.limits import check_sigma_range, covered_sigmas
 from models.process import CosineSchedule, log_snr_of
 
 EDM_SIGMA_RANGE = (0.002, 80.0)
@@ -23,16 +25,17 @@ def karras_steps(
 ) -> Tensor:
     """σ_i = (σ_max^{1/ρ} + i/(N−1) (σ_min^{1/ρ} − σ_max^{1/ρ}))^ρ, then 0 [EDM, eq. 5].
 
-    Unset, `sigma_range` is EDM's (0.002, 80), cut to what the schedule covers. Raises ValueError where a
-    given one exceeds it.
+    Unset, `sigma_range` is EDM's (0.002, 80), cut to what the schedule covers (all that it covers, where they do not
+    meet). Raises ValueError where a given one exceeds it.
     """
-    lowest, highest = (float(s) for s in _covered(schedule))
+    lowest, highest = covered_sigmas(schedule.log_snr_range)
     if sigma_range is None:
         low, high = max(EDM_SIGMA_RANGE[0], lowest), min(EDM_SIGMA_RANGE[1], highest)
+        if low >= high:
+            low, high = lowest, highest
     else:
+        check_sigma_range(sigma_range, schedule.log_snr_range)
         low, high = sigma_range
-    if not lowest <= low < high <= highest:
-        raise ValueError(f"sigma_range: [{low:g}, {high:g}] is not inside the schedule's [{lowest:.4g}, {highest:.4g}]")
     ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
     sigmas = (high ** (1 / rho) + ramp * (low ** (1 / rho) - high ** (1 / rho))) ** rho
     return _ending_at_zero(schedule.time(log_snr_of(sigmas)))
@@ -42,11 +45,6 @@ def log_snr_steps(steps: int, schedule: CosineSchedule) -> Tensor:
     """Even in log-SNR, over the schedule's whole range."""
     log_snrs = torch.linspace(*schedule.log_snr_range, steps + 1, dtype=torch.float64)
     return _ending_at_zero(schedule.time(log_snrs)[:-1])
-
-
-def _covered(schedule: CosineSchedule) -> Tensor:
-    low, high = schedule.log_snr_range
-    return torch.exp(-torch.tensor([high, low], dtype=torch.float64) / 2)
 
 
 def _ending_at_zero(times: Tensor) -> Tensor:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ["HARNESS_CACHE"] = tempfile.mkdtemp(prefix="harness-cache-")  # no test reads what another run has left
 
 import torch
 

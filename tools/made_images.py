@@ -1,16 +1,20 @@
-"""Make a zip of images for trying a sweep out where no data are: `python tools/made_images.py OUT.zip --size 64`.
+"""Make images for trying a sweep out where no data are: `python tools/made_images.py OUT.zip --size 64`.
 
 Coloured discs on coloured ground, the class in the disc's size and hue, in the layout of EDM and StyleGAN
-(dataset.json). The same arguments give the same bytes.
+(dataset.json), or, with a name that ends in .tar.gz, in CIFAR-10's (32×32, 10 classes, `--images` of them for training
+and a fifth as many for testing). The same arguments give the same bytes.
 """
 
 from __future__ import annotations
 
 import argparse
 import colorsys
+import gzip
 import io
 import json
+import pickle
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -54,6 +58,36 @@ def make(path: Path, images: int = 256, size: int = 64, classes: int = 10) -> Pa
     return path
 
 
+CIFAR_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
+
+def make_cifar10(path: Path, images: int = 250) -> Path:
+    """Write an archive like cifar-10-python.tar.gz: five training batches of `images` in all, and a test batch."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    each = max(1, images // 5)
+    batches = [(f"data_batch_{number}", (number - 1) * each) for number in range(1, 6)] + [("test_batch", 5 * each)]
+    temporary = path.with_name(f".{path.name}.tmp")
+    with (
+        gzip.GzipFile(temporary, "wb", mtime=0) as compressed,
+        tarfile.open(fileobj=compressed, mode="w") as archive,  # type: ignore[call-overload]
+    ):
+        for name, first in batches:
+            indices = range(first, first + each)
+            pixels = [made_image(i, i % 10, 10, 32).transpose(2, 0, 1).reshape(-1) for i in indices]
+            content = {b"data": np.stack(pixels), b"labels": [i % 10 for i in indices]}
+            _add(archive, f"cifar-10-batches-py/{name}", pickle.dumps(content, protocol=2))
+        meta = {b"label_names": [name.encode() for name in CIFAR_CLASSES]}
+        _add(archive, "cifar-10-batches-py/batches.meta", pickle.dumps(meta, protocol=2))
+    temporary.replace(path)
+    return path
+
+
+def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size = len(content)
+    archive.addfile(entry, io.BytesIO(content))
+
+
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
@@ -63,6 +97,9 @@ def main(arguments: list[str]) -> None:
     given = parser.parse_args(arguments)
     if min(given.images, given.size, given.classes) < 1:
         parser.error("--images, --size and --classes must be at least 1")
+    if given.out.name.endswith(".tar.gz"):
+        print(f"{given.images} images in CIFAR-10's layout: {make_cifar10(given.out, given.images)}")
+        return
     made = make(given.out, given.images, given.size, given.classes)
     images, classes = count_of(given.images, "image"), count_of(given.classes, "class")
     print(f"{images} of {given.size}×{given.size} in {classes}: {made}")

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import copy
 import math
+import shlex
 import shutil
 import sys
 import time
@@ -38,6 +39,7 @@ from harness.plan import plan
 from harness.profiling import profile_training
 from harness.store import Store, write_atomically, write_json
 from harness.sweep import Sweep, load_experiment, load_sweep
+from harness.values import plain
 from harness.weights import load_tensors, save_tensors
 from harness.yamlfile import load_mapping
 
@@ -108,7 +110,7 @@ TITLES = {
 
 def scaled(scale: str, data: Path, size: int) -> dict[str, Any]:
     """The template at `scale`, as a sweep's mapping."""
-    sweep = load_mapping(TEMPLATE)
+    sweep = plain(load_mapping(TEMPLATE))
     sweep["title"] = f"Tiny-ImageNet-100 at {size}×{size} at equal training compute{TITLES[scale]}"
     changes = copy.deepcopy(SCALES[scale])
     _override(sweep["base"], {**changes.pop("base", {}), "data.path": str(data), "data.size": size})
@@ -188,7 +190,7 @@ def _train_for(arm: dict[str, Any], steps: int, checkpoint_every: int) -> None:
 
 def kept_plan(path: Path, data: Path) -> None:
     """Point the plan of an earlier call at where the data lie now."""
-    sweep = load_mapping(path)
+    sweep = plain(load_mapping(path))
     if sweep["base"]["data"]["path"] != str(data):
         sweep["base"]["data"]["path"] = str(data)
         write_atomically(path, yaml.safe_dump(sweep, sort_keys=False, allow_unicode=True))
@@ -240,7 +242,8 @@ def run(scale: str, data: Path, size: int, minutes: float, results: Path) -> Non
     if weights.exists():
         file = made.folder / "sweep.yaml"
         single.sample(file, [], "dual-rate", results, weights, 64, made.folder / "dual-rate.png", False)
-        out.print(f"draw more: harness sample {file} --arm dual-rate --weights {weights}", highlight=False)
+        command = shlex.join(["harness", "sample", str(file), "--arm", "dual-rate", "--weights", str(weights)])
+        out.print(f"draw more: {command}", highlight=False, markup=False)
     reporting.show(made, out)
     if failures:
         sys.exit(1)

@@ -21,9 +21,10 @@ from rich.table import Table
 from harness.cli import console, main_of, print_json
 from harness.errors import DispatchError
 from harness.plan import plan
+from harness.slurm.cancel import cancel_jobs
 from harness.slurm.settings import ClusterSettings, load_settings
 from harness.slurm.status import TO_RETRY, read_status
-from harness.slurm.submit import cancel_jobs, submit
+from harness.slurm.submit import submit
 from harness.store import Store, Target, read_json
 from harness.sweep import Sweep, identify, load_experiment, load_sweep
 

@@ -65,7 +65,8 @@ def write_sweep(path: Path, cells: int, trainings: int = TRAININGS_PER_SWEEP) ->
         f"seeds: {list(range(trainings))}\n"
         "arms:\n"
         "  base:\n"
-        f"    grid: {{sample.steps: {list(range(1, per_training + 1))}}}\n"
+        f"    grid: {{sample.steps: {list(range(1, per_training + 1))}}}\n",
+        encoding="utf-8",
     )
 
 
@@ -92,11 +93,12 @@ def measure_status(folder: Path, sweep: Sweep) -> Measured:
     done = int(len(cells) * SHARE_DONE)
     (store.runs / "cells").mkdir(parents=True)
     for cell in cells[:done]:
-        store.cell_path(cell).write_text("{}")
+        store.cell_path(cell).write_text("{}", encoding="utf-8")
     for cell in cells[done:]:
         path = store.state_path(Target("cell", cell))
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"state": "failed", "error": "an error", "attempts": 1, "progress": [1, 2]}))
+        state = {"state": "failed", "error": "an error", "attempts": 1, "progress": [1, 2]}
+        path.write_text(json.dumps(state), encoding="utf-8")
     status, seconds = timed(lambda: read_status(plan(sweep, store), store))
     counts = ", ".join(f"{count} {state}" for state, count in status.count("cell").items())
     return Measured(f"status of {count_of(len(cells), 'cell')}", seconds, 2.0, counts)
@@ -133,13 +135,13 @@ def counted_sbatch(folder: Path) -> Iterator[Callable[[], int]]:
     wrapper = folder / "bin" / "sbatch"
     tally = folder / "sbatch-calls"
     wrapper.parent.mkdir(exist_ok=True)
-    tally.write_text("")
-    wrapper.write_text(f'#!/bin/sh\necho >> "{tally}"\nexec "{real}" "$@"\n')
+    tally.touch()
+    wrapper.write_text(f'#!/bin/sh\necho >> "{tally}"\nexec "{real}" "$@"\n', encoding="utf-8")
     wrapper.chmod(0o755)
     before = os.environ["PATH"]
     os.environ["PATH"] = f"{wrapper.parent}{os.pathsep}{before}"
     try:
-        yield lambda: len(tally.read_text())
+        yield lambda: len(tally.read_bytes())
     finally:
         os.environ["PATH"] = before
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from harness.cli import console, print_json
+from harness.config import Experiment
 from harness.sweep import load_experiment
+
+if TYPE_CHECKING:
+    from harness.data import DataInfo
 
 
 def flops(file: Path, overrides: Sequence[str], arm: str | None, json_output: bool) -> None:
@@ -17,18 +22,23 @@ def flops(file: Path, overrides: Sequence[str], arm: str | None, json_output: bo
 
     experiment = load_experiment(file, overrides, arm)
     drawing = fresh_drawing(experiment)
-    from harness.estimate import expected_evaluations, network_costs_of
+    from harness.estimate import expected_evaluations, image_info, network_costs_of
 
     costs = network_costs_of(experiment)
     total = sampling_cost(drawing, expected_evaluations(experiment))
+    info = image_info(experiment)
+    told = told_by(experiment, info)
     if json_output:
         details = {
             name: {"macs": cost.macs, "by_module": cost.by_module, "by_operator": cost.by_operator}
             for name, cost in costs.items()
         }
-        print_json({**total, "networks": details})
+        data = {"size": info.size, "channels": info.channels, "classes": info.classes, "from": told}
+        print_json({**total, "networks": details, "data": data})
         return
     out = console()
+    if told != "data":
+        out.print(f"{experiment.data.path} is not there: counted as the {told} says", highlight=False, markup=False)
     parameters = parameter_counts(drawing.model)
     for name, cost in costs.items():
         table = Table(title=f"{name}: {cost.macs:,} multiply-adds per evaluation", title_justify="left")
@@ -48,6 +58,15 @@ def flops(file: Path, overrides: Sequence[str], arm: str | None, json_output: bo
     summary.add_row("GFLOPs per image (2 × GMACs)", f"{total['gflops_per_image']:.6g}")
     summary.add_row("GMACs per training step", f"{total['training_gmacs_per_step']:.6g}")
     out.print(summary)
+
+
+def told_by(experiment: Experiment, info: DataInfo) -> str:
+    """In words, what told size, channels and classes: the data, or what stands in for data that are not there."""
+    if info.images or experiment.data.name != "images":
+        return "data"
+    if experiment.model.class_conditional and experiment.data.classes is None:
+        return "configuration (without data.classes: parameters are those of one class, multiply-adds of any number)"
+    return "configuration"
 
 
 def latency(file: Path, overrides: Sequence[str], arm: str | None, json_output: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import hashlib
 import json
@@ -15,9 +16,21 @@ from rich.console import Console
 
 from harness.cli import console, print_json
 from harness.commands.fitting import fitted
+from harness.commands.hints import Asked
 from harness.config import Experiment, as_plain
-from harness.errors import ConfigError
-from harness.store import LOCAL, REPORT_CELLS, REPORT_SAMPLES, Store, Target, read_json, write_atomically, write_json
+from harness.errors import ConfigError, StoreError
+from harness.store import (
+    LOCAL,
+    REPORT_CELLS,
+    REPORT_SAMPLES,
+    DamagedRecord,
+    Store,
+    Target,
+    as_unicode,
+    read_json,
+    write_atomically,
+    write_json,
+)
 from harness.sweep import Sweep, load_sweep
 
 REPORT_SOURCE = Path(__file__).parent.parent / "report"
@@ -40,7 +53,10 @@ def run(file: Path, overrides: Sequence[str], results: Path, json_output: bool, 
     if file.is_dir():
         made = remake(file, publish)
     else:
+        from harness.checks import check_folder
+
         sweep = load_sweep(file, overrides)
+        check_folder(results)
         made = make(sweep, Store(results), {}, again=True, publish=publish)
     if json_output:
         print_json(made.summary)
@@ -68,6 +84,23 @@ def remake(folder: Path, publish: bool = False) -> Made:
     return Made(target, _summary(report, target))
 
 
+def is_current(sweep: Sweep, store: Store) -> bool:
+    """Whether the last report was made of the very records that are there, by size and time of each."""
+    return _remembered(sweep, store) == _digest(sweep, store, {}, store.report_folder(sweep.report_name))
+
+
+def _memory(sweep: Sweep, store: Store) -> Path:
+    return store.runs / "state" / "reports" / f"{sweep.report_name}.json"
+
+
+def _remembered(sweep: Sweep, store: Store, key: str = "digest") -> Any:
+    """What is remembered of the last report; None where there is none, or what was noted is damaged."""
+    with contextlib.suppress(StoreError):
+        kept = read_json(_memory(sweep, store))
+        return kept.get(key) if isinstance(kept, dict) else None
+    return None
+
+
 def make(sweep: Sweep, store: Store, failures: Mapping[str, str], again: bool = False, publish: bool = False) -> Made:
     """The report of `sweep`; left as it is if nothing that it shows has changed, unless `again`.
 
@@ -76,11 +109,8 @@ def make(sweep: Sweep, store: Store, failures: Mapping[str, str], again: bool = 
     name = sweep.report_name
     folder = store.published_folder(name) if publish else store.report_folder(name)
     digest = _digest(sweep, store, failures, folder)
-    memory = store.runs / "state" / "reports" / f"{name}.json"
-    if not again and memory.exists() and (folder / "table.md").exists():
-        kept = read_json(memory)
-        if kept.get("digest") == digest:
-            return Made(folder, kept["summary"])
+    if not again and (folder / "table.md").exists() and _remembered(sweep, store) == digest:
+        return Made(folder, _remembered(sweep, store, "summary"))
     from harness.report import ReportOptions, write_report
 
     rows = rows_of(sweep, store, failures)
@@ -89,12 +119,12 @@ def make(sweep: Sweep, store: Store, failures: Mapping[str, str], again: bool = 
         sweep.config.title or sweep.config.name,
         rows,
         folder,
-        ReportOptions(**options_of(sweep), published=publish),
+        ReportOptions(**options_of(sweep, store), published=publish),
         store.root,
         reported_table(store.root),
     )
     made = Made(folder, _summary(report, folder))
-    write_json(memory, {"digest": digest, "summary": made.summary})
+    write_json(_memory(sweep, store), {"digest": digest, "summary": made.summary})
     return made
 
 
@@ -103,9 +133,9 @@ def reported_table(root: Path) -> Path:
     return root / REPORTED if (root / REPORTED).exists() else OWN_REPORTED
 
 
-def options_of(sweep: Sweep) -> dict[str, Any]:
+def options_of(sweep: Sweep, store: Store) -> dict[str, Any]:
     """What the report must know of the sweep besides its rows."""
-    command = " ".join(["harness report", str(sweep.path), *(f"--set {text}" for text in sweep.overrides)])
+    command = as_unicode(Asked(sweep.path, sweep.overrides, store.root).command("report"))
     return {**sweep.config.report.model_dump(), "arms": list(sweep.config.arms), "command": command}
 
 
@@ -114,8 +144,14 @@ def rows_of(sweep: Sweep, store: Store, failures: Mapping[str, str]) -> list[dic
     finished = store.finished_cells()
     rows = []
     for cell in sweep.cells.values():
-        record = _labelled(store.read_cell(cell.id), cell.experiment) if cell.id in finished else None
-        status = None if record else status_of(cell.id, store, failures)
+        record, status = None, None
+        if cell.id in finished:
+            try:
+                record = _labelled(store.read_cell(cell.id), cell.experiment)
+            except DamagedRecord as error:
+                status = f"damaged: {error}"
+        if record is None:
+            status = status or status_of(cell.id, store, failures)
         for arm, varied in cell.rows:
             label = sweep.config.arms[arm].label or arm
             row = {"arm": arm, "label": label, "varied": varied, "record": record, "status": status}
@@ -144,7 +180,13 @@ def status_of(cell: str, store: Store, failures: Mapping[str, str]) -> str:
 
 
 def _digest(sweep: Sweep, store: Store, failures: Mapping[str, str], folder: Path) -> str:
-    parts: list[Any] = [str(folder), sweep.report_name, sweep.config.title, options_of(sweep), sorted(failures.items())]
+    parts: list[Any] = [
+        str(folder),
+        sweep.report_name,
+        sweep.config.title,
+        options_of(sweep, store),
+        sorted(failures.items()),
+    ]
     for cell in sweep.cells.values():
         path = store.cell_path(cell.id)
         seen = path.stat() if path.exists() else None
@@ -172,7 +214,7 @@ def show(made: Made, out: Console) -> None:
     told = made.summary["table"]
     table, left_out = fitted(told["columns"], told["rows"], made.summary["distance"], width_of(out))
     _say(made.summary["caption"], out)
-    Console(file=out.file, width=max(out.width, Console(width=WIDEST).measure(table).maximum)).print(table)
+    Console(file=out.file, emoji=False, width=max(out.width, Console(width=WIDEST).measure(table).maximum)).print(table)
     if left_out:
         _say(f"{left_out}: {made.folder / 'table.md'} has the whole table", out)
     _say(f"report: {made.folder}", out)

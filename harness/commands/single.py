@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import shlex
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,9 +11,13 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from harness.cli import console, print_json
+from harness.checks import check_data, check_folder, check_measures, check_store
+from harness.cli import RESULTS, console, print_json
 from harness.config import Experiment
-from harness.store import Store, Target, atomic_path, read_json
+from harness.errors import StoreError
+from harness.interrupts import stop_on_interrupt
+from harness.progress import MAIN, JobProgress, in_words
+from harness.store import Store, Target, atomic_path, read_json, set_aside
 from harness.sweep import identify, load_experiment
 from harness.wording import count_of
 
@@ -21,32 +26,82 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def bar(out: Console, label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar with its ETA; the block gets the call that moves it."""
+def bar(out: Console, label: str, kind: str) -> Iterator[JobProgress]:
+    """A progress bar of the steps of a training, the images of a cell, or what else is counted; its phases by name."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
-        TextColumn("{task.completed}/{task.total} " + unit),
+        TextColumn("{task.fields[said]}", markup=False),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=out, disable=not out.is_terminal) as progress:
-        task = progress.add_task(label, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+        task = progress.add_task(label, total=1.0, said="")
+        current = MAIN
+
+        def tell(done: int, total: int, phase: str = MAIN) -> None:
+            nonlocal current
+            if phase != current:  # another phase goes at another speed
+                progress.reset(task, total=1.0)
+                current = phase
+            progress.update(task, completed=done / total if total else 0.0, said=in_words(kind, done, total, phase))
+
+        yield tell
+
+
+def _run_job(store: Store, target: Target, out: Console) -> None:
+    """Run a job with its bar. Ctrl-C is let through as a KeyboardInterrupt that says what is saved."""
+    from harness import jobs
+    from harness.dispatch import saved
+
+    looks = False
+    store.forget_failure(target)
+    with bar(out, str(target), target.kind) as progress:
+
+        def tell(done: int, total: int, phase: str = MAIN) -> None:
+            nonlocal looks
+            looks = phase == MAIN
+            progress(done, total, phase)
+
+        with stop_on_interrupt(lambda: looks, out.print) as stop:
+            try:
+                jobs.run(store, target, tell, stop.is_set)
+            except BaseException as error:
+                if not (isinstance(error, KeyboardInterrupt) or stop.is_set()):
+                    raise
+                kept = f"stopped; {target}: {saved(store, target)}; the same command goes on from there"
+                raise KeyboardInterrupt(kept) from error
 
 
 def _trained(store: Store, experiment: Experiment, out: Console) -> str:
-    from harness import jobs
-
     training, _ = identify(experiment)
     target = Target("training", training)
     if not store.is_done(target):
+        check_store(store)
+        check_data([experiment])
         store.save_experiment(target, experiment)
-        store.forget_failure(target)
-        with bar(out, f"training {training}", "steps") as progress:
-            jobs.run(store, target, progress)
+        _run_job(store, target, out)
     return training
+
+
+def _weights_of(store: Store, experiment: Experiment, command: str) -> Path:
+    """Where the training's weights lie. Raises :class:`StoreError` with the `command` that trains where none are."""
+    from harness.cell import blocked_reason
+
+    training, _ = identify(experiment)
+    if not store.is_trained(training):
+        reason = blocked_reason(store, training)
+        raise StoreError(f"{reason}; train it first: {command}, or name other weights: --weights FILE")
+    return store.weights_path(training)
+
+
+def _command(name: str, file: Path, overrides: Sequence[str], arm: str | None, results: Path) -> str:
+    """The command line of another command on the same experiment."""
+    options = ["--arm", arm] if arm else []
+    options += [word for override in overrides for word in ("--set", override)]
+    options += ["--results", str(results)] if results != RESULTS else []
+    return shlex.join(["harness", name, str(file), *options])
 
 
 def train(file: Path, overrides: Sequence[str], arm: str | None, results: Path, json_output: bool) -> None:
@@ -93,14 +148,15 @@ def sample(
 
     if out_path.suffix.lower() != ".png":
         raise ConfigError("--out", [f"{out_path}: a grid is written as .png"])
+    check_folder(out_path.parent, "--out")
     store, out = Store(results), console(json_output)
     experiment = load_experiment(file, overrides, arm)
     if weights is None:
-        weights = store.weights_path(_trained(store, experiment, out))
+        weights = _weights_of(store, experiment, _command("train", file, overrides, arm, results))
     drawing = load_drawing(experiment, weights)
     seed, batch = experiment.sample.seeds[0], experiment.sample.batch
     parts = []
-    with bar(out, "sampling", "images") as progress:
+    with bar(out, "sampling", "cell") as progress:
         for start in range(0, images, batch):
             stop = min(start + batch, images)
             parts.append(to_uint8(drawing.draw(seed, torch.arange(start, stop))).cpu())
@@ -138,17 +194,18 @@ def save_grid(images: Tensor, path: Path, most: int = 256) -> None:
 
 
 def measure(file: Path, overrides: Sequence[str], arm: str | None, results: Path, json_output: bool) -> None:
-    from harness import jobs
-
     store, out = Store(results), console(json_output)
     experiment = load_experiment(file, overrides, arm)
-    _trained(store, experiment, out)
+    check_store(store)
     cell = identify(experiment)[1]
     target = Target("cell", cell)
-    store.save_experiment(target, experiment)
-    store.forget_failure(target)
-    with bar(out, f"cell {cell}", "images") as progress:
-        jobs.run(store, target, progress)
+    for reason in store.damaged_cells([cell] if store.is_done(target) else []).values():
+        out.print(f"{reason}: set aside as {set_aside(store.cell_path(cell)).name}, and measured again")
+    if not store.is_done(target):
+        check_measures([experiment])
+        _trained(store, experiment, out)
+        store.save_experiment(target, experiment)
+        _run_job(store, target, out)
     record = store.read_cell(cell)
     if json_output:
         print_json(record)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from harness.cli import console, print_json
-from harness.config import nearest
-from harness.errors import ConfigError
-from harness.plan import Plan, plan
-from harness.store import Store
-from harness.sweep import load_sweep
+from harness.commands.hints import Asked
+from harness.commands.place import Chosen, choose
+from harness.folder import check_readable
+from harness.plan import Plan, plan, without_damaged
+from harness.store import Store, set_aside
+from harness.sweep import UNKNOWN_ID, Sweep, load_sweep
 from harness.wording import count_of
 
 if TYPE_CHECKING:
@@ -36,11 +37,14 @@ def run(
     dry_run: bool,
     json_output: bool,
 ) -> None:
-    sweep = load_sweep(file, overrides)
+    check_readable(results)
+    sweep = load_sweep(file, overrides, without_data=dry_run)
     store = Store(results)
-    planned = plan(sweep, store)
+    planned, damaged = _checked(sweep, store)
     out = console(json_output)
-    chosen = chosen_cluster(cluster, slurm)
+    chosen = choose(cluster, slurm, sweep)
+    asked = Asked(file, overrides, results, cluster, slurm)
+    _set_aside(damaged, store, out, dry_run)
     if dry_run:
         show_plan(planned, store, out, chosen, slurm, json_output)
         return
@@ -50,14 +54,14 @@ def run(
 
         check_sweep(planned, store)
         out.print(_announcement(planned), highlight=False)
-        if chosen == "slurm":
-            submitted = _submit(planned, store, out, slurm)
+        out.print(chosen.sentence, highlight=False, markup=False)
+        if chosen.kind == "slurm":
             if not wait:
-                _print_submitted(submitted, file, out, json_output)
+                _print_submitted(_submit(planned, store, out, asked), asked, out, json_output)
                 return
-            failures = _wait(planned, store, out)
+            failures = _submit_and_wait(planned, store, out, asked)
         else:
-            failures = _run_here(planned, store, out, chosen, workers)
+            failures = _run_here(planned, store, out, chosen.kind, workers)
     else:
         done = f"all {len(sweep.cells)} cells are" if len(sweep.cells) > 1 else "the one cell is"
         out.print(f"{done} done; nothing runs", highlight=False)
@@ -72,17 +76,19 @@ def run(
         sys.exit(1)
 
 
-def chosen_cluster(named: str | None, slurm: Sequence[str]) -> str:
-    """slurm, local or inline. Raises :class:`ConfigError` for another name, or settings of SLURM without it."""
-    from harness import dispatch
+def _checked(sweep: Sweep, store: Store) -> tuple[Plan, dict[str, str]]:
+    """(The plan, damaged records with the reason); nothing is read again that the last report was made of."""
+    from harness.commands import reporting
 
-    chosen = named or dispatch.default_cluster()
-    choices = list(get_args(dispatch.ClusterKind))
-    if chosen not in choices:
-        raise ConfigError("--cluster", [f"{chosen!r} is not one of {', '.join(choices)}{nearest(chosen, choices)}"])
-    if slurm and chosen != "slurm":
-        raise ConfigError("--slurm", [f"{slurm[0]}: has no meaning with --cluster {chosen}"])
-    return chosen
+    planned = plan(sweep, store)
+    return (planned, {}) if reporting.is_current(sweep, store) else without_damaged(planned, store)
+
+
+def _set_aside(damaged: Mapping[str, str], store: Store, out: Console, dry_run: bool) -> None:
+    """Put damaged records where nothing reads them, and say so; a dry run only says so."""
+    for cell, reason in damaged.items():
+        place = "would be set aside" if dry_run else f"set aside as {set_aside(store.cell_path(cell)).name}"
+        out.print(f"{reason}: {place}, and the cell measured again")
 
 
 def _announcement(planned: Plan) -> str:
@@ -102,19 +108,24 @@ def _run_here(planned: Plan, store: Store, out: Console, chosen: str, workers: i
     return {str(target): reason for group in (outcome.failed, outcome.blocked) for target, reason in group.items()}
 
 
-def _submit(planned: Plan, store: Store, out: Console, slurm: Sequence[str]) -> Submitted:
+def _submit(planned: Plan, store: Store, out: Console, asked: Asked) -> Submitted:
     from harness.commands import cluster
 
-    return cluster.submit_sweep(planned, store, out, slurm)
+    return cluster.submit_sweep(planned, store, out, asked)
 
 
-def _wait(planned: Plan, store: Store, out: Console) -> dict[str, str]:
+def _submit_and_wait(planned: Plan, store: Store, out: Console, asked: Asked) -> dict[str, str]:
     from harness.commands import cluster
+    from harness.slurm.submit import NoRoom
 
-    return cluster.wait_for(planned.sweep, store, out)
+    try:
+        _submit(planned, store, out, asked)
+    except NoRoom as error:
+        out.print(str(error), highlight=False, markup=False)
+    return cluster.wait_for(planned.sweep, store, out, asked.slurm)
 
 
-def _print_submitted(submitted: Submitted, file: Path, out: Console, json_output: bool) -> None:
+def _print_submitted(submitted: Submitted, asked: Asked, out: Console, json_output: bool) -> None:
     if json_output:
         arrays = submitted.submission.arrays if submitted.submission else []
         print_json(
@@ -122,47 +133,56 @@ def _print_submitted(submitted: Submitted, file: Path, out: Console, json_output
                 "submitted": [str(target) for target in submitted.targets],
                 "jobs": [array.job for array in arrays],
                 "live": [str(target) for target in submitted.live],
+                "left": [str(target) for target in submitted.left],
+                "limit": submitted.limit,
+                "earlier": submitted.earlier,
             }
         )
         return
-    out.print(
-        f"look at it with: harness status {file} --watch; once all is done, harness sweep {file} makes the report",
-        highlight=False,
-        markup=False,
-    )
+    again = asked.command("sweep", submits=True)
+    out.print(f"look at it with: {asked.command('status', '--watch')}", highlight=False, markup=False)
+    out.print(f"once all is done, this makes the report: {again}", highlight=False, markup=False)
 
 
-def show_plan(planned: Plan, store: Store, out: Console, chosen: str, slurm: Sequence[str], json_output: bool) -> None:
-    """What would run: trainings, cells, what is done already, GMACs per cell; on SLURM also the jobs."""
+def show_plan(
+    planned: Plan, store: Store, out: Console, chosen: Chosen, slurm: Sequence[str], json_output: bool
+) -> None:
+    """What would run, and where: trainings, cells, what is done already, GMACs per cell; on SLURM also the jobs."""
     from harness.commands import cluster
 
-    rows = _plan_rows(planned)
-    if chosen == "slurm":
+    rows = {**_plan_rows(planned), "where": {"cluster": chosen.kind, "why": chosen.why}}
+    if chosen.kind == "slurm":
         rows["slurm"] = cluster.proposal(planned, store, slurm)
     if json_output:
         print_json(rows)
         return
     _show_rows(planned, rows, out)
-    if chosen == "slurm":
+    out.print(chosen.sentence, highlight=False, markup=False)
+    if chosen.kind == "slurm":
         cluster.show_proposal(rows["slurm"], out)
 
 
 def _show_rows(planned: Plan, rows: Mapping[str, Any], out: Console) -> None:
     trainings = Table(title="trainings", title_justify="left")
     for column in ("id", "for", "steps", "GMACs", "state"):
-        trainings.add_column(column, justify="right" if column in ("steps", "GMACs") else "left")
+        right = column in ("steps", "GMACs")
+        trainings.add_column(column, justify="right" if right else "left", no_wrap=column == "id", overflow="fold")
     for row in rows["trainings"]:
-        state = "done" if row["done"] else "to run"
-        trainings.add_row(row["id"], row["label"], str(row["steps"]), f"{row['gmacs']:,.0f}", state)
+        id_, state = _id_and_state(row)
+        trainings.add_row(id_, row["label"], str(row["steps"]), f"{row['gmacs']:,.0f}", state)
     cells = Table(title="cells", title_justify="left")
     for column in ("id", "cell", "GMACs per image", "GMACs", "state"):
-        cells.add_column(column, justify="right" if "GMACs" in column else "left")
+        right = "GMACs" in column
+        cells.add_column(column, justify="right" if right else "left", no_wrap=column == "id", overflow="fold")
     for row in rows["cells"]:
-        state = "done" if row["done"] else "to run"
-        cells.add_row(row["id"], row["label"], f"{row['gmacs_per_image']:.4g}", f"{row['gmacs']:,.0f}", state)
+        id_, state = _id_and_state(row)
+        cells.add_row(id_, row["label"], f"{row['gmacs_per_image']:.4g}", f"{row['gmacs']:,.0f}", state)
     out.print(trainings)
     out.print(cells)
-    to_run = {kind: [row for row in rows[kind] if not row["done"]] for kind in ("trainings", "cells")}
+    if planned.sweep.missing:
+        out.print("\n".join(planned.sweep.missing), style="yellow", highlight=False, markup=False)
+        out.print("without that, ids cannot be told and nothing can be marked as done: this is all there may be to run")
+    to_run = {kind: [row for row in rows[kind] if row["runs"]] for kind in ("trainings", "cells")}
     gmacs = sum(row["gmacs"] for kind in to_run.values() for row in kind)
     counted = ", ".join(count_of(len(rows), kind.removesuffix("s")) for kind, rows in to_run.items())
     out.print(
@@ -172,12 +192,19 @@ def _show_rows(planned: Plan, rows: Mapping[str, Any], out: Console) -> None:
     _show_planned_hours(rows["planned"], out)
 
 
+def _id_and_state(row: Mapping[str, Any]) -> tuple[str, str]:
+    """In words: the id of a training or cell and whether it is done, neither known where its data are not there."""
+    if row["id"].startswith(UNKNOWN_ID):
+        return "not known", "not known"
+    return row["id"], "done" if row["done"] else "to run"
+
+
 def _planned_hours(rows: Mapping[str, Any]) -> dict[str, Any]:
     """GPU-hours of what is to run, by kind; what they assume."""
     from harness.estimate import PLANNED_DEVICE, PLANNED_UTILISATION
 
     hours = {
-        kind: sum(row["planned_gpu_hours"] for row in rows[kind] if not row["done"]) for kind in ("trainings", "cells")
+        kind: sum(row["planned_gpu_hours"] for row in rows[kind] if row["runs"]) for kind in ("trainings", "cells")
     }
     return {"device": PLANNED_DEVICE, "utilisation": PLANNED_UTILISATION, "gpu_hours": hours}
 
@@ -199,8 +226,10 @@ def _plan_rows(planned: Plan) -> dict[str, Any]:
     from harness.store import Target
 
     sweep = planned.sweep
+    runs = {training.id for training in planned.missing_trainings}  # not those whose cells are done already
     rows: dict[str, Any] = {
         "sweep": sweep.config.name,
+        "missing": list(sweep.missing),
         "trainings": [
             {
                 "id": t.id,
@@ -209,6 +238,7 @@ def _plan_rows(planned: Plan) -> dict[str, Any]:
                 "gmacs": training_gmacs(t.experiment),
                 "planned_gpu_hours": planned_gpu_hours(training_gmacs(t.experiment), t.experiment.train.precision),
                 "done": t.id in planned.done_trainings,
+                "runs": t.id in runs,
             }
             for t in sweep.trainings.values()
         ],
@@ -221,6 +251,7 @@ def _plan_rows(planned: Plan) -> dict[str, Any]:
                 "gmacs": cell_gmacs(c.experiment),
                 "planned_gpu_hours": planned_gpu_hours(cell_gmacs(c.experiment), c.experiment.sample.precision),
                 "done": c.id in planned.done_cells,
+                "runs": c.id not in planned.done_cells,
             }
             for c in sweep.cells.values()
         ],

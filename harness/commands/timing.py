@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.cli import console, print_json
-from harness.plan import plan
+from harness.plan import plan, without_damaged
 from harness.store import Store
 from harness.sweep import load_sweep
 
@@ -14,11 +14,16 @@ from harness.sweep import load_sweep
 def run(file: Path, overrides: Sequence[str], results: Path, json_output: bool) -> None:
     """Time every finished cell of the sweep again on this machine, then make the report again."""
     from harness.cell import time_again
+    from harness.checks import check_store
     from harness.commands import reporting
     from harness.commands.single import bar
 
     sweep, store, out = load_sweep(file, overrides), Store(results), console(json_output)
-    cells = sorted(plan(sweep, store).done_cells)
+    check_store(store)
+    planned, damaged = without_damaged(plan(sweep, store), store)
+    for reason in damaged.values():
+        out.print(f"{reason}: left out; harness sweep measures the cell again")
+    cells = sorted(planned.done_cells)
     times = {}
     with bar(out, "timing", "cells") as progress:
         for number, cell in enumerate(cells):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from harness.data.dataset import DataInfo, Dataset
     from harness.data.fingerprints import fingerprint
     from harness.data.loader import Batch, Throughput, batches, loader_throughput
-    from harness.data.opening import open_data
+    from harness.data.opening import known_info, open_data
 
 __all__ = [
     "Batch",
@@ -26,6 +26,7 @@ __all__ = [
     "Throughput",
     "batches",
     "fingerprint",
+    "known_info",
     "loader_throughput",
     "open_data",
 ]
@@ -34,6 +35,7 @@ _HOMES = {
     "DataInfo": "dataset",
     "Dataset": "dataset",
     "fingerprint": "fingerprints",
+    "known_info": "opening",
     "open_data": "opening",
 }
 

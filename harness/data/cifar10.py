@@ -11,13 +11,17 @@ import hashlib
 import io
 import pickle
 import tarfile
-from functools import lru_cache
+import time
+import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from harness.errors import DataError
+from harness.data.checksums import State, file_digest, is_settled, state_of
+from harness.errors import DataError, MissingDataError
+from harness.store import expanded, tried
 
 SIZE = 32
 CLASSES = 10
@@ -60,16 +64,27 @@ def load(path: str, split: str) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([images for images, _ in parts]), np.concatenate([labels for _, labels in parts])
 
 
+_known: dict[tuple[str, str], tuple[tuple[State, ...], str]] = {}
+
+
 def fingerprint(path: str, split: str) -> str:
     """Hash of the MD5 sums of the split's files: the same for archive and folder. The official archive is known by its
-    own sum and not unpacked for it."""
+    own sum and not unpacked for it. Remembered for as long as the files stay as they are."""
     place = _place(path)
-    return _fingerprint(place, place.stat().st_mtime_ns, split)
+    files = [place] if place.is_file() else [_folder(place) / name for name in FILES[split]]
+    looked_at = time.time_ns()
+    states = tuple(state_of(file.stat()) for file in files if file.is_file())
+    known = _known.get((path, split))
+    if known is not None and known[0] == states:
+        return known[1]
+    found = _fingerprint(place, split)
+    if all(is_settled(state, looked_at) for state in states):
+        _known[path, split] = states, found
+    return found
 
 
-@lru_cache(maxsize=8)
-def _fingerprint(place: Path, changed: int, split: str) -> str:
-    if place.is_file() and _md5(place.read_bytes()) == OFFICIAL_ARCHIVE_MD5:
+def _fingerprint(place: Path, split: str) -> str:
+    if place.is_file() and file_digest(place, "md5") == OFFICIAL_ARCHIVE_MD5:
         sums = [OFFICIAL_MD5[name] for name in FILES[split]]
     else:
         sums = [_md5(content) for _, content in _contents(str(place), FILES[split])]
@@ -81,10 +96,12 @@ def _md5(content: bytes) -> str:
 
 
 def _place(path: str) -> Path:
-    place = Path(path).expanduser()
-    if not place.exists():
-        raise DataError(f"{path}: there is no such file or folder (CIFAR-10's archive is cifar-10-python.tar.gz)")
-    return place
+    place = expanded(path)
+    if place.exists():
+        return place
+    raise MissingDataError(
+        f"{path}: there is no such file or folder{tried(place)}; CIFAR-10's archive is cifar-10-python.tar.gz"
+    )
 
 
 def _contents(path: str, names: tuple[str, ...]) -> list[tuple[str, bytes]]:
@@ -92,28 +109,43 @@ def _contents(path: str, names: tuple[str, ...]) -> list[tuple[str, bytes]]:
     found = _from_folder(place, names) if place.is_dir() else _from_archive(place, names)
     missing = [name for name in names if name not in found]
     if missing:
-        raise DataError(f"{path}: {', '.join(missing)} of CIFAR-10's python archive is not in it")
+        raise DataError(
+            f"{path}: {', '.join(missing)} of CIFAR-10's python archive is not in it; cifar10 reads "
+            "cifar-10-python.tar.gz (not the binary or Matlab version, nor CIFAR-100) or the folder it unpacks to; "
+            "for other images, in a folder or a zip, set data.name: images"
+        )
     return [(f"{path}/{name}", found[name]) for name in names]
 
 
-def _from_folder(place: Path, names: tuple[str, ...]) -> dict[str, bytes]:
+def _folder(place: Path) -> Path:
     inner = place / "cifar-10-batches-py"
-    folder = inner if inner.is_dir() else place
+    return inner if inner.is_dir() else place
+
+
+def _from_folder(place: Path, names: tuple[str, ...]) -> dict[str, bytes]:
+    folder = _folder(place)
     return {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
 
 
 def _from_archive(place: Path, names: tuple[str, ...]) -> dict[str, bytes]:
-    found = {}
+    if zipfile.is_zipfile(place):
+        raise DataError(f"{place}: is a zip, CIFAR-10's archive is a tar; for images in a zip set data.name: images")
+    found: dict[str, bytes] = {}
     try:
         with tarfile.open(place) as archive:
             for member in archive:
                 name = PurePosixPath(member.name).name
-                if name in names and member.isfile():
-                    content = archive.extractfile(member)
-                    assert content is not None
-                    found[name] = content.read()
-    except (tarfile.TarError, EOFError, OSError) as failure:
-        raise DataError(f"{place}: is not a whole tar archive ({failure}); cut short in a download?") from None
+                if name not in names or not member.isfile():
+                    continue
+                if name in found:
+                    raise DataError(f"{place}: holds {name} twice; fetch the archive again")
+                content = archive.extractfile(member)
+                assert content is not None
+                found[name] = content.read()
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as failure:
+        raise DataError(
+            f"{place}: is not a whole tar archive ({failure}); cut short in a download? Or another kind of file?"
+        ) from None
     return found
 
 
@@ -133,7 +165,7 @@ def _parse(where: str, content: bytes) -> tuple[np.ndarray, np.ndarray]:
 
 def is_archive(path: str) -> bool:
     """Whether `path` looks like CIFAR-10's archive or the folder it unpacks to."""
-    place = Path(path).expanduser()
+    place = expanded(path)
     if place.is_file():
         return place.name.lower().endswith((".tar.gz", ".tgz", ".tar"))
     return any((place / name).exists() for name in ("data_batch_1", "cifar-10-batches-py"))

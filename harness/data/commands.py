@@ -152,7 +152,7 @@ def _progress(shown: bool) -> Iterator[PrepareProgress | None]:
 
 
 def _print_json(values: dict[str, Any]) -> None:
-    typer.echo(json.dumps(values, ensure_ascii=False, indent=1))
+    typer.echo(json.dumps(values, indent=1))  # escaped: any terminal can carry it
 
 
 def _print_info(described: dict[str, Any]) -> None:
@@ -169,7 +169,7 @@ def _print_info(described: dict[str, Any]) -> None:
     }
     for title, cell in rows.items():
         table.add_row(title, *(cell(split) for split in described["splits"].values()))
-    Console().print(table)
+    Console(markup=False, emoji=False, highlight=False).print(table)
     if described.get("other_files"):
         typer.echo(f"{described['other_files']} other files are not images by their names and are not used")
     for split in described["splits"].values():

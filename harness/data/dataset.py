@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -13,6 +15,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from harness.data.damage import Damaged, DamagedImageError, damage_report
+from harness.data.pixels import PIXEL_RULES
 from harness.errors import DataError
 from harness.wording import count_of
 
@@ -22,7 +25,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class DataInfo:
-    """What a data set is: `name` for reports, `fingerprint` for ids (it does not depend on where the files lie)."""
+    """What a data set is: `name` for reports, `fingerprint` of its files' content, wherever they lie."""
 
     name: str
     split: str
@@ -31,6 +34,18 @@ class DataInfo:
     channels: int
     classes: int | None
     fingerprint: str
+
+    @property
+    def identity(self) -> str:
+        """What identifies the pixels: the files' content and all that turns it into images of this size."""
+        facts = [PIXEL_RULES, self.fingerprint, self.size, self.channels]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+
+
+def display_name(name: str, size: int, channels: int, own_channels: int) -> str:
+    """A data set's name for reports: with the size, and with the channels where they are not the data's own."""
+    colour = "" if channels == own_channels else " grey" if channels == 1 else " RGB"
+    return f"{name}{colour} {size}×{size}"
 
 
 class Pixels(Protocol):
@@ -85,7 +100,7 @@ class Dataset:
         Raises :class:`DataError` that names the file of an image that cannot be used, and IndexError.
         """
         chosen = np.asarray(indices, dtype=np.int64)
-        if chosen.size and (chosen.min() < 0 or chosen.max() >= len(self)):
+        if chosen.size and (np.min(chosen) < 0 or np.max(chosen) >= len(self)):
             raise IndexError(f"{self.info.name}: index outside 0..{len(self) - 1}")
         labels = self._labels[torch.from_numpy(chosen)]
         if isinstance(self._pixels, ArrayPixels):

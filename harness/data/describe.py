@@ -14,7 +14,7 @@ from harness.data.images import probe_headers, source_name
 from harness.data.listing import Listing, list_images
 from harness.data.pixels import decode
 from harness.data.prepare import Cifar10Source, PrepareProgress
-from harness.errors import DataError
+from harness.errors import DataError, printable
 
 SPLITS = ("train", "test")
 
@@ -27,16 +27,16 @@ def info(path: str, *, check: bool = False, progress: PrepareProgress | None = N
     """
     if cifar10.is_archive(path):
         splits = {split: _archive_split(path, split) for split in SPLITS}
-        return {"path": path, "kind": "CIFAR-10 archive", "name": "CIFAR-10", "splits": splits}
+        return {"path": printable(path), "kind": "CIFAR-10 archive", "name": "CIFAR-10", "splits": splits}
     train = list_images(path, "train")
     listings = {"train": train}
     if train.splits > 1:
         listings["test"] = list_images(path, "test")
     return {
-        "path": path,
+        "path": printable(path),
         "kind": "prepared images" if "prepared" in train.extra else "images",
         "name": source_name(train),
-        "files": [str(container.path) for container in train.containers],
+        "files": [printable(str(container.path)) for container in train.containers],
         "other_files": train.other_files,
         "splits": {split: _listed_split(listing, check, progress) for split, listing in listings.items()},
     }
@@ -93,4 +93,4 @@ def _classes(labels: np.ndarray | None, classes: int | None) -> dict[str, Any]:
     if classes is None or labels is None:
         return {"classes": None}
     counts = np.bincount(labels, minlength=classes)
-    return {"classes": classes, "images_per_class": [int(counts.min()), int(counts.max())]}
+    return {"classes": classes, "images_per_class": [int(np.min(counts)), int(np.max(counts))]}

@@ -15,8 +15,9 @@ SPLITS = ("train", "test")
 def fingerprint(config: DataConfig, split: str = "train") -> str:
     """Identity of the images and labels of a split: part of every id, in the place of the path.
 
-    The digits have a constant, CIFAR-10 the sums of its files; of other images it is a hash of names, sizes, labels
-    and, in zips, checksums. Raises :class:`DataError` if the data are not there.
+    The digits have a constant, CIFAR-10 the sums of its files; of other images it is a hash of names, checksums and
+    labels. It says nothing of how pixels are made of the files: :data:`~harness.data.pixels.PIXEL_RULES` and the
+    configuration do. Raises :class:`DataError` if the data are not there, are damaged, or could be read in two ways.
     """
     check_split(config.name, split)
     return FINGERPRINTS[config.name](config.path or "", split)

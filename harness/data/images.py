@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import numpy as np
 
 from harness.config import DataConfig
 from harness.data import png
 from harness.data.damage import DamagedImageError
-from harness.data.dataset import DataInfo, Dataset
+from harness.data.dataset import DataInfo, Dataset, display_name
 from harness.data.listing import Listing, list_images
-from harness.data.pixels import GREY_MODES, Header, area_average, open_image, plain, read_header, to_array
-from harness.errors import DataError
+from harness.data.pixels import (
+    GREY_MODES,
+    Header,
+    area_average,
+    check_averaging,
+    open_image,
+    plain,
+    read_header,
+    to_array,
+)
+from harness.errors import DataError, printable
+from harness.store import expanded
 
 PROBED = 64
 
@@ -38,6 +47,7 @@ class ImagePixels:
                     raise ValueError("is in colour, but the data set was taken for grey; set data.channels: 3")
                 if self.side is not None and image.size != (self.side, self.side):
                     raise ValueError(_mixed(image.size, self.side))
+                check_averaging(*image.size, self.size)
                 return area_average(to_array(plain(image), self.channels), self.size)
         except ValueError as failure:
             raise DamagedImageError(self.listing.label_of(index), str(failure)) from None
@@ -59,7 +69,7 @@ def open_images(config: DataConfig, split: str) -> Dataset:
         )
     channels = config.channels or (1 if grey else 3)
     info = DataInfo(
-        name=f"{config.label or source_name(listing)} {size}×{size}",
+        name=display_name(config.label or source_name(listing), size, channels, 1 if grey else 3),
         split=split,
         images=len(listing.items),
         size=size,
@@ -68,7 +78,7 @@ def open_images(config: DataConfig, split: str) -> Dataset:
         fingerprint=listing.fingerprint,
     )
     pixels = ImagePixels(listing, size, channels, side, grey_only=grey and config.channels is None)
-    return Dataset(info, listing.labels, pixels, checked="size" in listing.extra)
+    return Dataset(info, listing.labels, pixels, checked="prepared" in listing.extra)
 
 
 def probe_headers(listing: Listing, count: int = PROBED) -> dict[int, Header]:
@@ -95,7 +105,8 @@ def source_name(listing: Listing) -> str:
     given = listing.extra.get("name")
     if isinstance(given, str) and given:
         return given
-    return re.sub(r"[*?\[\]]+", "", Path(listing.source).name.removesuffix(".zip")).strip("-_. ") or "images"
+    name = expanded(listing.source).absolute().name
+    return printable(re.sub(r"[*?\[\]]+", "", name.removesuffix(".zip")).strip("-_. ")) or "images"
 
 
 def _known(listing: Listing) -> tuple[int, bool] | None:

@@ -38,7 +38,8 @@ def epoch_order(images: int, seed: int, epoch: int) -> np.ndarray:
 
     The ranks of raw Philox words; numpy promises those to stay as they are, but not its own shuffles.
     """
-    words = np.random.Philox(key=[seed & (2**64 - 1), ORDER_STREAM], counter=[0, 0, epoch, 0]).random_raw(images)
+    key = np.array([seed, ORDER_STREAM], dtype=np.uint64)  # a plain list with a seed from 2⁶³ on becomes floats
+    words = np.random.Philox(key=key, counter=[0, 0, epoch, 0]).random_raw(images)
     order = np.argsort(words, kind="stable")
     order.setflags(write=False)
     return order

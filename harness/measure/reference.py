@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,29 +22,39 @@ from harness.measure.features import Extractor
 from harness.measure.frechet import Statistics, statistics
 from harness.store import write_atomically
 
-SCHEMA = 1
+SCHEMA = 2
 """Raised whenever the meaning of a cached file changes: every older file is a miss then."""
+SOFTWARE = ("torch", "torch-fidelity", "pillow")
+"""What decodes images and computes their features: another version may do it otherwise in the last bits."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A set of real images: a name for tables, a fingerprint of its content, and how to get all of them.
+    """A set of real images: a name for tables, a fingerprint of its pixels, and how to get all of them.
 
-    `images` gives uint8 (N, 1 or 3, H, W). `count`, if known, saves loading them to look into the cache.
+    The fingerprint is of the very pixels that `images` gives, uint8 (N, 1 or 3, H, W), size and channels included.
+    `count`, if known, saves loading them to look into the cache. `data` and `split` are the parts of the name.
     """
 
     name: str
     fingerprint: str
     images: Callable[[], Tensor]
     count: int | None = None
+    data: str | None = None
+    split: str | None = None
 
 
 @dataclass(frozen=True)
 class ReferenceFeatures:
-    """Features (N, width) of a reference under one extractor, and the key that they are cached under."""
+    """Features (N, width) of a reference under one extractor, the key that they are cached under, and an id.
+
+    Features of one id may be compared with the same images. The key is of the software and device too, in whose last
+    bits two computations of the same features differ.
+    """
 
     features: Tensor
     key: str
+    id: str
 
     @cached_property
     def statistics(self) -> Statistics:
@@ -52,8 +63,18 @@ class ReferenceFeatures:
 
 
 def cache_key(reference: Reference, extractor: Extractor, count: int) -> tuple[str, dict[str, Any]]:
-    """The key, and the facts it is the hash of: data, extractor (weights and preprocessing), layer, N."""
+    """The key, and the facts it is the hash of: those of :func:`identity`, software and device."""
     facts = {
+        **identity(reference, extractor, count),
+        "device": extractor.device.type,
+        "versions": {name: metadata.version(name) for name in SOFTWARE},
+    }
+    return _digest(facts), facts
+
+
+def identity(reference: Reference, extractor: Extractor, count: int) -> dict[str, Any]:
+    """What the features depend on: pixels, extractor (weights and preprocessing), layer, N."""
+    return {
         "schema": SCHEMA,
         "data": reference.fingerprint,
         "extractor": extractor.identity,
@@ -61,11 +82,18 @@ def cache_key(reference: Reference, extractor: Extractor, count: int) -> tuple[s
         "layer": extractor.kind.layer,
         "images": count,
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32], facts
+
+
+def _digest(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def reference_features(
-    reference: Reference, extractor: Extractor, batch: int = 250, folder: Path | None = None
+    reference: Reference,
+    extractor: Extractor,
+    batch: int = 250,
+    folder: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> ReferenceFeatures:
     """Features of `reference`, from ``folder/<key>.safetensors`` if they are there, else extracted and put
     there.
@@ -79,17 +107,19 @@ def reference_features(
     if count < 2:
         raise DataError(f"reference {reference.name}: at least 2 images are needed for a covariance, not {count}")
     key, facts = cache_key(reference, extractor, count)
+    id_ = _digest(identity(reference, extractor, count))
     path = folder / f"{key}.safetensors" if folder is not None else None
     if path is not None and (cached := _read(path, facts)) is not None:
-        return ReferenceFeatures(cached, key)
+        return ReferenceFeatures(cached, key, id_)
     if images is None:
         images = reference.images()
         if len(images) != count:
             raise DataError(f"reference {reference.name}: {len(images)} images, {count} were announced")
-    features = extractor.extract(images, batch)[extractor.kind.layer]
+    told = () if progress is None else (progress,)
+    features = extractor.extract(images, batch, *told)[extractor.kind.layer]
     if path is not None:
         write_atomically(path, save({"features": features}, {"facts": json.dumps(facts, sort_keys=True)}))
-    return ReferenceFeatures(features, key)
+    return ReferenceFeatures(features, key, id_)
 
 
 def _read(path: Path, facts: dict[str, Any]) -> Tensor | None:

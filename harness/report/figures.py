@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter
 
 from harness.report.frontier import COSTS, Cost, pareto
 from harness.report.noise import Distance, Z
@@ -366,6 +367,7 @@ def _value_axis(axes: Axes, values: Sequence[Any], places: Mapping[Rank, float])
     numeric = all(rank(value)[0] == 0 for value in values)
     if numeric and ticks and ticks[0] > 0 and ticks[-1] / ticks[0] >= 4:
         axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.minorticks_off()
     if len(ticks) <= 9:
         axes.set_xticks(ticks, [texts[t] for t in ticks])

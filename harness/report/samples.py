@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import logging
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from zipfile import BadZipFile
@@ -12,8 +14,12 @@ from PIL import Image
 
 from harness.errors import StoreError
 
+log = logging.getLogger("harness")
+
 SHOWN = 10
 """Images per line of the grid."""
+DAMAGE = (OSError, EOFError, ValueError, KeyError, IndexError, BadZipFile, zlib.error)
+"""What reading a damaged file raises."""
 
 
 def read_samples(path: Path, height: int | None = None) -> np.ndarray:
@@ -28,7 +34,7 @@ def read_samples(path: Path, height: int | None = None) -> np.ndarray:
                 images = archive["images" if "images" in archive else archive.files[0]]
             return _channels_last(images)
         grid = np.asarray(Image.open(path))
-    except (OSError, EOFError, ValueError, KeyError, IndexError, BadZipFile) as error:
+    except DAMAGE as error:
         raise StoreError(f"{path}: samples cannot be read: {error}") from None
     side = height or grid.shape[0] // 8
     rows, columns = grid.shape[0] // side, grid.shape[1] // side
@@ -52,8 +58,12 @@ def pack(samples: Mapping[str, np.ndarray]) -> bytes:
 
 
 def unpack(path: Path) -> dict[str, np.ndarray]:
-    """The inverse of :func:`pack`; empty where there is no such file."""
+    """The inverse of :func:`pack`; empty where there is no such file, or a damaged one, which is said."""
     if not path.exists():
         return {}
-    with np.load(path, allow_pickle=False) as archive:
-        return {key: archive[key] for key in archive.files}
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
+    except DAMAGE as error:
+        log.warning("%s: samples cannot be read (%s); left out", path, error)
+        return {}

@@ -88,6 +88,7 @@ STYLE: Any = {
     "pdf.fonttype": 42,
     "path.simplify": True,
     "text.usetex": False,
+    "text.parse_math": False,  # a label is what a person wrote, not a formula
 }
 
 P = ParamSpec("P")

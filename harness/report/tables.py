@@ -218,7 +218,7 @@ def _seeds(rows: Sequence[Row]) -> str:
     trainings = sorted({len(row.records) for row in rows})
     samplings = sorted({len(record["quality"]["per_seed"]) for row in rows for record in row.records})
     unknown = " (what another training would change is not known)" if trainings == [1] else ""
-    return f"{_range(trainings)} training × {count_of(_range(samplings), 'sampling seed')}{unknown}"
+    return f"{count_of(_range(trainings), 'training')} × {count_of(_range(samplings), 'sampling seed')}{unknown}"
 
 
 def timing(rows: Iterable[Row]) -> str:

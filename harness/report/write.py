@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -34,6 +35,8 @@ from harness.report.tables import (
 from harness.report.timing import time_command, untrusted, why
 from harness.store import REPORT_CELLS, REPORT_ROWS, REPORT_SAMPLES, report_head, write_atomically
 from harness.sweep import nest
+
+log = logging.getLogger("harness")
 
 CELLS, SAMPLES = REPORT_CELLS, REPORT_SAMPLES
 MANY_CELLS = 2000
@@ -292,7 +295,10 @@ def collect_samples(grouped: Iterable[Panel], root: Path | None) -> dict[str, np
         for row in sample_rows(panel):
             place = row.records[0].get("samples")
             if place and root is not None and (path := root / place).exists():
-                found[_first(row)] = read_samples(path)[:SHOWN]
+                try:
+                    found[_first(row)] = read_samples(path)[:SHOWN]
+                except StoreError as error:  # the figures do without
+                    log.warning("%s; left out", error)
     return found
 
 

@@ -1,27 +1,79 @@
-"""What SLURM runs: a callable for submitit that makes targets, saves when asked to stop, and is requeued.
+"""What SLURM runs: targets that are made one after another, saved when the job is asked to stop, and requeued.
 
-Light to import: submitit reads the pickle before it listens to signals, and a signal that comes earlier ends the job.
+Light to import: the sooner a job listens to signals, the better.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import NoReturn
 
 import submitit
+from submitit.core.utils import DelayedSubmission
 from submitit.helpers import TorchDistributedEnvironment
 
+from harness.errors import DispatchError
 from harness.store import Store, Target
 
 TIMED_OUT = signal.SIGUSR2
-"""submitit's signal: the time limit is near (or, where the site sends it, preemption), and the job may be requeued."""
+"""SLURM's warning: the time limit is near (or, where the site sends it, preemption), and the job may be requeued."""
 
 SAVING_SHARE = 0.6
 """Share of the warning time that a job is given to reach a step's end and save, before it is requeued regardless."""
+
+START_AGAIN = 128 + TIMED_OUT
+"""Exit status of a job that could not requeue itself: its batch script tries it then."""
+
+STOPPED = os.EX_TEMPFAIL
+"""Exit status of a job that was told to stop and has saved. Less than what a killed rank gives (137, 140): srun tells
+the greatest status of all ranks and, having lost one, tells the others to stop."""
+
+SUBMITTED_SECONDS = 60.0
+"""Longest wait for what `sbatch` was called for: it is written once the job's number is known."""
+
+STDOUT, STDERR = 1, 2
+
+REQUEUE_TRIES = 5
+REQUEUE_PAUSE_SECONDS = 3.0
+
+
+def run_submitted(folder: Path) -> NoReturn:
+    """Run what was submitted for this process and end it.
+
+    Ends at once when all is made: nothing that happens while an interpreter with libraries of many kinds is taken
+    down, no signal, no disk that is full, may turn finished work into a failed job, whose dependents are cancelled.
+    """
+    environment = submitit.JobEnvironment()
+    say(f"Starting with {environment}", STDOUT)
+    _submitted(folder / f"{environment.job_id}_submitted.pkl").result()
+    say("all is made", STDOUT)
+    os._exit(0)
+
+
+def _submitted(path: Path) -> DelayedSubmission:
+    deadline = time.monotonic() + SUBMITTED_SECONDS
+    while not path.exists():
+        if time.monotonic() > deadline:
+            raise DispatchError(f"{path} has not come: the terminal that submitted this job ended too early")
+        time.sleep(0.5)
+    return DelayedSubmission.load(path)
+
+
+def say(line: str, descriptor: int = STDERR) -> None:
+    """Print a line, if it can be printed: a full disk under the log is no reason to end the work.
+
+    Past Python's own streams, which a signal's handler may meet in the middle of a print.
+    """
+    with contextlib.suppress(OSError):
+        os.write(descriptor, f"{line}\n".encode(errors="replace"))
 
 
 class SlurmJob:
@@ -33,43 +85,53 @@ class SlurmJob:
     def __call__(self) -> None:
         """Raises what the last of its targets raised that failed; the others are made all the same."""
         environment = submitit.JobEnvironment()
-        _remove_leftovers(environment)
         if environment.num_tasks > 1:
             TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
-        with StopRequest(self.warning_seconds * SAVING_SHARE) as stop:
+        with StopRequest(self.warning_seconds * SAVING_SHARE, environment) as stop:
             from harness.distributed import process_group
             from harness.train import Stopped
 
+            made = False
             try:
                 with process_group():
                     self._make_targets(stop)
+                    made = True
             except Stopped:
                 stop.leave()
-            except Exception:
-                if stop.is_set() and environment.num_tasks > 1:  # another rank was quicker to leave
+            except Exception as error:
+                if made:  # only the farewell to the other ranks has failed
+                    say(f"all is made; leaving the other ranks: {type(error).__name__}: {error}")
+                elif stop.is_set() and environment.num_tasks > 1:  # another rank was quicker to leave
+                    self._forget_failure(environment)
                     stop.leave()
-                raise
+                else:
+                    raise
 
     def _make_targets(self, stop: StopRequest) -> None:
         from harness import jobs
         from harness.train import Stopped
 
-        failure: Exception | None = None
+        store, failure = Store(self.root), None
         for target in self.targets:
             try:
-                jobs.run(Store(self.root), target, should_stop=stop.is_set)
+                jobs.run(store, target, should_stop=stop.is_set)
             except Stopped:
                 raise
             except Exception as error:
+                if store.is_done(target):  # only what follows has failed, a note of it on a full disk
+                    say(f"{target} is made; after that: {jobs.first_line(error)}")
+                    continue
                 if submitit.JobEnvironment().num_tasks > 1:
                     raise  # the other ranks may not have failed, and would wait
                 failure = error
         if failure is not None:
             raise failure
 
-    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
-        """Called by submitit before it requeues the job: the same again, which goes on from what was saved."""
-        return submitit.helpers.DelayedSubmission(self)
+    def _forget_failure(self, environment: submitit.JobEnvironment) -> None:
+        """What the first rank has noted is the other ranks' leaving, not a failure of the work."""
+        if environment.global_rank == 0:
+            for target in self.targets:
+                Store(self.root).forget_failure(target)
 
 
 class StopRequest:
@@ -77,53 +139,74 @@ class StopRequest:
 
     SIGTERM (preemption, scancel) asks to save; SLURM itself decides what then becomes of the job. SIGUSR2 (the limit is
     near) asks to save and be requeued; work that has not come to a step's end within `patience_seconds` is requeued as
-    it stands.
+    it stands, even in the middle of a call that Python cannot interrupt: a thread waits for this signal, and nobody
+    else gets it, neither the processes that load data or compile, nor this one while it ends.
     """
 
-    def __init__(self, patience_seconds: float) -> None:
+    def __init__(self, patience_seconds: float, environment: submitit.JobEnvironment) -> None:
         self.patience_seconds = patience_seconds
-        self._asked = False
-        self._signal: int | None = None
-        self._before: dict[int, Any] = {}
+        self._job, self._is_first = environment.job_id, environment.global_rank == 0
+        self._process = os.getpid()
+        self._got: set[int] = set()
+        self._over = threading.Event()
 
     def __enter__(self) -> StopRequest:
-        for number in (TIMED_OUT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._ask)
-        self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._out_of_patience)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {TIMED_OUT})
+        threading.Thread(target=self._await_warning, name="time limit", daemon=True).start()
+        signal.signal(signal.SIGTERM, self._on_terminate)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        """The process is about to end, and ends as the work did, whatever is sent to it."""
+        self._over.set()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     def is_set(self) -> bool:
-        return self._asked
+        return bool(self._got)
 
-    def leave(self) -> None:
-        """End the process: requeued if the limit was near. Never returns, but on all ranks save the first."""
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        if self._signal == TIMED_OUT:
-            self._before[TIMED_OUT](TIMED_OUT, None)  # submitit's: requeues from the first rank and exits there
-            sys.exit(0)
-        sys.exit(128 + (self._signal or 0))
+    def leave(self) -> NoReturn:
+        """End the process: requeued if the limit was near, or if it was for another rank that all have stopped."""
+        self._over.set()
+        if not self._is_first:
+            sys.exit(0)  # the first rank's status tells, and it may still be at its last words
+        if TIMED_OUT in self._got or not self._got:
+            requeue(self._job)
+            sys.exit(START_AGAIN)
+        sys.exit(STOPPED)
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        print(f"{signal.Signals(number).name}: saving at the end of this step", file=sys.stderr, flush=True)
-        if self._signal is None or number == TIMED_OUT:
-            self._signal = number
-        self._asked = True
-        if number == TIMED_OUT:
-            signal.setitimer(signal.ITIMER_REAL, self.patience_seconds)
+    def _on_terminate(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() == self._process and not self._over.is_set():  # else of a process that loads data
+            self._ask(number)
 
-    def _out_of_patience(self, number: int, frame: FrameType | None) -> None:
-        print("no step has ended in time: requeued without saving", file=sys.stderr, flush=True)
-        self._before[TIMED_OUT](TIMED_OUT, frame)
+    def _ask(self, number: int) -> None:
+        self._got.add(number)
+        say(f"{signal.Signals(number).name}: saving at the end of this step")
+
+    def _await_warning(self) -> None:
+        signal.sigwait({TIMED_OUT})
+        if self._over.is_set():
+            return
+        self._ask(TIMED_OUT)
+        if not self._over.wait(self.patience_seconds) and self._is_first:
+            say("no step has ended in time: requeued without saving")
+            requeue(self._job)
+            os._exit(START_AGAIN)
 
 
-def _remove_leftovers(environment: submitit.JobEnvironment) -> None:
-    """Temporary files of submitit that a kill has left: it refuses to write while one is there."""
-    paths = environment.paths
-    for path in (paths.result_pickle, *([paths.submitted_pickle] if environment.global_rank == 0 else [])):
-        with contextlib.suppress(OSError):
-            path.with_suffix(path.suffix + ".save_tmp").unlink(missing_ok=True)
+def requeue(job: str) -> None:
+    """Give the job back to the queue; SLURM then ends it here. Says why where it cannot."""
+    for attempt in range(REQUEUE_TRIES):
+        if attempt:
+            time.sleep(REQUEUE_PAUSE_SECONDS)
+        try:
+            done = subprocess.run(
+                ["scontrol", "requeue", job], capture_output=True, encoding="utf-8", errors="replace", timeout=60
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            say(f"scontrol requeue {job}: {error}")
+            continue
+        if done.returncode == 0:
+            say(f"job {job} is requeued")
+            return
+        say(f"scontrol requeue {job}: {(done.stdout + done.stderr).strip()}")

@@ -9,7 +9,7 @@ import os
 import re
 import subprocess
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.errors import DispatchError
 
@@ -21,7 +21,12 @@ LIVE_STATES = PENDING_STATES | frozenset(
 
 COMMAND_SECONDS = 60.0
 SQUEUE_FIELDS = "%i|%T|%S|%N|%r|%j"
-SACCT_FIELDS = "JobID,State,Start,NodeList,ExitCode,JobName"
+SACCT_FIELDS = "JobID,State,Start,NodeList,ExitCode,Reason,JobName"
+JOB_ID = re.compile(r"\d+(?:\+\d+)?(?:_(?:\d+|\[[^|]*\]))?")
+BY_PERSON = "by "
+"""Begins the reason of a job that a person has cancelled, as in accounting's ``CANCELLED by 1000``."""
+DEPENDENCY = "Dependency"
+"""Begins the reason of a job that waits for another, or that SLURM cancelled since the other did not end well."""
 
 
 class SlurmError(DispatchError):
@@ -68,8 +73,8 @@ def read_live(users: Iterable[str]) -> dict[str, Job]:
     Raises :class:`SlurmError`.
     """
     whose = f"--user={','.join(sorted(set(users)))}"
-    lines = run(["squeue", "--noheader", "--states=all", whose, f"--format={SQUEUE_FIELDS}"]).splitlines()
-    return {job.id: job for line in lines for job in _parse_squeue(line)}
+    said = run(["squeue", "--noheader", "--array", "--states=all", whose, f"--format={SQUEUE_FIELDS}"])
+    return {job.id: job for line in said.split("\n") for job in _parse_squeue(line)}
 
 
 def read_ended(jobs: Collection[str]) -> dict[str, Job] | None:
@@ -79,10 +84,15 @@ def read_ended(jobs: Collection[str]) -> dict[str, Job] | None:
         return {}
     shown = ["--allocations", "--noheader", "--parsable2", f"--format={SACCT_FIELDS}"]
     try:
-        lines = run(["sacct", *shown, f"--jobs={','.join(arrays)}"]).splitlines()
+        said = run(["sacct", *shown, f"--jobs={','.join(arrays)}"])
     except SlurmError:
         return None
-    return {job.id: job for line in lines for job in _parse_sacct(line)}
+    found = {job.id: job for line in said.split("\n") for job in _parse_sacct(line)}
+    for job in jobs:  # of elements that never began there is one line, which may not name them
+        array, _, index = job.partition("_")
+        if job not in found and index and (rest := found.get(f"{array}_[...]") or found.get(array)):
+            found[job] = replace(rest, id=job)
+    return found
 
 
 def read_queue(users: Iterable[str], wanted: Collection[tuple[str, str]] = ()) -> Queue:
@@ -91,11 +101,14 @@ def read_queue(users: Iterable[str], wanted: Collection[tuple[str, str]] = ()) -
         jobs = read_live(users)
     except SlurmError as error:
         return Queue({}, f"SLURM cannot be reached ({error}); shown from the files alone", is_reachable=False)
-    forgotten = [id for id, name in wanted if id not in jobs or jobs[id].name != name]
-    ended = read_ended(forgotten)
+    forgotten = {id for id, name in wanted if id not in jobs or jobs[id].name != name}
+    cancelled = {id for id, _ in wanted if id in jobs and jobs[id].state == "CANCELLED"} - forgotten
+    ended = read_ended(forgotten | cancelled)
     if ended is None:
-        return Queue(jobs, "accounting is off: what became of jobs that ended long ago is told from the files")
-    return Queue({**ended, **jobs})
+        note = "accounting is off: what became of jobs that ended long ago is told from the files"
+        return Queue(jobs, note if forgotten else "")
+    by_whom = {id: ended[id] for id in cancelled if id in ended and ended[id].state == "CANCELLED"}
+    return Queue({**ended, **jobs, **by_whom})
 
 
 def max_array_size() -> int:
@@ -110,7 +123,10 @@ def cancel(jobs: Iterable[str]) -> None:
     for job in sorted(jobs):
         array, _, index = job.partition("_")
         arrays.setdefault(array, []).extend([index] if index else [])
-    named = [f"{array}_[{','.join(indices)}]" if indices else array for array, indices in arrays.items()]
+    named = [
+        f"{array}_[{','.join(indices)}]" if all(map(str.isdecimal, indices)) and indices else array
+        for array, indices in arrays.items()
+    ]
     for start in range(0, len(named), 50):
         run(["scancel", "--quiet", *named[start : start + 50]])
 
@@ -119,16 +135,29 @@ def run(command: list[str]) -> str:
     """Standard output of one of SLURM's commands. Raises :class:`SlurmError` with what it says."""
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False, env=_environment()
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",  # names of other jobs may be anything
+            timeout=COMMAND_SECONDS,
+            check=False,
+            env=_environment(),
         )
     except FileNotFoundError:
         raise SlurmError(f"{command[0]} is not installed here") from None
+    except OSError as error:
+        raise SlurmError(f"{command[0]} cannot be run here: {error.strerror}") from None
     except subprocess.TimeoutExpired:
         raise SlurmError(f"{command[0]} gave no answer in {COMMAND_SECONDS:.0f} s") from None
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"{command[0]} ended with status {done.returncode}"]
         raise SlurmError(lines[-1])
     return done.stdout
+
+
+def points_to_cluster(variable: str) -> bool:
+    """Whether an environment variable says which cluster SLURM's commands ask, and by what right."""
+    return variable.startswith(("SLURM_CONF", "SLURM_SACK_")) or variable in ("SLURM_CLUSTERS", "SLURM_JWT")
 
 
 def _environment() -> dict[str, str]:
@@ -138,31 +167,49 @@ def _environment() -> dict[str, str]:
 
 
 def _parse_squeue(line: str) -> Iterator[Job]:
-    ids, state, start, node, reason, name = line.split("|", 5)
-    for id in expand(ids):
-        yield Job(id, name, state, "" if reason == "None" else reason, node, _seconds(start))
+    for ids, state, start, node, reason, name in _fields(line, 6):
+        if state == "CANCELLED" and not reason.startswith(DEPENDENCY):
+            reason = f"{BY_PERSON}scancel"  # a job of which nobody knows why it was cancelled has left the queue
+        for id in expand(ids):
+            yield Job(id, name, state, "" if reason == "None" else reason, node, _seconds(start))
 
 
 def _parse_sacct(line: str) -> Iterator[Job]:
-    ids, state, start, node, exit_code, name = line.split("|", 5)
-    word, _, rest = state.partition(" ")  # "CANCELLED by 1000"
-    reason = rest or (f"exit code {exit_code}" if word == "FAILED" else "")
-    for id in expand(ids):
-        yield Job(id, name, word, reason, "" if node == "None assigned" else node, _seconds(start))
+    for ids, state, start, node, exit_code, waited, name in _fields(line, 7):
+        word, _, reason = state.partition(" ")  # "CANCELLED by 1000"; without a person's number SLURM did it itself
+        if word == "CANCELLED" and not reason and waited.startswith(DEPENDENCY):
+            reason = waited
+        elif word == "FAILED":
+            reason = f"exit code {exit_code}"
+        for id in expand(ids):
+            yield Job(id, name, word, reason, "" if node == "None assigned" else node, _seconds(start))
+
+
+def _fields(line: str, count: int) -> Iterator[list[str]]:
+    """The fields of a job's line, the name last, which may hold anything. Other lines have none.
+
+    Such are ``CLUSTER: name``, which is put ahead of each cluster's jobs, and the rest of a name with a line break.
+    """
+    fields = line.split("|", count - 1)
+    if len(fields) == count and JOB_ID.fullmatch(fields[0]):
+        yield fields
 
 
 def expand(ids: str) -> Iterator[str]:
-    """``12``, ``12_3`` or ``12_[0-2,5%4]`` as single ids."""
+    """``12``, ``12_3`` or ``12_[0-2,5%4]`` as single ids; where a list is cut short, ``12_[...]`` is the rest of it."""
     array, bracket, rest = ids.partition("_[")
     if not bracket:
         yield ids
         return
     for part in rest.rstrip("]").partition("%")[0].split(","):
-        first, _, last = part.partition("-")
-        last, _, stride = last.partition(":")
+        found = re.fullmatch(r"(\d+)(?:-(\d+))?(?::(\d+))?", part)
+        if found is None:
+            yield f"{array}_[...]"
+            continue
+        first, last, stride = found.groups()
         for index in range(int(first), int(last or first) + 1, int(stride or 1)):
             yield f"{array}_{index}"
 
 
 def _seconds(text: str) -> float | None:
-    return float(text) if text.isdigit() else None
+    return float(text) if text.isdecimal() else None

@@ -10,16 +10,20 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import re
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from harness.errors import StoreError
 from harness.slurm.arrays import Element
 from harness.store import Kind, Store, Target, read_json, write_json
+from harness.sweep import Sweep
 
 SCHEMA = 1
 
@@ -42,6 +46,12 @@ class SubmittedArray:
     job: str | None = None
     withdrawn: bool = False
     """Whether it was refused, or cancelled before it counted."""
+    minutes: int | None = None
+    """Time limit of one run."""
+    memory: str | None = None
+    """What a node was asked for; None: the partition's default."""
+    after: str | None = None
+    """Jobs of others that it waits for as well."""
 
     def job_of(self, element: int) -> str | None:
         """Id of one element's job. An array of one element is a plain job."""
@@ -53,6 +63,24 @@ class SubmittedArray:
         """Id of the job that one element waits for."""
         kind, _, parent = (self.dependency or "").partition(":")
         return f"{parent}_{element}" if kind == "aftercorr" else parent or None
+
+
+@dataclass(frozen=True)
+class SweepKey:
+    """What a submission's sweep is known by, whatever its file says by now: its name or file, and its overrides."""
+
+    name: str | None
+    file: str
+    overrides: tuple[str, ...]
+
+    @classmethod
+    def of(cls, sweep: Sweep) -> SweepKey:
+        return cls(sweep.config.name, full_path(sweep.path), tuple(sweep.overrides))
+
+    @classmethod
+    def of_file(cls, path: Path, overrides: Iterable[str]) -> SweepKey:
+        """Of a file that may be gone, or hold no sweep any more."""
+        return cls(None, full_path(path), tuple(overrides))
 
 
 @dataclass
@@ -67,10 +95,42 @@ class Submission:
     arrays: list[SubmittedArray] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
     """Jobs that `harness cancel` has ended."""
+    file: str | None = None
+    """The sweep file, in full."""
+    overrides: list[str] | None = None
+    """What ``--set`` said; None where it is not known."""
+    slurm: list[str] = field(default_factory=list)
+    """What ``--slurm`` said."""
+    shared: list[str] = field(default_factory=list)
+    """Jobs of other sweeps that were at work on targets of this one already, so that it has none of its own."""
+    left: int = 0
+    """Trainings and cells that the cluster's limit on jobs left for the next submission."""
 
     @property
     def id(self) -> str:
         return self.folder.name
+
+    @property
+    def mark(self) -> str:
+        """What tells its jobs from all others, in their names."""
+        return self.id[-6:]
+
+    def is_of(self, key: SweepKey) -> bool:
+        """Whether it was for that sweep, in this or an earlier version of its file."""
+        return self.is_like(key) and (self.overrides is None or sorted(self.overrides) == sorted(key.overrides))
+
+    def is_like(self, key: SweepKey) -> bool:
+        """Whether it was for the sweep of that name or file, with whatever overrides."""
+        return self.sweep == key.name or self.file == key.file
+
+    def describe(self) -> str:
+        """The sweep's name, with what ``--set`` made of it."""
+        return " ".join([self.sweep, *(f"--set {text}" for text in self.overrides or ())])
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it has arrays that SLURM took and that count."""
+        return any(array.job is not None and not array.withdrawn for array in self.arrays)
 
     def save(self) -> None:
         write_json(self.folder / "record.json", _to_plain(self))
@@ -85,6 +145,7 @@ class Assignment:
     submission: Submission
     parent: str | None = None
     """The job that it waits for."""
+    array: SubmittedArray | None = None
 
     @property
     def was_cancelled(self) -> bool:
@@ -92,39 +153,95 @@ class Assignment:
         return self.job in self.submission.cancelled
 
     @property
+    def outside(self) -> str | None:
+        """Jobs of others that it waits for, in words, if it waits for no training."""
+        if self.parent is not None or self.array is None or self.array.after is None:
+            return None
+        return f"job {', '.join(text.partition(':')[2] for text in self.array.after.split(','))}"
+
+    @property
     def log(self) -> Path:
         """What the job printed (first rank); its errors are beside it, as ``.err``."""
         return self.submission.folder / f"{self.job}_0_log.out"
 
 
-def new_submission(store: Store, sweep: str, source: str) -> Submission:
-    """A submission whose folder's name sorts by time."""
+def new_submission(store: Store, sweep: str, source: str, **known: Any) -> Submission:
+    """A submission whose folder's name sorts by time; `known` are further fields of it."""
     stamp = time.strftime("%Y%m%dT%H%M%S")
-    return Submission(submissions_folder(store) / f"{stamp}-{uuid.uuid4().hex[:6]}", sweep, source)
+    return Submission(submissions_folder(store) / f"{stamp}-{uuid.uuid4().hex[:6]}", sweep, source, **known)
+
+
+def full_path(path: Path) -> str:
+    """The path as records keep it, so that a file is known from whatever folder it is named."""
+    return str(path.absolute().resolve())
 
 
 def submissions_folder(store: Store) -> Path:
     return store.runs.resolve() / "submissions"
 
 
+@dataclass(frozen=True)
+class Damaged:
+    """A record that cannot be read; its jobs are still known by their names."""
+
+    folder: Path
+    reason: str
+
+    def sweep_of(self, job_name: str) -> str | None:
+        """The sweep that a job of this submission belongs to; None if the job is of another."""
+        match = re.fullmatch(rf"(.+)-(?:training|cell)s-{re.escape(self.folder.name[-6:])}\.\d+", job_name)
+        return match.group(1) if match else None
+
+    def describe(self) -> str:
+        return f"{self.reason}: its jobs are left out; once they have ended, the folder {self.folder} may be moved away"
+
+
+@dataclass(frozen=True)
+class Records:
+    """All submissions that can be read, oldest first, and the records that cannot."""
+
+    submissions: list[Submission]
+    damaged: list[Damaged]
+
+    @property
+    def note(self) -> str:
+        return "; ".join(damaged.describe() for damaged in self.damaged)
+
+
+def read_records(store: Store) -> Records:
+    """All submissions. A damaged record stands in nobody's way."""
+    found: list[Submission] = []
+    damaged: list[Damaged] = []
+    for path in sorted(submissions_folder(store).glob("*/record.json")):
+        try:
+            found.append(_from_plain(path.parent, read_json(path)))
+        except StoreError as error:
+            damaged.append(Damaged(path.parent, str(error).partition(";")[0]))
+    return Records(sorted(found, key=lambda submission: (submission.created, submission.id)), damaged)
+
+
 def load_submissions(store: Store) -> list[Submission]:
-    """All submissions, oldest first. A record that cannot be read raises StoreError."""
-    folder = submissions_folder(store)
-    found = [_from_plain(path.parent, read_json(path)) for path in folder.glob("*/record.json")]
-    return sorted(found, key=lambda submission: (submission.created, submission.id))
+    """All submissions whose records can be read, oldest first."""
+    return read_records(store).submissions
 
 
 def assignments(submissions: list[Submission]) -> dict[Target, Assignment]:
     """The newest job of every target that was ever submitted."""
-    newest: dict[Target, Assignment] = {}
+    return {target: jobs[-1] for target, jobs in all_assignments(submissions).items()}
+
+
+def all_assignments(submissions: list[Submission]) -> dict[Target, list[Assignment]]:
+    """All jobs of every target that was ever submitted, oldest first."""
+    found: dict[Target, list[Assignment]] = {}
     for submission in submissions:
         for array in submission.arrays:
             if array.withdrawn or array.job is None:
                 continue
             for place, element in enumerate(array.elements):
-                assigned = Assignment(array.job_of(place) or "", array.name, submission, array.parent_of(place))
-                newest.update((Target(array.kind, id), assigned) for id in element)
-    return newest
+                assigned = Assignment(array.job_of(place) or "", array.name, submission, array.parent_of(place), array)
+                for id in element:
+                    found.setdefault(Target(array.kind, id), []).append(assigned)
+    return found
 
 
 def unfinished(submissions: list[Submission]) -> Iterator[tuple[Submission, SubmittedArray]]:
@@ -141,13 +258,18 @@ def _to_plain(submission: Submission) -> dict[str, Any]:
     return {"schema": SCHEMA, **rest, "arrays": arrays}
 
 
+_RECORD = TypeAdapter(Submission)
+
+
 def _from_plain(folder: Path, record: Any) -> Submission:
     try:
-        arrays = [
-            SubmittedArray(**{**array, "elements": tuple(tuple(element) for element in array["elements"])})
-            for array in record["arrays"]
-        ]
-        rest = {key: record[key] for key in ("sweep", "source", "user", "created", "cancelled")}
-    except (KeyError, TypeError) as error:
-        raise StoreError(f"{folder / 'record.json'}: is no record of a submission ({error!r})") from None
-    return Submission(folder, arrays=arrays, **rest)
+        return _RECORD.validate_python({**record, "folder": folder})
+    except (ValidationError, TypeError) as error:
+        raise StoreError(f"{folder / 'record.json'}: is no record of a submission ({_first_problem(error)})") from None
+
+
+def _first_problem(error: ValidationError | TypeError) -> str:
+    if isinstance(error, TypeError):
+        return "it holds no keys"
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg'][0].lower()}{first['msg'][1:]}"

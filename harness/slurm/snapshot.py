@@ -72,6 +72,6 @@ def _commit_line(harness: Path) -> str:
     """Commit and ``clean`` or ``dirty``, where there is one; a copy of a copy says the same."""
     recorded = harness / COMMIT_FILE
     if recorded.exists():
-        return recorded.read_text()
+        return recorded.read_text(encoding="utf-8")
     found = dict(commit_of(harness.parent))
     return f"{found['commit']} {'dirty' if found['dirty'] else 'clean'}\n" if found["commit"] else "\n"

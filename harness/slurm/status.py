@@ -7,7 +7,6 @@ accounting or the job's log says about its end.
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -17,8 +16,10 @@ from typing import Any, Literal
 
 from harness.lease import is_held
 from harness.plan import Plan
+from harness.slurm.endings import ending_in_log, ending_in_queue, noted_failure
+from harness.slurm.live import earlier_jobs, live_jobs, targets_of
 from harness.slurm.queue import Job, Queue, read_queue
-from harness.slurm.records import Assignment, Submission, assignments, load_submissions
+from harness.slurm.records import Assignment, Submission, SweepKey, assignments, read_records
 from harness.store import Store, Target
 
 State = Literal["done", "running", "queued", "waiting", "failed", "blocked", "cancelled", "lost", "missing"]
@@ -40,24 +41,12 @@ WORDS: dict[State, str] = {
     "waiting": "its training has not finished",
     "failed": "it raised an error or was killed",
     "blocked": "its training has failed or was cancelled",
-    "cancelled": "a person has cancelled it",
+    "cancelled": "a person has cancelled it, or told it to stop",
     "lost": "its job is gone without a word",
     "missing": "nothing runs it",
 }
 TO_RETRY: frozenset[State] = frozenset({"failed", "blocked", "cancelled", "lost"})
 LIVE: frozenset[State] = frozenset({"running", "queued", "waiting"})
-
-ENDS = {
-    "TIMEOUT": "the time limit was reached before the job could save and be requeued",
-    "OUT_OF_MEMORY": "the job ran out of memory",
-    "NODE_FAIL": "its node failed and the job was not requeued",
-    "BOOT_FAIL": "its node did not start",
-    "DEADLINE": "the job's deadline passed",
-    "PREEMPTED": "the job was preempted and not requeued",
-    "REVOKED": "the job was revoked",
-}
-LOG_ENDS = re.compile(r"\*\*\* (?:JOB|STEP) \S+ (?:ON \S+ )?CANCELLED AT \S+(?: DUE TO ([A-Z ]+?))? \*\*\*")
-NO_RESULT = "the job ended without a result; see `harness logs`"
 
 
 @dataclass
@@ -82,6 +71,8 @@ class SweepStatus:
     rows: dict[Target, Row]
     note: str = ""
     assigned: dict[Target, Assignment] = field(default_factory=dict)
+    earlier: list[str] = field(default_factory=list)
+    """Live jobs of an earlier version of the sweep, which make nothing that it asks for now."""
 
     def count(self, kind: str) -> Counter[State]:
         return Counter(row.state for row in self.rows.values() if row.target.kind == kind)
@@ -102,14 +93,17 @@ class SweepStatus:
 
 def read_status(planned: Plan, store: Store) -> SweepStatus:
     """The status of all trainings and cells of a plan. Never raises for SLURM's sake."""
-    submissions = load_submissions(store)
+    records = read_records(store)
+    submissions = records.submissions
     assigned = assignments(submissions)
     queue = Queue({})
     if submissions:
         missing = [t for t in _targets(planned) if t in assigned and not _is_done(t, planned)]
         queue = read_queue(_users(submissions), [(assigned[t].job, assigned[t].name) for t in missing])
     reader = _Reader(planned, store, assigned, queue)
-    return SweepStatus({t: reader.row(t) for t in _targets(planned)}, queue.note, assigned)
+    note = "; ".join(text for text in (queue.note, records.note) if text)
+    earlier = earlier_jobs(live_jobs(submissions, queue.jobs), SweepKey.of(planned.sweep), targets_of(planned.sweep))
+    return SweepStatus({t: reader.row(t) for t in _targets(planned)}, note, assigned, [made.id for made in earlier])
 
 
 def _users(submissions: Iterable[Submission]) -> set[str]:
@@ -167,13 +161,13 @@ class _Reader:
         if (
             job is not None
             and job.is_live
-            and not (said.get("state") in ("failed", "blocked") and said.get("job") == job.id)
+            and (requeued or not (said.get("state") in ("failed", "blocked") and said.get("job") == job.id))
         ):
-            self._fill_live(row, job)
+            self._fill_live(row, job, assignment)
         elif said.get("state") in ("failed", "blocked") and not (assignment and assignment.was_cancelled):
-            row.state, row.reason = said["state"], said.get("error") or ""
+            row.state, row.reason = said["state"], noted_failure(said, assignment)
         else:
-            row.state, row.reason = self._ending(said, assignment, job)
+            row.state, row.reason = self._ending(target, said, assignment, job)
         self._blame_training(row)
 
     def _is_held(self, target: Target) -> bool:
@@ -190,7 +184,7 @@ class _Reader:
         if done > first:
             row.eta_seconds = (noted["updated"] - since) * (total - done) / (done - first)
 
-    def _fill_live(self, row: Row, job: Job) -> None:
+    def _fill_live(self, row: Row, job: Job, assignment: Assignment | None) -> None:
         if not job.is_pending:
             row.state, row.node = "running", job.node or None
             row.reason = "starting" if job.state in ("RUNNING", "CONFIGURING") else job.state.lower()
@@ -198,14 +192,17 @@ class _Reader:
             return
         row.node = None
         if job.reason.startswith("Dependency"):
-            row.state, row.reason = "waiting", "for its training"
+            outside = assignment.outside if assignment else None
+            row.state, row.reason = "waiting", f"for {outside}" if outside else "for its training"
         elif job.reason == "BeginTime" and job.started:
             held = time.strftime("%H:%M:%S", time.localtime(job.started))
             row.state, row.reason = "queued", f"held back by SLURM until {held}"
         else:
             row.state, row.reason = "queued", job.reason
 
-    def _ending(self, said: dict[str, Any], assignment: Assignment | None, job: Job | None) -> tuple[State, str]:
+    def _ending(
+        self, target: Target, said: dict[str, Any], assignment: Assignment | None, job: Job | None
+    ) -> tuple[State, str]:
         """Why a target whose job is over has no result."""
         if assignment is None:
             if said.get("state") == "running":
@@ -214,19 +211,10 @@ class _Reader:
         if assignment.was_cancelled:
             return "cancelled", "by harness cancel"
         if job is not None:
-            if job.state == "CANCELLED":
-                return "cancelled", "with its training" if job.reason.startswith("Dependency") else "by scancel"
-            if job.state in ENDS:
-                return "failed", ENDS[job.state]
-            return "failed", "its process was killed, or could not write" if said.get(
-                "state"
-            ) == "running" else NO_RESULT
+            return ending_in_queue(target.kind, said, assignment, job)
         if not self.queue.is_reachable:
             return "queued", f"submitted as job {assignment.job}; SLURM cannot be asked"
-        return _ending_of_log(assignment.log.with_suffix(".err")) or (
-            "lost",
-            f"SLURM no longer knows job {assignment.job}",
-        )
+        return ending_in_log(target.kind, said, assignment)
 
     def _blame_training(self, row: Row) -> None:
         """A cell that cannot run because of its training says so, with the training's reason."""
@@ -238,25 +226,6 @@ class _Reader:
             row.reason = f"training {training.target.id} {training.state}" + (
                 f": {training.reason}" if training.reason else ""
             )
-
-
-def _ending_of_log(path: Path) -> tuple[State, str] | None:
-    """What SLURM wrote at the end of a job's log, where accounting is off."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 4096))
-            tail = file.read().decode(errors="replace")
-    except OSError:
-        return None
-    found = LOG_ENDS.findall(tail)
-    if not found:
-        return None
-    cause = found[-1]
-    if not cause:
-        return "cancelled", "by scancel"
-    if cause.startswith(("TIME LIMIT", "NODE FAILURE")):
-        return "failed", ENDS["TIMEOUT" if cause.startswith("TIME") else "NODE_FAIL"]
-    return "lost", f"SLURM ended the job due to {cause.lower()}"
 
 
 def _names(folder: Path) -> frozenset[str]:

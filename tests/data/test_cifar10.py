@@ -13,6 +13,7 @@ import torch
 from harness.config import DataConfig
 from harness.data import cifar10, fingerprint, open_data
 from harness.errors import DataError
+from tests.data.making import classes, write_zip
 
 BATCHES = (*cifar10.FILES["train"], *cifar10.FILES["test"])
 
@@ -95,7 +96,7 @@ def test_official_archive_is_known_by_its_sum(tmp_path: Path, monkeypatch: pytes
     folder = write_batches(tmp_path / "cifar-10-batches-py")
     archive = write_archive(tmp_path / "a.tar.gz", folder)
     by_content = fingerprint(config(archive))
-    cifar10._fingerprint.cache_clear()
+    cifar10._known.clear()
     md5 = hashlib.md5(archive.read_bytes()).hexdigest()
     monkeypatch.setattr(cifar10, "OFFICIAL_ARCHIVE_MD5", md5)
     sums = {name: hashlib.md5((folder / name).read_bytes()).hexdigest() for name in BATCHES}
@@ -149,3 +150,35 @@ def test_archive_cut_short(tmp_path: Path):
     archive = write_archive(tmp_path / "a.tar.gz", write_batches(tmp_path / "b"))
     archive.write_bytes(archive.read_bytes()[:2000])
     assert "cut short in a download?" in problem(archive)
+
+
+def test_other_archives_are_told_apart(tmp_path: Path):
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("train", "test", "data_batch_1.bin"):
+        (other / name).write_bytes(b"x")
+    archive = write_archive(tmp_path / "cifar-100-python.tar.gz", other)
+    for path in (archive, other):
+        message = problem(path)
+        assert "is not in it; cifar10 reads cifar-10-python.tar.gz (not the binary or Matlab version" in message
+        assert "set data.name: images" in message
+    zipped = write_zip(tmp_path / "images.zip", classes())
+    assert "is a zip, CIFAR-10's archive is a tar; for images in a zip set data.name: images" in problem(zipped)
+    (tmp_path / "words.tar.gz").write_bytes(b"words")
+    assert "is not a whole tar archive" in problem(tmp_path / "words.tar.gz")
+
+
+def test_a_batch_twice_in_the_archive(tmp_path: Path):
+    folder = write_batches(tmp_path / "b")
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.add(folder, "cifar-10-batches-py")
+        archive.add(folder / "data_batch_2", "again/data_batch_2")
+    assert "holds data_batch_2 twice" in problem(tmp_path / "a.tar")
+
+
+def test_missing_path_says_where_it_was_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert f"tried {tmp_path / 'c.tar.gz'}, relative to the folder the command runs in" in problem(Path("c.tar.gz"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_batches(tmp_path / "b")
+    assert fingerprint(config(Path("~/b"))) == fingerprint(config(tmp_path / "b"))

@@ -54,3 +54,10 @@ def test_too_few_images_for_a_purpose():
 def test_index_outside():
     with pytest.raises(IndexError, match=r"0\.\.1796"):
         open_data(DataConfig()).load([1797])
+
+
+def test_other_digits_are_refused(monkeypatch: pytest.MonkeyPatch):
+    """The fingerprint is a constant: what it stands for is held against it."""
+    monkeypatch.setattr(digits, "CONTENT", "another")
+    with pytest.raises(DataError, match="are not those that are known here"):
+        digits.load.__wrapped__()

@@ -9,6 +9,8 @@ import torch
 
 from harness.config import DataConfig
 from harness.data import open_data
+from harness.sweep import identify, load_experiment
+from harness.weights import load_tensors
 
 FOLDER = Path(__file__).parents[3] / "shared" / "data"
 
@@ -25,3 +27,12 @@ def test_tiny_imagenet_from_several_zips():
     full, _ = open_data(config.model_copy(update={"size": None})).load(range(0, 50_000, 2_500))
     means = full.double().reshape(20, 3, 32, 2, 32, 2).mean(dim=(3, 5))
     assert (images.double() - means).abs().max() <= 0.5
+
+
+@pytest.mark.skipif(not FOLDER.is_dir(), reason="needs Tiny ImageNet's zips in ../shared/data, which are not there")
+@pytest.mark.parametrize("arm", ["base", "shrunk", "dual-rate"])
+def test_published_weights_are_of_their_sweep(arm: str):
+    """Ids change when :data:`harness.sweep.SCHEMA` or the schema do: the weights must then be marked anew."""
+    report = Path(__file__).parents[2] / "results" / "tiny-imagenet-32-cpu-22min"
+    experiment = load_experiment(report / "sweep.yaml", [f"data.path={FOLDER}"], arm)
+    load_tensors(report / f"{arm}.safetensors", identify(experiment)[0])

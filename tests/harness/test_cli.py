@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -131,6 +133,182 @@ def test_damage_heals_and_is_said(finished: tuple[Path, Path], tmp_path: Path) -
     assert damaged.with_name("weights.safetensors.damaged").stat().st_size == 1000
 
 
+def test_damaged_records_are_set_aside_and_measured_again(
+    finished: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each file that a sweep leaves, cut or overwritten: the next run says so, and ends with the very same figures."""
+    sweep, undisturbed = finished
+    shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
+    planned, runs = load_sweep(sweep), tmp_path / "runs"
+    first, second, third = planned.cells
+    records = {cell: runs / "cells" / f"{cell}.json" for cell in planned.cells}
+    records[first].write_bytes(records[first].read_bytes()[:500])
+    records[second].write_bytes(records[third].read_bytes())
+    training = planned.cells[first].training
+    for path in (runs / "trainings" / training / "done.json", runs / "trainings" / training / "config.json"):
+        path.write_text("{", encoding="utf-8")
+    for path in (runs / "state").rglob("*.json"):
+        path.write_bytes(b"\0\xff")
+    (runs / "trainings" / training / "log.jsonl").write_text('[1]\n3\n{"step": 5\n', encoding="utf-8")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert status("sweep", sweep, "--results", tmp_path, "--cluster", "inline", "--dry-run", "--json") == 0
+    shown = capsys.readouterr()
+    plan = json.loads(shown.out)
+    assert {row["id"] for row in plan["cells"] if row["runs"]} == {first, second}
+    assert {row["id"] for row in plan["trainings"] if row["runs"]} == {training}
+    assert f"{records[second]}: is not the record of cell {second}: would be set aside" in shown.err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert status("sweep", sweep, "--results", tmp_path, "--cluster", "inline") == 0
+    assert f"{first}.json.damaged, and the cell measured again" in capsys.readouterr().out
+    assert figures(tmp_path) == figures(undisturbed) and weights(tmp_path) == weights(undisturbed)
+    for cell in (first, second):
+        assert records[cell].with_name(f"{cell}.json.damaged").read_bytes() == before[records[cell]]
+
+
+def test_a_report_leaves_out_a_damaged_record_and_says_so(
+    finished: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep, undisturbed = finished
+    shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
+    cell = next(iter(load_sweep(sweep).cells))
+    record = tmp_path / "runs" / "cells" / f"{cell}.json"
+    record.write_bytes(record.read_bytes()[:500])
+    for samples in [*(tmp_path / "runs" / "cells").glob("*.npz"), tmp_path / "tiny" / "samples.npz"]:
+        samples.write_bytes(samples.read_bytes()[:100])
+    assert status("report", sweep, "--results", tmp_path) == 0
+    assert "damaged" in (tmp_path / "tiny" / "table.md").read_text(encoding="utf-8")
+    assert record.exists()
+    assert status("report", tmp_path / "tiny") == 0
+
+
+def test_a_plan_after_weights_were_deleted_is_what_the_run_does(
+    finished: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All cells are done, so nothing needs the weights; once a cell is gone, dry run and run train its network."""
+    sweep, undisturbed = finished
+    shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
+    for path in (tmp_path / "runs" / "trainings").glob("*/weights.safetensors"):
+        path.unlink()
+
+    def planned() -> dict[str, int]:
+        assert status("sweep", sweep, "--results", tmp_path, "--cluster", "inline", "--dry-run", "--json") == 0
+        plan = json.loads(capsys.readouterr().out)
+        return {kind: sum(row["runs"] for row in plan[kind]) for kind in ("trainings", "cells")}
+
+    assert planned() == {"trainings": 0, "cells": 0}
+    assert status("sweep", sweep, "--results", tmp_path, "--cluster", "inline") == 0
+    assert "all 3 cells are done; nothing runs" in capsys.readouterr().out
+    cell = next(c for c in load_sweep(sweep).cells.values() if c.rows[0][0] == "dual-rate")
+    (tmp_path / "runs" / "cells" / f"{cell.id}.json").unlink()
+    assert planned() == {"trainings": 1, "cells": 1}
+    assert status("sweep", sweep, "--results", tmp_path, "--cluster", "inline") == 0
+    assert "1 training and 1 cell to run" in capsys.readouterr().out
+    assert figures(tmp_path) == figures(undisturbed)
+
+
+@pytest.mark.parametrize("cluster", ["inline", "local"])
+def test_ctrl_c_saves_says_how_to_go_on_and_costs_nothing(
+    cluster: str, finished: tuple[Path, Path], tmp_path: Path
+) -> None:
+    sweep, undisturbed = finished
+    log = tmp_path / "output"
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(
+            command("sweep", sweep, "--cluster", cluster),
+            env=environment(tmp_path),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # a group of its own, as a terminal's command has
+        ) as process,
+    ):
+        deadline = time.monotonic() + 120
+        while not any(tmp_path.glob("runs/trainings/*/checkpoint-*.safetensors")):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.002)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(60) == 130
+    text = log.read_text(encoding="utf-8")
+    assert "stopped; " in text and "the same command goes on from there" in text and "Traceback" not in text, text
+    assert not list(tmp_path.rglob("*.lease"))
+    again = harness(tmp_path, "sweep", sweep)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert figures(tmp_path) == figures(undisturbed) and weights(tmp_path) == weights(undisturbed)
+
+
+def test_a_full_disk_is_one_message(
+    finished: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a report is written, and while a network is trained: then no further one is begun."""
+    from harness import store, weights
+
+    sweep, undisturbed = finished
+    shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
+
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store.Path, "write_bytes", full)
+        assert status("report", sweep, "--results", tmp_path) == 2
+    error = capsys.readouterr().err
+    assert error == "error: No space left on device; free some, and the same command goes on from what is saved\n"
+    with monkeypatch.context() as patched:
+        patched.setattr(weights, "save_file", full)
+        assert status("sweep", sweep, "--set", "train.steps=7", "--results", tmp_path, "--cluster", "inline") == 2
+    printed = capsys.readouterr()
+    assert printed.out.count("failed   ") == 1 and "Traceback" not in printed.err
+    assert printed.err.count("No space left on device") == 1 and len(printed.err.splitlines()) == 1
+    assert not list(tmp_path.rglob("*.lease*")) and not any(tmp_path.glob("tiny-set-*"))
+
+
+def test_sample_does_not_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep, results = write_sweep(tmp_path), tmp_path / "my results"
+    arguments = ["--arm", "dual-rate", "--set", "train.steps=7", "--results", results]
+    assert status("sample", sweep, *arguments, "--out", tmp_path / "grid.png") == 2
+    error = capsys.readouterr().err
+    cure = f"harness train {sweep} --arm dual-rate --set train.steps=7 --results '{results}', or"
+    assert "has not finished; train it first: " in error and cure in error and "--weights FILE" in error
+    assert not results.exists() and not list(tmp_path.glob("grid*"))
+    assert status("train", sweep, *arguments) == 0
+    assert status("sample", sweep, *arguments, "--images", 3, "--out", tmp_path / "grid.png") == 0
+    assert (tmp_path / "grid.png").exists()
+
+
+def test_a_home_folder_that_no_shell_has_expanded(
+    finished: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep, results = finished
+    monkeypatch.setenv("HOME", str(results.parent))
+    monkeypatch.chdir(results)
+    training = next(iter(load_sweep(sweep).trainings))
+    for options in (["--results=~/results"], []):
+        monkeypatch.setenv("HARNESS_RESULTS", "~/results" if not options else "/nowhere")
+        assert status("status", "~/tiny.yaml", "--json", *options) == 0
+        assert json.loads(capsys.readouterr().out)["complete"]
+    weights_file = f"~/results/runs/trainings/{training}/weights.safetensors"
+    arguments = ["--arm", "base", "--weights", weights_file, "--images", 2, "--out", "~/results/home.png"]
+    assert status("sample", "~/tiny.yaml", *arguments) == 0
+    assert (results / "home.png").exists() and not Path("~").exists()
+    assert status("report", "~/results/tiny") == 0
+    for wrong in ("~nobody-at-all/x", sweep, sweep / "x"):
+        assert status("sweep", sweep, "--dry-run", "--results", wrong) == 2
+        assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_results_that_cannot_be_written_are_told_before_anything_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not Path("/proc/self").exists():
+        pytest.skip("no /proc")
+    sweep = write_sweep(tmp_path)
+    for command_line in (["sweep", sweep, "--cluster", "inline"], ["report", sweep], ["train", sweep, "--arm", "base"],
+                         ["measure", sweep, "--arm", "base"]):  # fmt: skip
+        assert status(*command_line, "--results", "/proc/none") == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: /proc/none") and "cannot be written" in error and len(error.splitlines()) == 1
+
+
 def test_weights_cut_short_or_of_another_configuration(
     finished: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -162,7 +340,8 @@ def status(*arguments: object) -> int:
 
 BAD = {
     "misspelt key": ("  sampel: {steps: 3}", "did you mean 'sample'"),
-    "1e-4": ("  train.learning_rate: 1e-4", "write it with a dot"),
+    "1:30": ("  train.steps: 1:30", "'1:30' is text, not a number"),
+    "number in quotes": ("  train.steps: '1e3'", "write it as 1e3"),
     "interval over steps": ("  sample.refresh_interval: 40", "refresh_interval"),
     "data that is not there": (
         "  data: {name: images, path: /nowhere/at/all.zip}\n  measure.features: inception",

@@ -15,6 +15,7 @@ from harness import compiling
 from harness.benchmarks.speed import compare
 from harness.config import Experiment
 from harness.estimate import gmacs_per_image
+from harness.measure.flops import sampling_cost
 from harness.measure.latency import measure_sampling
 from harness.sampling import Drawing, fresh_drawing
 from models.denoise import Denoise
@@ -171,17 +172,33 @@ def test_results_of_graph_replays_are_copies(monkeypatch: pytest.MonkeyPatch) ->
     """As CUDA graphs do, a stand-in hands out the same memory at every call: no earlier answer may change."""
     buffer = torch.zeros(2)
 
-    class Replayed:
-        def step(self, value: float) -> tuple[Tensor, tuple[Tensor]]:
-            buffer.fill_(value)
-            return buffer, (buffer,)
+    def replayed(value: float) -> tuple[Tensor, tuple[Tensor]]:
+        buffer.fill_(value)
+        return buffer, (buffer,)
 
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
-    model = Replayed()
-    compiling.compile_methods(model, cuda_graphs=True)
-    image, (context,) = model.step(1.0)
-    model.step(2.0)
+    run = compiling.CompiledNetworks(cuda_graphs=True)
+    image, (context,) = run("network", replayed, 1.0)
+    run("network", replayed, 2.0)
     assert image.tolist() == context.tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_compiled_drawing_is_counted_as_the_same_one_uncompiled(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is captured runs as it was captured; C++ is compiled where the miniatures run."""
+    original = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda function, dynamic, mode="default": original(function, backend="eager", dynamic=dynamic)
+    )
+    experiment = METHODS[method]
+    compiled = experiment.model_copy(update={"sample": experiment.sample.model_copy(update={"compile": True})})
+    drawing = filled(compiled)
+    images = drawing.draw(0, torch.arange(2))
+    cost = sampling_cost(drawing, drawing.evaluations)
+    plain = filled(experiment)
+    torch.testing.assert_close(images, plain.draw(0, torch.arange(2)), rtol=0, atol=2e-4)
+    assert cost == sampling_cost(plain, plain.evaluations)
+    assert cost["gmacs_per_image"] == pytest.approx(gmacs_per_image(experiment))
 
 
 def test_the_speed_benchmark_holds_time_against_flops() -> None:

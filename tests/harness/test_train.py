@@ -27,7 +27,6 @@ from harness.measure.peaks import PEAK_TFLOPS, peak_tflops, reference_tflops
 from harness.profiling import describe_profile, profile_training
 from harness.train import Diverged, State, Stopped, build_training, micro_batch_of, optimise, train_network
 from harness.weights import load_tensors
-from models.uvit import UViT
 from tests.harness.tiny_experiments import tiny
 
 KINDS = ["single_rate", "dual_rate"]
@@ -148,8 +147,10 @@ def test_compiled_networks_train_the_same_and_compile_once(monkeypatch: pytest.M
         graphs.append(graph)
         return graph.forward
 
-    original = UViT.compile
-    monkeypatch.setattr(UViT, "compile", lambda self, **options: original(self, backend=backend, **options))
+    original = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda function, dynamic, mode: original(function, backend=backend, dynamic=dynamic)
+    )
     experiment = tiny("dual_rate")
     plain, _ = run_steps(experiment, 4)
     compiled, _ = run_steps(tiny("dual_rate", train={"compile": True}), 4)

@@ -40,7 +40,7 @@ def test_both_counts_agree_on_every_architecture_of_a_sweep(sweep: Path) -> None
             continue
         drawing: Drawing = fresh_drawing(experiment)
         calls = network_evaluations(drawing.stepper, drawing.image_shape, drawing.classes or 0)
-        assert set(calls) == set(drawing.stepper.evaluations)
+        assert set(calls) == set(drawing.stepper.networks)
         for name, (function, inputs) in calls.items():
             assert count_macs(function, inputs).macs == flop_counter_macs(function, inputs), (architecture, name)
         checked.add(architecture)

@@ -22,7 +22,7 @@ from harness.errors import ConfigError, DataError
 from harness.measure import digits_extractor, features, labels, train_digits_extractor
 from harness.measure.features import EXTRACTORS, as_rgb, check_extractor, load_extractor
 from harness.measure.train_digits_extractor import digits
-from tests.measure.inception import write_random_weights
+from tools.made_inception import make_inception
 
 
 def grey(count: int, side: int = 8) -> Tensor:
@@ -32,7 +32,7 @@ def grey(count: int, side: int = 8) -> Tensor:
 @pytest.fixture(scope="session")
 def inception_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file like the official one in all but its values."""
-    return write_random_weights(tmp_path_factory.mktemp("inception") / "random.pth")
+    return make_inception(tmp_path_factory.mktemp("inception") / "random.pth")
 
 
 def test_fid_and_kid_are_names_of_inceptions_features_alone() -> None:

@@ -96,7 +96,7 @@ def test_features_of_the_generated_are_extracted_once(monkeypatch: pytest.Monkey
     sets: list[int] = []
     extract = Extractor.extract
 
-    def counting(self: Extractor, images: Tensor, batch: int) -> dict[str, Tensor]:
+    def counting(self: Extractor, images: Tensor, batch: int, progress: Any = None) -> dict[str, Tensor]:
         sets.append(len(images))
         return extract(self, images, batch)
 
@@ -122,7 +122,7 @@ def test_a_rerun_gives_the_same_figures_to_the_bit(tmp_path: Path) -> None:
 class Oracle(Extractor):
     """Stands in for Inception: sure of one of four classes, in turn."""
 
-    def extract(self, images: Tensor, batch: int) -> dict[str, Tensor]:
+    def extract(self, images: Tensor, batch: int, progress: Any = None) -> dict[str, Tensor]:
         random = torch.Generator().manual_seed(len(images))
         logits = 100.0 * torch.nn.functional.one_hot(torch.arange(len(images)) % 4, 1008)
         return {"64": torch.randn(len(images), 64, generator=random), "logits_unbiased": logits}

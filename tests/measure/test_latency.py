@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,8 +13,9 @@ from torch import Tensor
 
 from harness.config import LatencyConfig, parse_experiment
 from harness.measure import latency
-from harness.measure.latency import CpuClock, Timing, largest_batch, marked_evaluations, measure_time, time_sampling
+from harness.measure.latency import CpuClock, Timing, largest_batch, marking, measure_time, time_sampling
 from harness.measure.memory import peak_memory_bytes, reset_peak_memory
+from models.method import RunNetwork, run_network
 from tests.measure import networks
 
 CPU = torch.device("cpu")
@@ -36,21 +38,16 @@ class ManualClock(CpuClock):
 class DualRate:
     """Encodes in 5 seconds, denoises in 1, by the manual clock."""
 
-    evaluations = ("encoder", "denoiser")
-
     def __init__(self, clock: ManualClock) -> None:
         self.clock = clock
 
-    def encode(self, z: Any) -> None:
-        self.clock.now += 5
+    def work(self, seconds: float) -> None:
+        self.clock.now += seconds
 
-    def denoise(self, z: Any) -> None:
-        self.clock.now += 1
-
-    def step(self, z: Any, state: Any) -> None:
+    def step(self, state: Any, run: RunNetwork) -> None:
         if state is None:
-            self.encode(z)
-        self.denoise(z)
+            run("encoder", self.work, 5)
+        run("denoiser", self.work, 1)
 
 
 def test_time_is_shared_between_encoder_denoiser_and_loop() -> None:
@@ -58,13 +55,13 @@ def test_time_is_shared_between_encoder_denoiser_and_loop() -> None:
     model = DualRate(clock)
     batches: list[int] = []
 
-    def sample(batch: int) -> None:
+    def sample(batch: int, watch: Callable[[RunNetwork], RunNetwork]) -> None:
         batches.append(batch)
         clock.now += 2  # the sampler's own work
         for step in range(4):
-            model.step(None, None if step % 2 == 0 else ())
+            model.step(None if step % 2 == 0 else (), watch(run_network))
 
-    timing = time_sampling(sample, model, 7, CPU, warmup=2, repeats=3, clock=clock)
+    timing = time_sampling(sample, 7, CPU, warmup=2, repeats=3, clock=clock)
     assert batches == [7] * 5
     assert timing.seconds == [16, 16, 16]
     assert timing.evaluations == {"encoder": 30, "denoiser": 12}
@@ -76,10 +73,10 @@ def test_the_warm_up_is_not_in_the_times() -> None:
     clock = ManualClock()
     durations = iter([100.0, 100.0, 1.0, 2.0, 4.0])
 
-    def sample(batch: int) -> None:
+    def sample(batch: int, watch: object) -> None:
         clock.now += next(durations)
 
-    timing = time_sampling(sample, DualRate(clock), 1, CPU, warmup=2, repeats=3, clock=clock)
+    timing = time_sampling(sample, 1, CPU, warmup=2, repeats=3, clock=clock)
     assert timing.seconds == [1, 2, 4]
     assert timing.share == {"loop": 1.0}
 
@@ -87,13 +84,6 @@ def test_the_warm_up_is_not_in_the_times() -> None:
 def test_median_and_quartiles() -> None:
     timing = Timing(2, [5.0, 1.0, 2.0, 3.0, 40.0])
     assert (timing.median, timing.quartiles) == (3.0, [2.0, 5.0])
-
-
-def run(model: Any, steps: int, every: int) -> None:
-    state = None
-    for step in range(steps):
-        refresh = None if step % every == 0 else state
-        _, state = model.step(torch.zeros(2, 1, 8, 8), torch.zeros(()), None, refresh)
 
 
 @pytest.mark.parametrize(
@@ -106,35 +96,19 @@ def run(model: Any, steps: int, every: int) -> None:
 )
 @torch.no_grad()
 def test_every_method_is_marked_where_its_networks_run(model: Any, expected: dict[str, int]) -> None:
-    before = dict(vars(model))
-    with marked_evaluations(model, CpuClock()) as marks:
-        run(model, steps=6, every=3)
+    before, marks = dict(vars(model)), []
+    run = marking(CpuClock(), marks)(run_network)
+    state = None
+    for step in range(6):
+        z, t = torch.full((2, 1, 8, 8), float(step)), torch.zeros(())
+        refresh = None if step % 3 == 0 else state
+        plain, _ = model.step(z, t, None, refresh)
+        x, state = model.step(z, t, None, refresh, run)
+        assert torch.equal(x, plain)
     assert {name: sum(mark[0] == name for mark in marks) for name in expected} == expected
     assert len(marks) == sum(expected.values())
     assert all(end >= start for _, start, end in marks)
     assert dict(vars(model)) == before
-    run(model, steps=1, every=1)
-    assert len(marks) == sum(expected.values())
-
-
-@torch.no_grad()
-def test_marks_change_no_value_and_go_after_an_error() -> None:
-    model = networks.dual_rate()
-    arguments = (torch.randn(2, 1, 8, 8), torch.zeros(()), None, None)
-    expected, _ = model.step(*arguments)
-    with pytest.raises(ZeroDivisionError), marked_evaluations(model, CpuClock()):
-        assert torch.equal(model.step(*arguments)[0], expected)
-        raise ZeroDivisionError
-    assert not {"encode", "denoise"} & set(vars(model))
-
-
-def test_a_method_that_the_caller_has_replaced_comes_back() -> None:
-    model = networks.single_rate()
-    replaced = model.step
-    object.__setattr__(model, "step", replaced)
-    with marked_evaluations(model, CpuClock()):
-        assert vars(model)["step"] is not replaced
-    assert vars(model)["step"] is replaced
 
 
 @pytest.mark.parametrize(("fits", "limit", "largest"), [(300, 4096, 256), (256, 4096, 256), (10**6, 64, 64), (1, 8, 1)])
@@ -169,7 +143,7 @@ def test_an_error_that_is_not_of_memory_is_not_swallowed() -> None:
 def test_the_time_of_a_record() -> None:
     batches: list[int] = []
     record = measure_time(
-        batches.append, networks.single_rate(), 4, CPU, warmup=1, repeats=3, dtype="bfloat16", compiled=True
+        lambda batch, watch: batches.append(batch), 4, CPU, warmup=1, repeats=3, dtype="bfloat16", compiled=True
     )
     assert batches == [1] * 4 + [4] * 4
     assert (record["batch"], record["repeats"], record["warmup"]) == (4, 3, 1)
@@ -196,7 +170,7 @@ def test_the_peak_of_a_processs_memory_counts_from_its_reset() -> None:
 
 def test_a_throughput_batch_of_one_is_timed_once() -> None:
     batches: list[int] = []
-    record = measure_time(batches.append, networks.single_rate(), 1, CPU, warmup=0, repeats=2)
+    record = measure_time(lambda batch, watch: batches.append(batch), 1, CPU, warmup=0, repeats=2)
     assert batches == [1, 1]
     assert record["seconds_per_image"] == record["latency_seconds"]
 
@@ -206,13 +180,13 @@ def test_a_drawing_is_timed_at_the_batch_of_its_configuration(batch: int | None,
     model = networks.dual_rate()
 
     @torch.no_grad()
-    def draw(seed: int, indices: Tensor) -> Tensor:
+    def draw(seed: int, indices: Tensor, watch: Callable[[RunNetwork], RunNetwork]) -> Tensor:
         drawn.append(len(indices))
-        return model.step(torch.zeros(len(indices), 1, 8, 8), torch.zeros(()), None, None)[0]
+        return model.step(torch.zeros(len(indices), 1, 8, 8), torch.zeros(()), None, None, watch(run_network))[0]
 
     drawn: list[int] = []
     experiment = parse_experiment({"sample": {"batch": 5}}, "test")
-    drawing: Any = SimpleNamespace(draw=draw, stepper=model, device=CPU, experiment=experiment, cuda_graphs=False)
+    drawing: Any = SimpleNamespace(draw=draw, device=CPU, experiment=experiment, cuda_graphs=False)
     record = latency.measure_sampling(drawing, LatencyConfig(batch=batch, warmup=0, repeats=1))
     assert record["batch"] == expected
     assert drawn == [1, expected]

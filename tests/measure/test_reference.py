@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from harness.cell import _reference
+from harness.config import DataConfig, Experiment, parse_experiment
+from harness.data import open_data
 from harness.errors import DataError
 from harness.measure import digits_extractor
 from harness.measure.features import Extractor, load_extractor
+from harness.measure.fidelity import QualityMeter
 from harness.measure.reference import Reference, ReferenceFeatures, reference_features
 from harness.measure.train_digits_extractor import digits
+from tests.data.making import classes, encoded, noise, write_folder, write_zip
+from tests.data.test_cifar10 import write_batches
+from tests.harness.tiny_experiments import MODEL
 
 
 class Images:
@@ -32,7 +40,7 @@ class Images:
 class CountingExtractor(Extractor):
     """An extractor that counts the sets it has seen."""
 
-    def extract(self, images: Tensor, batch: int) -> dict[str, Tensor]:
+    def extract(self, images: Tensor, batch: int, progress: Any = None) -> dict[str, Tensor]:
         calls.append(len(images))
         return super().extract(images, batch)
 
@@ -142,3 +150,119 @@ def test_without_a_folder_nothing_is_kept() -> None:
     for _ in range(2):
         reference_features(reference, counting(), 10)
     assert calls == [20, 20]
+
+
+# References of data sets: one id for one set of pixels, and another for any other.
+
+
+class Pooled(Extractor):
+    """Features of images of any size: their means over a grid of 4×4, and the deviation that smoothing takes away."""
+
+    def extract(self, images: Tensor, batch: int, progress: Any = None) -> dict[str, Tensor]:
+        values = images.float().mean(1, keepdim=True)
+        rough = values.flatten(1).std(1, keepdim=True)
+        grid = torch.nn.functional.adaptive_avg_pool2d(values, 4).flatten(1)
+        return {"64": torch.cat([grid, rough], 1)}
+
+
+def pooled() -> Pooled:
+    loaded = load_extractor("digits")
+    return Pooled(**{field.name: getattr(loaded, field.name) for field in dataclasses.fields(loaded)})
+
+
+def experiment(path: Path | None, split: str = "train", name: str = "images", **data: object) -> Experiment:
+    where = {} if path is None else {"path": str(path)}
+    features = "digits" if path is None else "inception"
+    values = {"data": {"name": name, **where, **data}, "measure": {"reference": split, "features": features}}
+    return parse_experiment({**values, "model": MODEL}, "test")
+
+
+def of_data(path: Path | None, **settings: object) -> Reference:
+    chosen = experiment(path, **settings)  # type: ignore[arg-type]
+    return _reference(chosen, open_data(chosen.data))
+
+
+@pytest.mark.parametrize("first", [16, 4])
+def test_a_reference_at_another_size_is_another(first: int, tmp_path: Path) -> None:
+    """Measured one after the other in one folder, each is at no distance from itself and far from the other."""
+    path = write_zip(tmp_path / "a.zip", classes(each=40, side=16))
+    for size in (first, 20 - first, first):
+        reference = of_data(path, size=size)
+        meter = QualityMeter(pooled(), reference, cache=tmp_path / "references")
+        assert meter.measure(reference.images())["frechet"] == pytest.approx(0, abs=1e-2)
+    alone = QualityMeter(pooled(), of_data(path, size=16))
+    other = of_data(path, size=4).images()
+    within = QualityMeter(pooled(), of_data(path, size=16), cache=tmp_path / "references")
+    assert within.measure(other)["frechet"] == alone.measure(other)["frechet"] > 100
+
+
+def ids(*references: Reference) -> list[str]:
+    return [reference_features(reference, counting(), 10).id for reference in references]
+
+
+def test_what_changes_the_pixels_changes_the_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_zip(tmp_path / "a.zip", classes(each=2, side=8))
+    first = of_data(path).fingerprint
+    others = [of_data(path, channels=1).fingerprint, of_data(path, size=4).fingerprint]
+    with monkeypatch.context() as patch:
+        patch.setattr("harness.data.dataset.PIXEL_RULES", 99)
+        others.append(of_data(path).fingerprint)
+    others.append(of_data(write_zip(tmp_path / "b.zip", classes(each=2, side=8, first=1))).fingerprint)
+    assert len({first, *others}) == 5
+
+
+def test_what_does_not_change_the_pixels_does_not_change_the_id(tmp_path: Path) -> None:
+    files = classes(each=2, side=8)
+    path = write_zip(tmp_path / "a.zip", files)
+    same = [
+        of_data(path),
+        of_data(path, size=8),
+        of_data(path, channels=3, size=8, label="other", classes=2),
+        of_data(write_zip(tmp_path / "elsewhere.zip", files)),
+        of_data(write_folder(tmp_path / "folder", files)),
+    ]
+    assert len({reference.fingerprint for reference in same}) == 1
+    assert len(set(ids(*same))) == 1
+    assert [reference.data for reference in same] == ["a 8×8", "a 8×8", "other 8×8", "elsewhere 8×8", "folder 8×8"]
+    assert {reference.name for reference in same} == {f"{reference.data} train" for reference in same}
+
+
+def test_digits_and_cifar10_at_their_sizes_and_channels(tmp_path: Path) -> None:
+    path = write_batches(tmp_path)
+    references = [
+        of_data(None, name="digits"),
+        of_data(None, name="digits", channels=3),
+        *(of_data(path, name="cifar10", **more) for more in ({}, {"size": 16}, {"channels": 1}, {"split": "test"})),
+    ]
+    assert len({reference.fingerprint for reference in references}) == 6
+    assert [reference.name for reference in references] == [
+        "digits 8×8 train",
+        "digits RGB 8×8 train",
+        "CIFAR-10 32×32 train",
+        "CIFAR-10 16×16 train",
+        "CIFAR-10 grey 32×32 train",
+        "CIFAR-10 32×32 test",
+    ]
+    assert of_data(path, name="cifar10", size=32, channels=3).fingerprint == references[2].fingerprint
+
+
+def test_a_reference_that_changes_in_place_is_extracted_anew(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "folder", {f"{i}.bmp": encoded(noise(i), "BMP") for i in range(4)})
+    before = extracted(of_data(folder), tmp_path / "cache")
+    (folder / "2.bmp").write_bytes(encoded(noise(9), "BMP"))
+    after = extracted(of_data(folder), tmp_path / "cache")
+    assert before.id != after.id and calls == [4, 4]
+
+
+def test_other_software_is_a_miss_but_the_same_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reference = Reference("digits", "a", Images())
+    first = extracted(reference, tmp_path)
+    monkeypatch.setattr("harness.measure.reference.metadata.version", lambda name: "99")
+    second = extracted(reference, tmp_path)
+    assert calls == [20, 20]
+    assert first.id == second.id and first.key != second.key
+
+
+def test_the_data_of_a_configuration_that_differs_in_the_label_alone() -> None:
+    assert open_data(DataConfig(label="Numbers")).info.name == "Numbers 8×8"
+    assert open_data(DataConfig(label="Numbers")).info.identity == open_data(DataConfig()).info.identity

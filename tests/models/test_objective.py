@@ -188,7 +188,7 @@ def test_even_times_do_not_depend_on_the_ranks() -> None:
 class Fixed(nn.Module):
     """A method whose x̂ is x + f(λ): its loss has a closed form."""
 
-    evaluations = ("network",)
+    networks = ("network",)
     classes: int | None = None
 
     def __init__(self, x: Tensor, error: Callable[[Tensor], Tensor]) -> None:
@@ -196,12 +196,11 @@ class Fixed(nn.Module):
         self.x, self.error = x, error
         self.log_snrs: list[Tensor] = []
 
-    def step(self, z: Tensor, log_snr: Tensor, labels: Any = None, state: Any = None) -> tuple[Tensor, Any]:
+    def step(
+        self, z: Tensor, log_snr: Tensor, labels: Any = None, state: Any = None, run: Any = None
+    ) -> tuple[Tensor, Any]:
         self.log_snrs.append(log_snr)
         return self.x + self.error(log_snr)[:, None, None, None], ()
-
-    def evaluated(self, refresh: bool) -> tuple[str, ...]:
-        return self.evaluations
 
 
 @pytest.mark.parametrize("bias", [-3.0, -1.0, 0.5])
@@ -242,7 +241,7 @@ def test_edm_noise_levels_are_log_normal(even: bool) -> None:
 class Scaled(nn.Module):
     """The exact denoiser of known data, times a factor, plus an offset."""
 
-    evaluations = ("network",)
+    networks = ("network",)
     classes: int | None = None
 
     def __init__(self, data: Mixture) -> None:
@@ -251,12 +250,11 @@ class Scaled(nn.Module):
         self.factor = nn.Parameter(torch.ones((), dtype=torch.float64))
         self.offset = nn.Parameter(torch.zeros((), dtype=torch.float64))
 
-    def step(self, z: Tensor, log_snr: Tensor, labels: Any = None, state: Any = None) -> tuple[Tensor, Any]:
+    def step(
+        self, z: Tensor, log_snr: Tensor, labels: Any = None, state: Any = None, run: Any = None
+    ) -> tuple[Tensor, Any]:
         exact = torch.cat([self.data.denoise(z[i : i + 1], log_snr[i]) for i in range(len(z))])
         return self.factor * exact + self.offset, ()
-
-    def evaluated(self, refresh: bool) -> tuple[str, ...]:
-        return self.evaluations
 
 
 @pytest.mark.parametrize("data", [GAUSSIAN, TWO_GAUSSIANS], ids=["Gaussian", "mixture"])

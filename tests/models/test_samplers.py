@@ -12,7 +12,11 @@ import torch
 from torch import Tensor
 
 from models.process import CosineSchedule, alpha_sigma, log_snr_of, noise_level
-from models.samplers import SAMPLERS, ancestral, ddim, dpmpp_2m, heun
+from models.samplers import SAMPLERS
+from models.samplers.ancestral import ancestral
+from models.samplers.ddim import ddim
+from models.samplers.dpmpp_2m import dpmpp_2m
+from models.samplers.heun import heun
 from models.spacing import karras_steps, log_snr_steps, time_steps
 from tests.models.closed_forms import (
     GAUSSIAN,
@@ -246,6 +250,17 @@ def test_the_same_twice(name: str) -> None:
         for _ in range(2)
     ]
     assert torch.equal(*runs)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_last_step_may_stand_at_the_schedules_least_noise(name: str) -> None:
+    """A grid down to time 0 itself: x̂ is returned there, and all before is as on any grid."""
+    schedule, noise = CosineSchedule(log_snr_range=(-15.0, 11.0)), BasisNoise(64)
+    times = karras_steps(64, schedule)
+    assert times[-2] == 0
+    mean, covariance = noise.moments(VARIANTS[name](GAUSSIAN.denoiser(schedule), noise, times, schedule))
+    torch.testing.assert_close(mean, GAUSSIAN.mean, atol=5e-3, rtol=0)
+    torch.testing.assert_close(covariance, GAUSSIAN.covariance, atol=0.05, rtol=0)
 
 
 @pytest.mark.parametrize("times", [[1.0], [1.0, 0.5], [0.5, 0.7, 0.0], [1.0, 1.0, 0.0]])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+
 import pytest
 import torch
 
@@ -38,6 +41,20 @@ def test_karras_is_cut_to_the_schedule_or_refused() -> None:
     assert karras_steps(4, narrow)[0].item() == pytest.approx(1)
     with pytest.raises(ValueError, match=r"sigma_range: \[0.002, 80\] is not inside"):
         karras_steps(4, narrow, (0.002, 80.0))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 40])
+def test_karras_runs_on_any_range(steps: int) -> None:
+    """Down to the schedule's least noise where that is more than EDM's, the last step then standing at time 0."""
+    for low, high in itertools.product(range(-20, 20, 3), repeat=2):
+        if low >= high:
+            continue
+        schedule = CosineSchedule(log_snr_range=(low, high))
+        times = karras_steps(steps, schedule)
+        assert times[-1] == 0 and times[-2] >= 0 and (times[:-1].diff() < 0).all() and times[0] <= 1
+        least = max(0.002, math.exp(-high / 2)) if math.exp(-low / 2) > 0.002 else math.exp(-high / 2)
+        if steps > 1:
+            assert noise_level(schedule.log_snr(times[-2])).item() == pytest.approx(least, rel=1e-6)
 
 
 def test_log_snr_steps_are_even() -> None:

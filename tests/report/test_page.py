@@ -81,7 +81,7 @@ def test_every_figure_is_inlined_with_a_caption_and_the_conditions_are_said_once
     captions = [picture["alt"] or "" for picture in pictures]
     assert len(set(captions)) == len(captions) and all(len(caption.split()) < 25 for caption in captions)
     text = "".join(read.text)
-    said = "FD-digits of 2000 images against digits train (1797 images); 2 training × 2 sampling seeds; timed on"
+    said = "FD-digits of 2000 images against digits train (1797 images); 2 trainings × 2 sampling seeds; timed on"
     assert text.count(said) == 1
     assert text.count("bars are 95 % intervals") == 1
 

@@ -17,9 +17,9 @@ from harness.measure import features
 from harness.report import Panel, load_rows, panels
 from harness.report.figures import frontier_figure
 from harness.report.reported import agreeing, read_reported
-from tests.measure.inception import write_random_weights
 from tests.report.conftest import REPORTED, Ran
 from tools.made_images import make
+from tools.made_inception import make_inception
 
 IMAGES = 4
 SWEEP = """
@@ -40,7 +40,7 @@ arms:
 @pytest.fixture(scope="module")
 def official(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Stand-in weights of Inception, which count as the official ones while this module's tests run."""
-    path = write_random_weights(tmp_path_factory.mktemp("inception") / "random.pth")
+    path = make_inception(tmp_path_factory.mktemp("inception") / "random.pth")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(features, "INCEPTION_HASH", hashlib.sha256(path.read_bytes()).hexdigest()[:8])
         yield path

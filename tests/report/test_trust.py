@@ -23,9 +23,10 @@ Change = Callable[[dict[str, Any]], None]
 
 
 def changed(ran: Ran, change: Change, arms: tuple[str, ...] = ("base", "dual-rate"), most: int = 99) -> list[Any]:
-    """The sweep's rows, with the times of up to `most` of each arm's cells changed."""
+    """The sweep's rows, as if timed in quiet, with the times of up to `most` of each arm's cells changed."""
     rows, left = ran.rows, dict.fromkeys(arms, most)
     for row in rows:
+        quiet(row["record"]["time"])
         if left.get(row["arm"], 0) > 0:
             left[row["arm"]] -= 1
             change(row["record"]["time"])

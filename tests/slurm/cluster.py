@@ -42,6 +42,12 @@ def command(*words: str) -> str:
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
 
+def final_state(job: str) -> str:
+    """What accounting says of a job: its state and exit code."""
+    said = command("sacct", "--allocations", "--noheader", "--parsable2", "--jobs", job, "--format=State,ExitCode")
+    return said.strip().replace("|", " ")
+
+
 def nodes() -> list[str]:
     asked = subprocess.run(
         ["sinfo", "--noheader", "--Node", "--format=%N"], capture_output=True, text=True, check=False
@@ -74,6 +80,16 @@ def no_accounting() -> Iterator[None]:
         yield
     finally:
         script("accounting", "on")
+
+
+@contextmanager
+def job_limit(count: int) -> Iterator[None]:
+    """At most so many jobs of one user in the queue."""
+    script("limit", str(count))
+    try:
+        yield
+    finally:
+        script("limit", "off")
 
 
 def release_held_jobs() -> None:

@@ -4,16 +4,21 @@
 #   cluster.sh fail NODE                 a power loss: slurmd, steps and processes die; the node's jobs are requeued
 #   cluster.sh mend NODE                 start the node again
 #   cluster.sh controller stop|start     slurmctld alone; the queue is kept
+#   cluster.sh controller lose           slurmctld starts anew with an empty queue, its jobs are forgotten
 #   cluster.sh accounting off|on         without and with slurmdbd; the queue is kept
+#   cluster.sh limit COUNT|off           at most so many jobs of one user in the queue (MaxSubmitJobs); the queue is kept
 #   cluster.sh down                      stop what it started
 # Environment: NODES (what is configured, else 3), CPUS per node (all cores; nodes are over-subscribed), MAX_ARRAY_SIZE (1001), ACCOUNTING (on).
 # Needs root and a machine that is no SLURM host otherwise: it writes /etc/slurm and /etc/hosts.
 # Nodes n1..nN listen on loopback, each with a pretend GPU (gres gpu:1). Partitions: debug (default, can be preempted)
 # and urgent (preempts debug). Logs: /var/log/slurm. SLURM holds a requeued job back for two minutes:
 # `scontrol update JobId=ID StartTime=now` lets it go at once.
-set -euo pipefail
+set -Eeuo pipefail
+trap 'echo "cluster.sh: line $LINENO: $BASH_COMMAND: ended with status $?" >&2' ERR   # never an end without a word
 
-configured_nodes() { sed -n 's/^PartitionName=debug Nodes=n\[1-\([0-9]*\)\].*/\1/p' /etc/slurm/slurm.conf 2>/dev/null; }
+configured_nodes() {
+  [ ! -f /etc/slurm/slurm.conf ] || sed -n 's/^PartitionName=debug Nodes=n\[1-\([0-9]*\)\].*/\1/p' /etc/slurm/slurm.conf
+}
 NODES=${NODES:-$(configured_nodes)} NODES=${NODES:-3} CPUS=${CPUS:-$(nproc)} MAX_ARRAY_SIZE=${MAX_ARRAY_SIZE:-1001} ACCOUNTING=${ACCOUNTING:-on}
 CLUSTER=harness-test
 
@@ -194,11 +199,12 @@ resumed() { # NODE
   usable 1 "$1" || { scontrol update NodeName="$1" State=RESUME; usable 1 "$1"; }
 }
 
-controller() { # stop|start
+controller() { # stop|start|lose
   case "$1" in
   stop) stop /run/slurmctld.pid slurmctld ;;
   start) start_controller ;;
-  *) die "controller stop|start" ;;
+  lose) stop /run/slurmctld.pid slurmctld; rm -rf /var/spool/slurmctld/*; start_controller; until_true 30 usable "$NODES" ;;
+  *) die "controller stop|start|lose" ;;
   esac
 }
 
@@ -212,10 +218,24 @@ accounting() { # off|on: (re)starts the controller with it
   start_nodes
 }
 
+limit() { # COUNT|off
+  sed -i '/^AccountingStorageEnforce=/d' /etc/slurm/slurm.conf
+  if [ "$1" = off ]; then
+    sacctmgr -iQ modify user root set MaxSubmitJobs=-1 >/dev/null || true   # an error where nothing changes
+  else
+    echo 'AccountingStorageEnforce=limits' >>/etc/slurm/slurm.conf
+    sacctmgr -iQ modify user root set MaxSubmitJobs="$1" >/dev/null || true
+  fi
+  stop /run/slurmctld.pid slurmctld
+  start_controller
+  start_nodes
+}
+
 case "${1:-}" in
 up) NODES=${2:-$NODES}; up ;;
 down) down ;;
 fail | mend) "$1" "${2:?NODE}" ;;
 controller | accounting) "$1" "${2:?stop|start or off|on}" ;;
+limit) limit "${2:?COUNT|off}" ;;
 *) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"; exit 2 ;;
 esac

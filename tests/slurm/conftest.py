@@ -12,6 +12,7 @@ import pytest
 from harness.slurm import queue
 from harness.store import Store
 from tests.slurm import cluster
+from tests.slurm.fakes import Fakes
 from tests.slurm.sweeping import Running, read_figures, run_here
 
 SLOW = Path(__file__).with_name("slow")
@@ -26,6 +27,17 @@ def _cluster_or_skip(request: pytest.FixtureRequest) -> None:
         if os.environ.get("HARNESS_REQUIRE_SLURM") == "1":
             pytest.fail(f"HARNESS_REQUIRE_SLURM=1, but {reason}")
         pytest.skip(reason)
+
+
+@pytest.fixture
+def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fakes:
+    """Commands that stand in for SLURM's; a sbatch that takes everything as job 7, and a person without settings."""
+    made = Fakes(tmp_path / "bin")
+    monkeypatch.setenv("PATH", made.path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    for name, script in (("sbatch", 'echo "Submitted batch job 7"'), ("srun", ""), ("scontrol", "")):
+        made.add(name, script)
+    return made
 
 
 @pytest.fixture

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,14 @@ from harness import jobs
 from harness.cli import app
 from harness.plan import plan, save_experiments
 from harness.slurm import queue
+from harness.slurm import submit as submit_module
 from harness.slurm.records import current_user, load_submissions
 from harness.slurm.settings import load_settings
 from harness.slurm.status import Row, SweepStatus, read_status
 from harness.slurm.submit import Submitted, submit
 from harness.store import Store, Target
 from harness.sweep import Sweep, load_sweep
-from tests.slurm.cluster import wait_until
+from tests.slurm.cluster import script, wait_until
 
 STEPS = 60
 TINY = f"""
@@ -83,6 +86,11 @@ class Running:
         held = ["cells.sbatch.hold=true"] if self.hold_cells else []
         settings = load_settings({"time": "10m", "cells_per_job": 2}, str(self.file), [*held, *self.options, *options])
         return submit(self.sweep, self.store, settings, only)
+
+    def submit_training(self, *options: str) -> str:
+        """Submit all; the number of the training's job."""
+        self.submit(*options)
+        return self.row(self.trainings[0]).job or ""
 
     def dawdle(self, seconds: float) -> None:
         """Jobs take that long for each step and batch."""
@@ -150,6 +158,24 @@ class Running:
         """What the target's jobs have printed."""
         assigned = self.status().assigned[target]
         return "".join(path.read_text() for path in sorted(assigned.submission.folder.glob(f"{assigned.job}_*.err")))
+
+
+@contextmanager
+def controller_lost_after_one_array() -> Iterator[None]:
+    """SLURM takes the first array of a submission; then its controller is gone until the block ends."""
+    original = submit_module.submit_array
+
+    def submit_then_stop(*given: Any) -> str:
+        number = original(*given)
+        script("controller", "stop")
+        return number
+
+    submit_module.submit_array = submit_then_stop
+    try:
+        yield
+    finally:
+        submit_module.submit_array = original
+        script("controller", "start")
 
 
 def run_here(sweep: Running, targets: set[Target]) -> None:

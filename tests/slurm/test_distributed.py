@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -56,3 +60,30 @@ def test_two_ranks_stop_together_and_go_on_after_the_signal_of_a_time_out(runnin
     assert len(list(sweep.store.training_folder(training.id).glob("checkpoint-*"))) >= 1
     sweep.finish_here()
     assert sweep.attempts(training) == 2
+
+
+def rank_of(job: str, rank: int) -> int:
+    """The process of one rank of a job."""
+    wanted = {f"SLURM_JOB_ID={job}".encode(), f"SLURM_PROCID={rank}".encode()}
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = set((process / "environ").read_bytes().split(b"\0"))
+            if words >= wanted and b"start.py" in (process / "cmdline").read_bytes():
+                return int(process.name)
+    raise AssertionError(f"no rank {rank} of job {job}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_lost_rank(running: Make, undisturbed_store: Store, number: int) -> None:
+    """kill -9 of the second rank starts the job again; a crash of it ends the job, and the first does not wait."""
+    sweep = running(options=["trainings.nodes=2"], hold_cells=True)
+    job = sweep.submit_training()
+    (training,) = sweep.trainings
+    sweep.at_work_on(training, least=3)
+    os.kill(rank_of(job, 1), number)
+    if number == signal.SIGSEGV:
+        wait_until(sweep.is_over, "the job to fail")
+        assert sweep.row(training).state == "failed" and "task 1: Segmentation fault" in sweep.row(training).reason
+        return
+    wait_until(lambda: sweep.attempts(training) == 2, "the training to start again")
+    sweep.finish_here()

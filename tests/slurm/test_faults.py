@@ -14,11 +14,19 @@ import pytest
 
 from harness.errors import DispatchError
 from harness.slurm import queue
-from harness.slurm import submit as submit_module
 from harness.slurm.records import SubmittedArray, new_submission
 from tests.slurm import cluster
 from tests.slurm.cluster import wait_until
-from tests.slurm.sweeping import BROKEN, TINY, Running, arguments, figures, harness, read_figures
+from tests.slurm.sweeping import (
+    BROKEN,
+    TINY,
+    Running,
+    arguments,
+    controller_lost_after_one_array,
+    figures,
+    harness,
+    read_figures,
+)
 
 pytestmark = pytest.mark.slurm
 Make = Callable[..., Running]
@@ -36,8 +44,8 @@ def test_undisturbed_jobs_give_the_figures_of_this_process(running: Make, undist
 
 
 def test_time_out_three_times_over(running: Make, undisturbed: dict[str, Any]) -> None:
-    sweep = running(options=["trainings.time=1m", "trainings.warning=20s"])
-    sweep.dawdle(3)  # 60 steps take longer than three times the minute
+    sweep = running(options=["trainings.time=2m", "trainings.warning=55s"])  # the warning comes in the first minute
+    sweep.dawdle(4)  # 60 steps take longer than three times that
     sweep.submit()
     (training,) = sweep.trainings
     saved: list[str] = []
@@ -48,6 +56,29 @@ def test_time_out_three_times_over(running: Make, undisturbed: dict[str, Any]) -
     assert saved == sorted(set(saved))  # each run has come further than the one before
     sweep.wait_complete()
     assert sweep.attempts(training) >= 4
+    assert figures(sweep.store, sweep.sweep) == undisturbed
+
+
+def test_warnings_while_a_job_begins_and_while_it_ends(running: Make, undisturbed: dict[str, Any]) -> None:
+    sweep = running()
+    job = sweep.submit_training()
+    (training,) = sweep.trainings
+
+    def warn() -> None:
+        subprocess.run(["scancel", "--signal=USR2", job], capture_output=True, check=False)
+
+    def is_reached(happened: Callable[[], bool]) -> bool:
+        warn()
+        return happened()
+
+    wait_until(lambda: is_reached(lambda: sweep.attempts(training) == 1), "the first run", poll=0.05)
+    wait_until(lambda: sweep.store.state(training)["state"] == "waiting", "it to be requeued", release=False)
+    sweep.hurry()
+    wait_until(lambda: sweep.store.is_done(training), "the training", poll=0.02)
+    wait_until(lambda: is_reached(lambda: job not in sweep.live_jobs()), "its job to end", poll=0.02)
+    wait_until(lambda: not cluster.final_state(job).startswith("RUNNING"), "accounting to know", seconds=30)
+    assert cluster.final_state(job) == "COMPLETED 0:0"
+    sweep.wait_complete()
     assert figures(sweep.store, sweep.sweep) == undisturbed
 
 
@@ -130,6 +161,85 @@ def test_scancel_by_a_person_stays_cancelled_until_retry(running: Make, undistur
     assert figures(sweep.store, sweep.sweep) == undisturbed
 
 
+def test_told_to_stop_by_a_signal(running: Make, undisturbed: dict[str, Any]) -> None:
+    sweep = running()
+    job = sweep.submit_training()
+    (training,) = sweep.trainings
+    sweep.at_work_on(training, least=3)
+    cluster.command("scancel", "--signal=TERM", job)
+    wait_until(sweep.is_over, "the jobs to end")
+    row = sweep.row(training)
+    newest = max(sweep.store.training_folder(training.id).glob("checkpoint-*"))
+    step = int(newest.name.removeprefix("checkpoint-").removesuffix(".safetensors"))
+    saved = f"stopped, saved at step {step} of 60; harness sweep goes on from there"
+    assert (row.state, row.reason) == ("cancelled", saved)
+    assert sweep.row(sweep.cells[0]).reason == f"training {training.id} cancelled: {saved}"
+    sweep.submit()
+    sweep.wait_complete()
+    assert figures(sweep.store, sweep.sweep) == undisturbed
+
+
+def test_a_set_up_command_that_fails(running: Make, undisturbed: dict[str, Any]) -> None:
+    sweep = running()
+    sweep.hurry()
+    sweep.submit("setup=[modul load cuda]")
+    wait_until(sweep.is_over, "the jobs to end")
+    row = sweep.row(sweep.trainings[0])
+    assert row.state == "failed" and row.attempts == 0
+    said = "set-up failed with status 127: modul load cuda: modul: command not found"
+    assert row.reason == f"the job ended without a result: {said}"
+    assert {sweep.row(cell).state for cell in sweep.cells} == {"blocked"}
+    sweep.submit()
+    sweep.wait_complete()
+    assert figures(sweep.store, sweep.sweep) == undisturbed
+
+
+def test_a_node_that_cannot_write_the_logs(running: Make, undisturbed: dict[str, Any]) -> None:
+    sweep = running()
+    sweep.hurry()
+    job = sweep.submit_training("sbatch.hold=true")
+    unseen = sweep.store.root.rename(sweep.folder / "unseen")
+    sweep.store.root.write_text("the node has something else here")
+    cluster.command("scontrol", "release", job)
+    wait_until(lambda: cluster.final_state(job).startswith("FAILED"), "the job to end")
+    sweep.store.root.unlink()
+    unseen.rename(sweep.store.root)
+    row = sweep.row(sweep.trainings[0])
+    assert row.state == "failed" and row.reason.startswith("its node could not begin it: it cannot write to ")
+    queue.cancel(sweep.live_jobs())
+    wait_until(sweep.is_over, "the cells' jobs to end")
+    sweep.submit()
+    sweep.wait_complete()
+    assert figures(sweep.store, sweep.sweep) == undisturbed
+
+
+def test_the_queue_is_lost(running: Make, undisturbed: dict[str, Any]) -> None:
+    sweep = running(hold_cells=True)
+    job = sweep.submit_training()
+    (training,) = sweep.trainings
+    sweep.at_work_on(training, least=3)
+    cluster.script("controller", "lose")
+    wait_until(lambda: cluster.final_state(job).startswith("CANCELLED"), "accounting to know")
+    wait_until(sweep.is_over, "the training's process to be gone")
+    row = sweep.row(training)
+    assert row.state == "lost" and row.reason.startswith(f"SLURM itself cancelled job {job}")
+    assert {sweep.row(cell).state for cell in sweep.cells} == {"blocked"}
+    sweep.submit()
+    sweep.finish_here()
+    assert figures(sweep.store, sweep.sweep) == undisturbed
+
+
+@pytest.mark.parametrize("name", ["50% %j %a", 'it\'s a "b" #1', "a:b"])
+def test_a_folder_of_any_name(running: Make, undisturbed: dict[str, Any], name: str) -> None:
+    sweep = running(name)
+    sweep.hurry()
+    sweep.submit("cells_per_job=1")
+    sweep.wait_complete()
+    assert figures(sweep.store, sweep.sweep) == undisturbed
+    for target in (*sweep.trainings, *sweep.cells):
+        assert "all is made" in harness("logs", sweep, target.id)
+
+
 def test_cancel_of_a_sweep_ends_its_jobs_and_is_remembered(running: Make, undisturbed: dict[str, Any]) -> None:
     sweep = running(hold_cells=True)
     sweep.submit()
@@ -187,25 +297,10 @@ def test_controller_down(running: Make, undisturbed: dict[str, Any]) -> None:
     assert figures(sweep.store, sweep.sweep) == undisturbed
 
 
-def test_controller_lost_between_two_arrays(
-    running: Make, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_controller_lost_between_two_arrays(running: Make, undisturbed: dict[str, Any]) -> None:
     sweep = running(hold_cells=True)
-    original = submit_module.submit_array
-
-    def submit_then_stop(*arguments: Any) -> str:
-        number = original(*arguments)
-        cluster.script("controller", "stop")
-        return number
-
-    monkeypatch.setattr(submit_module, "submit_array", submit_then_stop)
-    try:
-        with pytest.raises(DispatchError, match="could not be withdrawn"):
-            sweep.submit()
-    finally:
-        cluster.script("controller", "start")
-    monkeypatch.undo()
-    monkeypatch.setenv("SLOW_WHILE", str(sweep.slow))
+    with controller_lost_after_one_array(), pytest.raises(DispatchError, match="could not be withdrawn"):
+        sweep.submit()
     again = sweep.submit()
     assert again.live == sweep.trainings and set(again.targets) == set(sweep.cells)
     sweep.finish_here()

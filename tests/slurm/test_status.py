@@ -193,3 +193,141 @@ def test_done_is_the_last_word(sweep: Running, submission: Submission, training:
     store.set_state(training, state="failed", job="1", error="x")
     status = read(jobs(Job("1", "t", "FAILED")))
     assert status.rows[sweep.cells[0]].state == "done" and not status.is_complete
+
+
+def test_who_cancelled_it_is_told(submission: Submission, training: Target, cell: Target, read: Read) -> None:
+    rows = read(jobs(Job("1", "t", "CANCELLED"), *DEPENDENT)).rows
+    assert told(rows[training]) == (
+        "lost",
+        "SLURM itself cancelled job 1: its queue was lost, or what the job waited for",
+    )
+    assert rows[cell].state == "blocked"
+    assert told(read(jobs(Job("1", "t", "CANCELLED", "by scancel"))).rows[training]) == ("cancelled", "by scancel")
+    other = read(jobs(Job("1", "t", "CANCELLED", "by 4000000000"))).rows[training]
+    assert told(other) == ("cancelled", "by scancel of user 4000000000")
+    dependent = read(jobs(Job("1", "t", "CANCELLED", "DependencyNeverSatisfied"))).rows[training]
+    assert told(dependent) == ("cancelled", "with what it depended on")
+
+
+SET_UP = (
+    "/var/spool/job7/slurm_script: line 30: modul: command not found\nset-up failed with status 127: modul load cuda"
+)
+KILLED_IN_SLURM = """at work
+slurmstepd-n2: error: Detected 1 oom_kill event in StepId=1.0. Some of the step tasks have been OOM Killed.
+srun: error: n2: task 0: Killed
+srun: Force Terminated StepId=1.0"""
+TRACEBACK = """/python/site-packages/x.py:3: UserWarning: beware
+  warnings.warn("beware")
+Traceback (most recent call last):
+  File "x.py", line 1, in <module>
+    raise OSError("no space")
+OSError: no space
+srun: error: n1: task 0: Exited with exit code 1
+slurmstepd-n1: error: *** STEP 1.0 ON n1 CANCELLED AT 2026-11-27T08:40:02 ***"""
+
+
+@pytest.mark.parametrize(
+    ("log", "reason"),
+    [
+        (
+            SET_UP,
+            "the job ended without a result: set-up failed with status 127: modul load cuda: modul: command not found",
+        ),
+        (TRACEBACK, "the job ended without a result: OSError: no space"),
+        (
+            "srun: error: n2: task 0: Segmentation fault",
+            "the job ended without a result: n2: task 0: Segmentation fault",
+        ),
+        ("IndexError: of the run before\n== run 2\nKeyError: 'x'\n", "the job ended without a result: KeyError: 'x'"),
+        ("", "the job ended without a result; see `harness logs`"),
+    ],
+)
+def test_the_last_telling_line_of_its_log_is_quoted(
+    submission: Submission, training: Target, read: Read, log: str, reason: str
+) -> None:
+    (submission.folder / "1_0_log.err").write_text(log)
+    assert told(read(jobs(Job("1", "t", "FAILED", "NonZeroExitCode"))).rows[training]) == ("failed", reason)
+    forgotten = read(Queue({}, note="accounting is off")).rows[training]
+    assert forgotten.state == "lost" and forgotten.reason.endswith(reason.partition(": ")[2])
+
+
+def test_out_of_memory_is_told_whoever_notices(
+    sweep: Running, submission: Submission, training: Target, read: Read
+) -> None:
+    sweep.store.set_state(training, state="running", job="1")
+    (submission.folder / "1_0_log.err").write_text(KILLED_IN_SLURM)
+    for state, reason in (("OUT_OF_MEMORY", "the job ran out of memory"), ("FAILED", "its process was killed")):
+        row = read(jobs(Job("1", "t", state))).rows[training]
+        assert row.state == "failed" and row.reason.startswith(reason) and "1 oom_kill event" in row.reason
+
+
+@pytest.mark.parametrize("how", ["JobLaunchFailure", "exit code 0:53", "RaisedSignal:53(Real-time_signal_19)"])
+def test_a_job_that_its_node_could_not_begin(submission: Submission, training: Target, read: Read, how: str) -> None:
+    row = read(jobs(Job("1", "t", "FAILED", how))).rows[training]
+    assert told(row) == ("failed", f"its node could not begin it: it cannot write to {submission.folder} ({how})")
+
+
+@pytest.fixture
+def stopped(sweep: Running, submission: Submission, training: Target) -> Callable[[str], None]:
+    """The training's job has stopped at step 12 and saved, and then said the rest of its log."""
+
+    def stop(said: str) -> None:
+        sweep.store.set_state(training, state="waiting", job="1", progress=[12, 60], stopped=[12, 60])
+        text = f"SIGTERM: saving at the end of this step\n{said}srun: error: n3: task 0: Exited with exit code 75\n"
+        (submission.folder / "1_0_log.err").write_text(text)
+
+    return stop
+
+
+SAVED = "stopped, saved at step 12 of 60; harness sweep goes on from there"
+
+
+def test_a_job_that_was_told_to_stop_says_where_it_saved(
+    stopped: Callable[[str], None], training: Target, cell: Target, read: Read
+) -> None:
+    stopped("")
+    rows = read(jobs(Job("1", "t", "FAILED", "NonZeroExitCode"), Job("2_0", "c", "CANCELLED", "Dependency"))).rows
+    assert told(rows[training]) == ("cancelled", SAVED)
+    assert told(rows[cell]) == ("blocked", f"training {training.id} cancelled: {SAVED}")
+    assert told(read(Queue({}, note="accounting is off")).rows[training]) == ("cancelled", SAVED)
+    timed_out = read(jobs(Job("1", "t", "TIMEOUT"))).rows[training]
+    assert timed_out.state == "failed" and timed_out.reason.endswith(SAVED)
+
+
+def test_what_kept_a_stopped_job_from_being_requeued_is_told(
+    stopped: Callable[[str], None], training: Target, read: Read
+) -> None:
+    why = "scontrol requeue 1: Requested operation is presently disabled"
+    stopped(f"{why}\n")
+    assert told(read(jobs(Job("1", "t", "FAILED"))).rows[training]) == ("cancelled", f"{SAVED} ({why})")
+
+
+def test_the_rank_that_failed_is_quoted_not_the_one_that_lost_it(
+    sweep: Running, submission: Submission, training: Target, read: Read
+) -> None:
+    lost = "RuntimeError: [gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.1.1]:3300"
+    sweep.store.set_state(training, state="failed", job="1", error=lost)
+    for rank, log in enumerate((f"Traceback\n{lost}\n", TRACEBACK)):
+        (submission.folder / f"1_{rank}_log.err").write_text(log)
+    row = read(jobs(Job("1", "t", "FAILED"))).rows[training]
+    assert told(row) == ("failed", "another rank failed: OSError: no space")
+    (submission.folder / "1_1_log.err").write_text("")
+    crashed = "srun: error: n1: task 0: Exited with exit code 1\nsrun: error: n2: task 1: Segmentation fault\n"
+    (submission.folder / "1_0_log.err").write_text(f"Traceback\n{lost}\n{crashed}")
+    row = read(jobs(Job("1", "t", "FAILED"))).rows[training]
+    assert told(row) == ("failed", "another rank failed: n2: task 1: Segmentation fault")
+
+
+def test_a_job_that_starts_again_after_a_failure_is_queued(
+    sweep: Running, submission: Submission, training: Target, read: Read
+) -> None:
+    """As after the loss of a rank: the error that is noted is of the run before."""
+    sweep.store.set_state(training, state="failed", job="1", error="RuntimeError: lost")
+    assert told(read(jobs(Job("1", "t", "PENDING", "BeginTime"), *DEPENDENT)).rows[training]) == ("queued", "BeginTime")
+
+
+def test_the_end_of_a_step_is_no_cancellation_of_the_job(submission: Submission, training: Target, read: Read) -> None:
+    """srun ends a step whose rank has failed in the same words; nobody has called scancel."""
+    log = "slurmstepd-n1: error: *** STEP 1.0 ON n1 CANCELLED AT 2026-11-27T08:40:02 ***\n"
+    (submission.folder / "1_0_log.err").write_text(log)
+    assert read(Queue({}, note="accounting is off")).rows[training].state == "lost"

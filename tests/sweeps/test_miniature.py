@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,28 +18,56 @@ from harness.config import DataConfig
 from harness.data import open_data
 from harness.estimate import expected_evaluations, planned_costs
 from harness.measure.flops import sampling_macs
-from harness.sweep import load_sweep
-from tools.made_images import make
+from harness.sweep import Sweep, load_sweep
+from tools.made_images import make, make_cifar10
+from tools.made_inception import make_inception
 
 ROOT = Path(__file__).parents[2]
-MINIATURES = {"imagenet64": 64, "imagenet128": 128, "cifar10": 32}
-ONE_CELL_PER_ARM = """
+MINIATURES = {"imagenet64": 64, "imagenet128": 128, "cifar10": 32, "tiny_imagenet": 64}
+SIZES = {
+    "data.path",
+    "data.label",
+    "model.width",
+    "model.blocks",
+    "model.light_blocks",
+    "model.light_width",
+    "model.patch",
+    "model.head_width",
+    "model.embedding",
+    "train.steps",
+    "train.batch",
+    "train.warmup",
+    "train.checkpoint_every",
+    "train.log_every",
+    "sample.steps",
+    "sample.batch",
+    "sample.refreshes",
+    "sample.churn",
+    "measure.images",
+    "measure.weights",
+    "measure.latency.batch",
+    "measure.latency.warmup",
+    "measure.latency.repeats",
+}
+"""What a miniature may change: how large, how many, how often, and where the files are."""
+ONE_CELL = """
 name: smallest
 extends: {miniature}
 base:
   data.path: {data}
-  measure.images: 4
+  measure.images: 16
+  measure.weights: {weights}
   train.steps: 2
 arms:
   base: {{grid: {{sample.steps: [2]}}}}
   base-heun: null
-  edm: {{grid: {{sample.steps: [2]}}}}
+  edm: null
   shrunk: null
-  cached: {{grid: {{"sample.steps, sample.refreshes": [[4, 2]]}}}}
-  dual-rate: {{grid: {{"sample.steps, sample.refreshes": [[4, 2]]}}}}
+  cached: null
+  dual-rate: null
   base-guided: null
-  dual-rate-guided: {{grid: {{sample.guidance: [1.5], "sample.steps, sample.refreshes": [[2, 1]]}}}}
-report: {{base: base, base_row: {{}}, subject: dual-rate}}
+  dual-rate-guided: null
+report: {{base: base, base_row: {{}}}}
 """
 
 
@@ -52,29 +83,61 @@ def test_made_images_are_the_same_bytes_and_have_every_class(tmp_path: Path) -> 
     assert len(torch.unique(images.flatten(1), dim=0)) == 12
 
 
+def made_data(name: str, folder: Path) -> Path:
+    if name == "cifar10":
+        return make_cifar10(folder / "made-cifar10.tar.gz", images=20)
+    return make(folder / "made.zip", images=20, size=MINIATURES[name])
+
+
+def settings_of(sweep: Sweep) -> dict[tuple[str, str], set[str]]:
+    """(arm, key) → values of every key that is no size, over the arm's cells."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for cell in sweep.cells.values():
+        flat = dict(every_key(cell.experiment.model_dump()))
+        for arm, _ in cell.rows:
+            for key, value in flat.items():
+                if key not in SIZES:
+                    found.setdefault((arm, key), set()).add(repr(value))
+    return found
+
+
+def every_key(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from every_key(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
 @pytest.mark.parametrize("name", MINIATURES)
-def test_a_miniature_has_every_arm_of_its_sweep(name: str, tmp_path: Path) -> None:
-    data = make(tmp_path / "made.zip", images=10, size=MINIATURES[name])
-    sweeps = [
-        load_sweep(ROOT / "sweeps" / file, [f"data.path={data}", "data.name=images"])
+def test_a_miniature_differs_from_its_sweep_in_sizes_alone(name: str, tmp_path: Path) -> None:
+    """Compilation, precision, guidance, workers, extractor: what fails at the paper's scale must fail here."""
+    data = made_data(name, tmp_path)
+    weights = tmp_path / "weights.pth"
+    weights.touch()
+    real, small = (
+        load_sweep(ROOT / "sweeps" / file, [f"data.path={data}", f"measure.weights={weights}"])
         for file in (f"{name}.yaml", f"miniature/{name}.yaml")
-    ]
-    shown = [
-        {(arm, frozenset(varied)) for cell in sweep.cells.values() for arm, varied in cell.rows} for sweep in sweeps
-    ]
-    arms = [{arm for arm, _ in rows} for rows in shown]
-    assert arms[0] == arms[1] and len(arms[0]) == 8
-    assert max(cell.experiment.sample.steps for cell in sweeps[1].cells.values()) <= 8
-    for sweep in sweeps:
-        assert all(c.experiment.sample.precision == c.experiment.train.precision for c in sweep.cells.values())
+    )
+    shipped, stands_for_it = settings_of(real), settings_of(small)
+    assert shipped.keys() == stands_for_it.keys()
+    for at, values in stands_for_it.items():
+        least = values if at[1] in ("sample.guidance", "sample.churn_range", "sample.churn_noise") else shipped[at]
+        assert least <= shipped[at] and least <= values, at
+    assert max(cell.experiment.sample.steps for cell in small.cells.values()) <= 8
+    assert {cell.experiment.sample.compile for cell in small.cells.values()} == {True}
+    networks = {(len(c.experiment.model.blocks), c.experiment.model.levels) for c in real.cells.values()}
+    assert networks == {(len(c.experiment.model.blocks), c.experiment.model.levels) for c in small.cells.values()}
 
 
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 def test_a_miniature_runs_from_end_to_end(tmp_path: Path) -> None:
-    pytest.importorskip("efficientnet_lite_pytorch", reason="needs pip install 'dual-rate-harness[efficientnet]'")
-    data = make(tmp_path / "made.zip", images=8, size=64, classes=4)
-    miniature = ROOT / "sweeps" / "miniature" / "imagenet64.yaml"
+    """As shipped: compiled, bfloat16, with workers and Inception's features. CI runs all cells of all four."""
+    data = make(tmp_path / "made.zip", images=20, size=64, classes=4)
+    weights = make_inception(tmp_path / "made-inception.pth")
     file = tmp_path / "smallest.yaml"
-    file.write_text(ONE_CELL_PER_ARM.format(miniature=miniature, data=data))
+    miniature = ROOT / "sweeps" / "miniature" / "imagenet64.yaml"
+    file.write_text(ONE_CELL.format(miniature=miniature, data=data, weights=weights), encoding="utf-8")
     command = [sys.executable, "-m", "harness.cli", "sweep", str(file), "--cluster", "inline"]
     command += ["--results", str(tmp_path / "results"), "--json"]
     ran = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
@@ -84,7 +147,9 @@ def test_a_miniature_runs_from_end_to_end(tmp_path: Path) -> None:
     assert (Path(made["report"]) / "table.md").is_file()
     sweep, info = load_sweep(file), open_data(DataConfig(name="images", path=str(data))).info
     for cell in sweep.cells.values():
-        record = json.loads((tmp_path / "results" / "runs" / "cells" / f"{cell.id}.json").read_text())
+        record = json.loads((tmp_path / "results" / "runs" / "cells" / f"{cell.id}.json").read_text(encoding="utf-8"))
         costs = planned_costs(cell.experiment, info, cell.experiment.sample.cache_from_level)
         planned = sampling_macs(costs, expected_evaluations(cell.experiment))
         assert record["compute"]["macs_per_image"] == planned, "without weights, as fvcore counts them"
+        assert record["time"]["compiled"] and record["time"]["dtype"] == "bfloat16"
+        assert "FID" not in record["quality"]["frechet_label"], "stand-in weights"

@@ -94,8 +94,8 @@ def test_weights_are_kept_where_they_are_small_and_draw(
 
 def test_a_plan_says_that_it_is_one(capsys: pytest.CaptureFixture[str]) -> None:
     rows = {
-        "trainings": [{"planned_gpu_hours": 2000.0, "done": False}, {"planned_gpu_hours": 7.0, "done": True}],
-        "cells": [{"planned_gpu_hours": 50.0, "done": False}],
+        "trainings": [{"planned_gpu_hours": 2000.0, "runs": True}, {"planned_gpu_hours": 7.0, "runs": False}],
+        "cells": [{"planned_gpu_hours": 50.0, "runs": True}],
     }
     planned = sweeping._planned_hours(rows)
     assert planned["gpu_hours"] == {"trainings": 2000.0, "cells": 50.0}

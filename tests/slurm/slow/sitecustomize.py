@@ -17,7 +17,7 @@ def dawdle():
     started = time.monotonic()
     while True:
         try:
-            with open(os.environ["SLOW_WHILE"]) as file:  # noqa: PTH123 - pathlib is not loaded yet
+            with open(os.environ["SLOW_WHILE"], encoding="utf-8") as file:  # noqa: PTH123 - pathlib is not loaded yet
                 seconds = float(file.read() or 0)
         except FileNotFoundError:
             return

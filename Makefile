@@ -1,0 +1,24 @@
+# What CI runs, one target each: .ci/run calls these.
+.PHONY: install lint types test miniatures slurm examples
+
+install:        ## the package with all that tests and linters need
+	pip install --quiet -e '.[test,dev]'
+
+lint:
+	ruff check .
+	ruff format --check .
+
+types:
+	mypy
+
+test:           ## everything that needs no SLURM
+	python -m pytest
+
+slurm:          ## on the real test cluster (tests/slurm/cluster.sh up 3)
+	HARNESS_REQUIRE_SLURM=1 python -m pytest tests/slurm -m slurm --durations=10
+
+miniatures:     ## the sweeps at the paper's scale, as they ship but for their sizes
+	python tools/miniatures.py
+
+examples:       ## random configurations of the schema, each run to its report
+	HARNESS_EXAMPLES=$${HARNESS_EXAMPLES:-300} python -m pytest tests/harness/test_every_configuration.py

@@ -1,0 +1,256 @@
+"""Every configuration that parses runs to a report, or is refused with one message before anything is trained.
+
+Configurations are drawn from the schema itself: a key that is added to it must be drawn here too.
+`HARNESS_EXAMPLES=300` runs as many.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from hypothesis import HealthCheck, Phase, assume, given, note, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from harness.cli import main_of
+from harness.config import Experiment, known_keys
+from tests.data.making import classes, write_zip
+
+EXAMPLES = int(os.environ.get("HARNESS_EXAMPLES", "8"))
+SMALL = st.integers(1, 3)
+LEVEL = st.sampled_from(["conv", "transformer"])
+SHARE = st.sampled_from([0.0, 0.1, 0.5, 1.0])
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few images of two classes, 16×16."""
+    folder = tmp_path_factory.mktemp("data")
+    return write_zip(folder / "images.zip", classes(each=8, side=16))
+
+
+def per_level(draw: st.DrawFn, values: st.SearchStrategy[Any], levels: int) -> list[Any]:
+    return draw(st.lists(values, min_size=levels, max_size=levels))
+
+
+def rising(low: float, high: float) -> st.SearchStrategy[list[float]]:
+    ends = st.floats(low, high, allow_subnormal=False).map(lambda value: round(value, 3))
+    return st.lists(ends, min_size=2, max_size=2, unique=True).map(sorted)
+
+
+def maybe(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """The key left out, as often as not."""
+    return st.none() | values
+
+
+@st.composite
+def configurations(draw: st.DrawFn) -> dict[str, Any]:
+    """Dotted keys and values, most of them of configurations that run; every key of the schema is drawn at times."""
+    digits, dual = draw(st.booleans()), draw(st.booleans())
+    levels = draw(st.integers(1, 2))
+    labelled = draw(st.booleans())
+    cached = not dual and levels > 1 and draw(st.booleans())
+    edm = not dual and draw(st.integers(0, 3)) == 0
+    sampler = draw(st.sampled_from(["ancestral", "ddim", "heun", "dpmpp_2m"]))
+    steps = draw(st.integers(1, 4))
+    batch = draw(st.integers(1, 4))
+    low, high = draw(rising(-40.0, 40.0))
+    values: dict[str, Any] = {
+        "data.name": "digits" if digits else "images",
+        "data.path": None if digits else "ARCHIVE",
+        "data.size": draw(st.sampled_from([None, 8])) if digits else draw(st.sampled_from([None, 8, 16])),
+        "data.channels": draw(st.sampled_from([None, 1] if digits else [None, 1, 3])),
+        "data.classes": draw(st.sampled_from([None, 10 if digits else 2])),
+        "data.label": draw(maybe(st.sampled_from(["made", "run #3", "x [/b]", "naïve"]))),
+        "model.kind": "dual_rate" if dual else "single_rate",
+        "model.patch": draw(st.sampled_from([1, 2])),
+        "model.width": draw(st.integers(1, 20)),
+        "model.multipliers": per_level(draw, st.sampled_from([0.5, 1, 2, 1.3]), levels),
+        "model.blocks": per_level(draw, st.integers(1, 2), levels),
+        "model.levels": per_level(draw, LEVEL, levels),
+        "model.head_width": draw(st.sampled_from([1, 3, 8, 64])),
+        "model.mlp_ratio": draw(st.sampled_from([0.01, 0.5, 4])),
+        "model.embedding": draw(maybe(st.integers(1, 20))),
+        "model.dropout": draw(SHARE),
+        "model.class_conditional": labelled,
+        "diffusion.schedule": "cosine",
+        "diffusion.base_resolution": draw(maybe(st.sampled_from([1, 8, 32, 1024]))),
+        "diffusion.log_snr_range": draw(st.sampled_from([None, [low, high]])),
+        "diffusion.prediction": None if edm else draw(st.sampled_from([None, "v", "x", "epsilon"])),
+        "diffusion.preconditioning": "edm" if edm else "none",
+        "diffusion.loss_bias": draw(st.floats(-10, 10)),
+        "diffusion.sigma_data": draw(st.sampled_from([0.01, 0.5, 3.0])),
+        "diffusion.log_sigma_mean": draw(st.floats(-3, 3)),
+        "diffusion.log_sigma_std": draw(st.floats(0.1, 2)),
+        "train.steps": draw(SMALL),
+        "train.batch": batch,
+        "train.accumulate": draw(st.sampled_from([n for n in range(1, batch + 1) if batch % n == 0])),
+        "train.learning_rate": draw(st.sampled_from([1e-5, 1e-3])),
+        "train.warmup": draw(st.integers(0, 5)),
+        "train.adam_betas": draw(st.sampled_from([None, [0.0, 0.0], [0.9, 0.999]])),
+        "train.gradient_clip": draw(st.sampled_from([None, 0.1, 10])),
+        "train.ema": draw(SHARE),
+        "train.translation": draw(st.sampled_from([0, 1, 30])),
+        "train.flip": draw(st.booleans()),
+        "train.label_dropout": draw(st.sampled_from([0.0, 0.5, 1.0])) if labelled else None,
+        "train.precision": draw(st.sampled_from(["float32", "bfloat16"])),
+        "train.compile": draw(st.integers(0, 4)) == 0,
+        "train.checkpoint_activations": draw(st.booleans()),
+        "train.checkpoint_every": draw(SMALL),
+        "train.log_every": draw(SMALL),
+        "train.workers": draw(st.sampled_from([0, 0, 0, 1])),
+        "sample.sampler": sampler,
+        "sample.steps": steps,
+        "sample.cache_from_level": 1 if cached else None,
+        "sample.spacing": draw(st.sampled_from([None, "time", "karras", "log_snr"])),
+        "sample.clip": draw(st.sampled_from([None, True, False])),
+        "sample.seeds": draw(st.sampled_from([None, [2**64 - 1], [3, 0]])),
+        "sample.batch": draw(st.integers(1, 8)),
+        "sample.precision": draw(st.sampled_from(["float32", "bfloat16"])),
+        "sample.compile": draw(st.integers(0, 4)) == 0,
+        "measure.images": draw(st.integers(1, 8)),
+        "measure.features": "digits" if digits else draw(st.sampled_from(["efficientnet_lite0", "digits"])),
+        "measure.reference": "train",
+        "measure.inception_score": False,
+        "measure.precision_recall": draw(st.booleans()),
+        "measure.batch": draw(st.integers(1, 8)),
+        "measure.latency.batch": draw(maybe(st.integers(1, 4))),
+        "measure.latency.warmup": draw(st.integers(0, 1)),
+        "measure.latency.repeats": draw(st.integers(1, 2)),
+        "seed": draw(st.sampled_from([0, 2**64 - 1])),
+    }
+    if not digits and values["measure.features"] == "digits":
+        values["data.size"] = 8
+    if dual:
+        values |= dual_rate_keys(draw, levels)
+    if dual or cached:
+        key, strategy = draw(
+            st.sampled_from(
+                [
+                    ("sample.refresh_interval", st.integers(1, steps)),
+                    ("sample.refreshes", st.integers(1, steps)),
+                    ("sample.refresh_steps", st.sets(st.integers(0, steps - 1)).map(lambda s: sorted(s | {0}))),
+                ]
+            )
+        )
+        values[key] = draw(strategy)
+    options = {
+        "ancestral": {"sample.variance": SHARE},
+        "ddim": {"sample.eta": SHARE},
+        "heun": {
+            "sample.churn": st.sampled_from([0.0, 1.0, 1e3]),
+            "sample.churn_range": rising(0.0, 100.0),
+            "sample.churn_noise": st.sampled_from([0.9, 1.003]),
+        },
+        "dpmpp_2m": {},
+    }
+    for key, strategy in options[sampler].items():
+        values[key] = draw(maybe(strategy))
+    if values["sample.spacing"] == "karras" or (values["sample.spacing"] is None and sampler == "heun"):
+        values["sample.rho"] = draw(maybe(st.sampled_from([1, 7.0, 100])))
+        values["sample.sigma_range"] = draw(maybe(rising(0.002, 80.0)))
+    if labelled and draw(st.booleans()):
+        values["sample.guidance"] = draw(st.sampled_from([0.0, 1, 3.0]))
+        values["sample.guidance_interval"] = draw(maybe(rising(0.0, 100.0)))
+    values["measure.weights"] = None
+    return {key: value for key, value in values.items() if value is not None or key == "train.gradient_clip"}
+
+
+def dual_rate_keys(draw: st.DrawFn, levels: int) -> dict[str, Any]:
+    pairs = draw(st.sampled_from([None, "range", "grid"]))
+    refreshes = {None: None, "range": [1, 50], "grid": draw(st.integers(1, 50))}[pairs]
+    return {
+        "model.light_width": draw(maybe(st.sampled_from([0.01, 0.5, 1, 3.0]))),
+        "model.light_blocks": draw(maybe(st.just([1] * levels))),
+        "model.light_levels": draw(maybe(st.lists(LEVEL, min_size=levels, max_size=levels))),
+        "model.context_channels": draw(maybe(st.integers(1, 9))),
+        "model.context_levels": draw(st.sampled_from([None, "all", "last"])),
+        "model.context_entry": draw(st.sampled_from([None, "level", "block"])),
+        "train.context_dropout": draw(maybe(SHARE)),
+        "train.pairs": pairs,
+        "train.refreshes": refreshes,
+        "train.denoiser_times": draw(maybe(SMALL)),
+    }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _eager_compiler() -> Iterator[None]:
+    """What torch.compile captures runs as it was captured: C++ is compiled elsewhere, and takes its time."""
+    original = torch.compile
+
+    def compile_eagerly(function: Any, dynamic: bool, mode: str | None = None) -> Any:
+        return original(function, backend="eager", dynamic=dynamic)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "compile", compile_eagerly)
+        yield
+
+
+def test_every_key_of_the_schema_is_drawn() -> None:
+    seen: set[str] = set()
+
+    @settings(max_examples=300, database=None, deadline=None, phases=[Phase.generate])
+    @given(configurations())
+    def collect(values: dict[str, Any]) -> None:
+        seen.update(values)
+
+    collect()
+    assert set(known_keys(Experiment)) - seen == {"measure.weights"}
+
+
+@settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.generate],
+    print_blob=True,
+)
+@given(values=configurations())
+def test_what_parses_runs_to_a_report_or_is_refused_before_training(values: dict[str, Any], archive: Path) -> None:
+    if values.get("data.path") is not None:
+        values["data.path"] = str(archive)
+    note(yaml.safe_dump(values, allow_unicode=True))
+    with tempfile.TemporaryDirectory() as folder:
+        file, results = Path(folder) / "sweep.yaml", Path(folder) / "results"
+        sweep = {"name": "drawn", "base": values, "arms": {"only": {}}, "seeds": [values.pop("seed")]}
+        file.write_text(yaml.safe_dump(sweep, allow_unicode=True), encoding="utf-8")
+        status, said = run_sweep(file, results)
+        trainings = list((results / "runs" / "trainings").glob("*/log.jsonl"))
+        if status == 2:
+            assert not trainings, f"refused after the training: {said}"
+            assert "error: " in said
+            assume(False)  # is no example of one that runs: another is drawn
+        assert status == 0, said
+        (record_path,) = (results / "runs" / "cells").glob("*.json")
+        record = json.loads(record_path.read_text(encoding="utf-8"))
+        assert record["compute"]["gmacs_per_image"] > 0
+        assert record["time"]["seconds_per_image"] > 0
+        assert record["quality"]["per_seed"][0]["frechet"] >= 0
+
+
+def run_sweep(file: Path, results: Path) -> tuple[int, str]:
+    """Exit status and what was printed, through the command line's own way to end."""
+    from harness.cli import app
+
+    def program() -> None:
+        main_of(lambda arguments: app(arguments, standalone_mode=False), sys_arguments)
+
+    sys_arguments = ["sweep", str(file), "--results", str(results), "--cluster", "inline", "--json"]
+    runner = CliRunner()
+    with runner.isolation() as streams:
+        try:
+            program()
+            status = 0
+        except SystemExit as end:
+            status = int(end.code or 0)
+        said = b"".join(stream.getvalue() for stream in streams[:2]).decode("utf-8", errors="replace")
+    return status, said

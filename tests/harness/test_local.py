@@ -1,0 +1,54 @@
+"""Processes of this machine (`--cluster local`): the folders that they may write to, and what they say at their end."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.harness.test_own_packages import ROOT, SWEEP
+
+DIES = """
+import os, sys
+if "SUBMITIT_LOCAL_JOB_ID" in os.environ:
+    sys.stderr.write("OSError: of the library\\n")
+    sys.stderr.flush()
+    os._exit(3)
+"""
+
+
+def sweep(folder: Path, results: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    (folder / "tiny.yaml").write_text(SWEEP)
+    command = ["sweep", "tiny.yaml", "--cluster", "local", "--results", results, "--json"]
+    values = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.run(
+        [sys.executable, "-m", "harness.cli", *command],
+        cwd=folder,
+        env=values,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("name", ["50% %j %a", 'it\'s a "b" #1'])
+def test_the_folder_of_results_may_have_any_name(tmp_path: Path, name: str) -> None:
+    done = sweep(tmp_path, name)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"tiny.yaml", name}
+    logs = list((tmp_path / name / "runs" / "logs").glob("*/*_log.out"))
+    assert len(logs) == 2 and all("Job completed successfully" in path.read_text() for path in logs)
+
+
+def test_a_process_that_ends_without_a_word_of_its_own_is_quoted(tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(DIES)
+    done = sweep(tmp_path, "50%j", PYTHONPATH=f"{ROOT}{os.pathsep}{tmp_path / 'site'}")
+    assert done.returncode == 1
+    reason = next(iter(json.loads(done.stdout)["failures"].values()))
+    assert reason.startswith("the process ended without a result: OSError: of the library; its log: ")
+    assert Path(reason.rpartition("its log: ")[2]).is_file()

@@ -1,0 +1,62 @@
+"""Run the sweeps at the paper's scale in miniature, on made images: `python tools/miniatures.py [NAME…]`.
+
+They differ from the sweeps that they stand for in sizes alone: compiled, bfloat16, guided, with workers and Inception's
+features (of random weights). `harness flops` tells a cost first, then the sweep runs to its report.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tools.made_images import make, make_cifar10  # noqa: E402
+from tools.made_inception import make_inception  # noqa: E402
+
+SIDES = {"imagenet64": 64, "imagenet128": 128, "cifar10": None, "tiny_imagenet": 64}
+"""Side of the made images of each sweep; CIFAR-10 has its own archive."""
+IMAGES = 64
+
+
+def run(name: str, folder: Path) -> None:
+    """One miniature, from its costs to its report. Raises CalledProcessError where a command fails."""
+    side = SIDES[name]
+    if side is None:
+        data = make_cifar10(folder / "made-cifar10.tar.gz", IMAGES)
+    else:
+        data = make(folder / f"made{side}.zip", IMAGES, side)
+    overrides = ["--set", f"data.path={data}"]
+    if name != "tiny_imagenet":
+        weights = folder / "made-inception.pth"
+        overrides += ["--set", f"measure.weights={weights if weights.exists() else make_inception(weights)}"]
+    file = ROOT / "sweeps" / "miniature" / f"{name}.yaml"
+    harness = [sys.executable, "-m", "harness.cli"]
+    subprocess.run(
+        [*harness, "flops", file, "--arm", "dual-rate", *overrides, "--json"], check=True, stdout=subprocess.DEVNULL
+    )
+    subprocess.run(
+        [*harness, "sweep", file, *overrides, "--cluster", "inline", "--results", folder / "results"], check=True
+    )
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", default=list(SIDES), metavar="NAME", help=", ".join(SIDES))
+    names = parser.parse_args(arguments).names
+    if unknown := set(names) - set(SIDES):
+        parser.error(f"{', '.join(sorted(unknown))}: choices are {', '.join(SIDES)}")
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            started = time.monotonic()
+            run(name, Path(folder))
+            print(f"{name}: from its configuration to its report in {time.monotonic() - started:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
