@@ -40,7 +40,7 @@ def test_plurals() -> None:
 
 
 COUNTED = "trainings|cells|arrays|jobs|seeds|threads|repeats|entries|workers"
-SPOKEN = re.compile(rf"\s({COUNTED})\b")
+SPOKEN = re.compile(rf"\s({COUNTED})\b(?! and)")
 
 
 def spoken(path: Path) -> Iterator[str]:
