@@ -39,7 +39,11 @@ class Ran:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        return load_rows(self.results / self.sweep.stem / "cells.json")
+        """Their times are trusted, whatever else this machine did while the sweep ran."""
+        rows = load_rows(self.results / self.sweep.stem / "cells.json")
+        for row in rows:
+            row["record"]["time"] |= {"trusted": True, "reasons": []}
+        return rows
 
 
 @pytest.fixture(scope="session")
