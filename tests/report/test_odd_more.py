@@ -36,7 +36,8 @@ def set_distance(row: dict[str, Any], value: float | None) -> None:
 
 
 @given(data=st.data())
-@settings(database=None,
+@settings(
+    database=None,
     max_examples=80,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # a report takes a second: no time to shrink
