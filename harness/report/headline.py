@@ -195,11 +195,12 @@ def _compared_costs(compute: Comparison, time: Comparison | None, at: str, again
     intervals = " and ".join(_range(costs[cost]) for cost in alike)
     if _differs(compute):
         said = f"{compute.name} needs {' and '.join(apart)} of {against}, {_where(compute)}"
-        also = f"; no difference beyond noise in time (95 % interval {intervals})" if alike else ""
+        also = f"; no difference beyond noise in time (95 % interval of the ratio {intervals})" if alike else ""
     else:
         said = (
             f"there is no difference beyond noise in {' or '.join(alike)} between {compute.name} and {against} "
-            f"(95 % interval{'s' if len(alike) > 1 else ''} {intervals}), {_where(compute)}"
+            f"(95 % {'intervals of the ratios' if len(alike) > 1 else 'interval of the ratio'} {intervals}), "
+            f"{_where(compute)}"
         )
         also = f"; {compute.name} needs {apart[0]}" if apart else ""
     return f"{_short(compute)}At equal {at}, {said}{also}{_reach(compute)}"

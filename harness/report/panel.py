@@ -132,7 +132,7 @@ def condition_of(record: Mapping[str, Any]) -> Condition:
     try:
         quality, data = record["quality"], record["config"]["data"]
         reference = quality["reference"]
-        named = Named.read(str(reference["name"]), data)
+        named = Named.read(reference, data)
         return Condition(
             data=named.data,
             features=quality["features"],
@@ -159,17 +159,20 @@ class Named:
     split: str
 
     @classmethod
-    def read(cls, reference: str, data: Mapping[str, Any]) -> Named:
-        """From a reference's name, ``<data> <side> <split>`` as cells write it, and the configuration's data.
+    def read(cls, reference: Mapping[str, Any], data: Mapping[str, Any]) -> Named:
+        """From a record's reference and the configuration's data.
 
-        A label in the configuration goes before the name that the cell was measured under.
+        The name is ``<data> <side> <split>``, as cells write it; older records have no parts of it. A label in the
+        configuration goes before the name that the cell was measured under.
         """
-        whole, _, split = reference.rpartition(" ")
+        written = str(reference["name"])
+        whole, _, split = written.rpartition(" ")
+        whole, split = str(reference.get("data") or whole), str(reference.get("split") or split)
         found = SIDED.fullmatch(whole)
         stem, side = (found["stem"], found["side"]) if found else _from_configuration(data)
         stem = str(data.get("label") or stem)
         name = stem if not side or stem.endswith(f" {side}") else f"{stem} {side}"
-        return cls(name, side, f"{name} {split}" if found else reference, split)
+        return cls(name, side, f"{name} {split}" if found else written, split)
 
 
 SIDED = re.compile(r"(?P<stem>.+) (?P<side>\d+×\d+)")
@@ -187,10 +190,11 @@ def _from_configuration(data: Mapping[str, Any]) -> tuple[str, str]:
 def _content(reference: Mapping[str, Any], data: Mapping[str, Any], named: Named) -> str:
     """What tells one reference's images from another's, wherever they lie and whatever they are called.
 
-    Side and channels are named beside the hash, since not every record's hash covers them.
+    The hash of an older record, which has no parts of the name, does not cover size and channels: they stand beside it.
     """
     identity = reference.get("id") or reference.get("fingerprint") or named.data
-    return canonical([identity, named.side, data.get("channels"), named.split])
+    pixels = [] if "data" in reference else [named.side, data.get("channels")]
+    return canonical([identity, named.split, *pixels])
 
 
 def _likely(row: Row, conditions: Iterable[Condition]) -> Condition:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import scipy.linalg
 import torch
 from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
 
+from harness.benchmarks.bias import main
+from harness.errors import ConfigError
 from harness.measure.features import load_extractor
 from harness.measure.frechet import (
     Statistics,
     distance_and_standard_error,
     frechet_distance,
+    held_out_bias,
     small_sample_bias,
     statistics,
 )
@@ -139,3 +144,29 @@ def test_the_bias_falls_as_one_over_n() -> None:
     again = small_sample_bias(real, (250, 500, 1000), repeats=30)
     assert again == bias
     assert small_sample_bias(real, (250,), repeats=2, seed=1) != small_sample_bias(real, (250,), repeats=2)
+
+
+def test_images_that_the_reference_does_not_hold_score_its_own_noise_too() -> None:
+    """Both sides are draws: to first order the bias is that of N and that of the other half, added."""
+    real = RANDOM.normal(size=(4000, 6))
+    for bias in held_out_bias(real, (250, 500, 1000), repeats=30):
+        assert bias.mean == pytest.approx((6 + 6 * 7 / 4) * (1 / bias.images + 1 / 2000), rel=0.15)
+    assert held_out_bias(real, (250,), repeats=3) == held_out_bias(real, (250,), repeats=3)
+    with pytest.raises(ValueError, match="2001 images cannot be held out: half of the reference is 2000"):
+        held_out_bias(real, (250, 2001))
+
+
+def test_what_real_digits_score_is_what_the_readme_says(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--images", "200", "500", "1000", "2000", "--repeats", "20", "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert told["reference"] == "FD-digits to digits 8×8 train (1797 images)"
+    found = {way: {bias["images"]: bias["mean"] for bias in told[way]} for way in ("resampled", "held out")}
+    assert found["resampled"] == pytest.approx({200: 1.18, 500: 0.46, 1000: 0.23, 2000: 0.11}, rel=0.15)
+    assert found["held out"] == pytest.approx({200: 1.46, 500: 0.72}, rel=0.2)
+    assert all(found["held out"][n] > 1.1 * found["resampled"][n] for n in (200, 500))
+
+
+@pytest.mark.parametrize("arguments", [["--images", "1"], ["--repeats", "0"]])
+def test_what_cannot_be_resampled_is_refused(arguments: list[str]) -> None:
+    with pytest.raises(ConfigError):
+        main(arguments)

@@ -61,7 +61,7 @@ def test_no_difference_is_called_noise() -> None:
         ],
     )
     text = headline(generator)
-    assert "there is no difference beyond noise in compute or time between dual-rate and base (95 % intervals" in text
+    assert "there is no difference beyond noise in compute or time between dual-rate and base (95 %" in text
     assert "×" not in text, "a share that may as well be 1 is no finding"
     assert "one training seed, whose noise the intervals leave out" in text
 

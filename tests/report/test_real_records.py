@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-import torch_fidelity.feature_extractor_inceptionv3 as inception_module
 from typer.testing import CliRunner
 
 from harness import cli
@@ -21,6 +19,7 @@ from harness.report.figures import frontier_figure
 from harness.report.reported import agreeing, read_reported
 from tests.report.conftest import REPORTED, Ran
 from tools.made_images import make
+from tools.made_inception import make_inception
 
 IMAGES = 4
 SWEEP = """
@@ -41,13 +40,7 @@ arms:
 @pytest.fixture(scope="module")
 def official(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Stand-in weights of Inception, which count as the official ones while this module's tests run."""
-    path = tmp_path_factory.mktemp("inception") / "random.pth"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inception_module, "load_state_dict_from_url", lambda *_, **__: {})
-        patch.setattr(inception_module.FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
-        torch.manual_seed(0)
-        network = inception_module.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
-    torch.save(network.state_dict(), path)
+    path = make_inception(tmp_path_factory.mktemp("inception") / "random.pth")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(features, "INCEPTION_HASH", hashlib.sha256(path.read_bytes()).hexdigest()[:8])
         yield path
@@ -105,8 +98,8 @@ def test_the_literature_stands_beside_a_fid_that_a_run_has_measured(overrides: l
 def test_it_does_not_beside_other_data_another_n_reference_or_weights(folder: Path) -> None:
     changes = {
         "images": lambda quality: quality.update(images=5),
-        "reference": lambda quality: quality["reference"].update(name="ImageNet 64×64 test"),
-        "size": lambda quality: quality["reference"].update(name="ImageNet 32×32 train"),
+        "reference": lambda quality: quality["reference"].update(name="ImageNet 64×64 test", split="test"),
+        "size": lambda quality: quality["reference"].update(name="ImageNet 32×32 train", data="ImageNet 32×32"),
         "weights": lambda quality: quality.update(frechet_label="FD-Inception"),
         "features": lambda quality: quality.update(features="dinov2"),
     }
@@ -147,10 +140,28 @@ def test_the_digits_have_a_label_too(ran: Ran) -> None:
     assert "digits 8×8" not in text + (made / "index.html").read_text(encoding="utf-8")
 
 
-def test_other_pixels_of_the_same_files_are_another_reference(ran: Ran) -> None:
-    """Side, channels and split are compared beside the hash: not every record's hash covers them."""
+def test_a_record_of_an_older_form_tells_its_pixels_beside_the_hash(ran: Ran) -> None:
+    """Its hash does not cover side and channels, and its name has no parts."""
+
+    def older(row: dict[str, Any]) -> dict[str, Any]:
+        for part in ("data", "split"):
+            del row["record"]["quality"]["reference"][part]
+        return row
+
+    rows = [older(row) for row in ran.rows]
+    (panel,) = panels(rows)
+    assert panel.condition is not None and panel.condition.text == panels(ran.rows)[0].condition.text  # type: ignore[union-attr]
     for change in ({"channels": 3}, {"name": "digits 16×16 train"}, {"name": "digits 8×8 test"}):
-        rows = ran.rows
+        rows = [older(row) for row in ran.rows]
         record = rows[0]["record"]
         (record["config"]["data"] if "channels" in change else record["quality"]["reference"]).update(change)
         assert len(panels(rows)) == 2, change
+
+
+def test_channels_that_are_named_are_those_that_are_there(ran: Ran) -> None:
+    """The hash is of the pixels: whether the configuration names what the data have makes no other panel."""
+    rows = ran.rows
+    rows[0]["record"]["config"]["data"]["channels"] = 1
+    assert len(panels(rows)) == 1
+    rows[0]["record"]["quality"]["reference"]["id"] = "of other pixels"
+    assert len(panels(rows)) == 2
