@@ -75,9 +75,9 @@ def make_cifar10(path: Path, images: int = 250) -> Path:
             indices = range(first, first + each)
             pixels = [made_image(i, i % 10, 10, 32).transpose(2, 0, 1).reshape(-1) for i in indices]
             content = {b"data": np.stack(pixels), b"labels": [i % 10 for i in indices]}
-            _add(archive, f"cifar-10-batches-py/{name}", pickle.dumps(content, protocol=2))
+            _add(archive, f"cifar-10-batches-py/{name}", pickle.dumps(content, protocol=4))
         meta = {b"label_names": [name.encode() for name in CIFAR_CLASSES]}
-        _add(archive, "cifar-10-batches-py/batches.meta", pickle.dumps(meta, protocol=2))
+        _add(archive, "cifar-10-batches-py/batches.meta", pickle.dumps(meta, protocol=4))
     temporary.replace(path)
     return path
 

@@ -57,7 +57,8 @@ def test_too_small_a_reference_is_refused(tmp_path: Path, images: int, precision
     path = write_folder(tmp_path, {f"{i}.png": encoded(noise(i)) for i in range(images)})
     data = {"name": "images", "path": str(path)}
     chosen = parsed(data=data, measure={"features": "inception", "precision_recall": precision})
-    with pytest.raises(DataError, match=rf"{images} images are too few, at least {4 if precision else 2} are needed"):
+    few = "1 image is" if images == 1 else f"{images} images are"
+    with pytest.raises(DataError, match=rf"{few} too few, at least {4 if precision else 2} are needed"):
         check_measures([chosen])
     reference = Reference("few", "few", lambda: IMAGES[:images])
     with pytest.raises(DataError):
@@ -123,5 +124,5 @@ def test_nothing_is_trained_for_what_cannot_be_measured(tmp_path: Path, command:
     arm = ["--arm", "base"] if command == "measure" else []
     done = small.harness(tmp_path / "results", command, file, *arm)
     assert done.returncode == 2
-    assert "one 8×8, split train: 1 images are too few, at least 2 are needed" in done.stderr
+    assert "one 8×8, split train: 1 image is too few, at least 2 are needed" in done.stderr
     assert not (tmp_path / "results" / "runs" / "trainings").exists()

@@ -207,7 +207,7 @@ def test_a_mistake_on_the_command_line_names_the_option(option: str, said: str) 
 
 
 def test_texts_are_taken_as_they_are_written(tmp_path: Path) -> None:
-    """From the user's file, a sweep's section and the command line: what looks like a number is text where text is."""
+    """What looks like a number is text where text is; a flag of sbatch set to no is left out."""
     user_file().parent.mkdir()
     user_file().write_text("# nothing yet\n", encoding="utf-8")
     assert load_settings({}, "s.yaml").cell.account is None
@@ -223,5 +223,5 @@ def test_texts_are_taken_as_they_are_written(tmp_path: Path) -> None:
     assert (settings.training.qos, settings.training.minutes, settings.training.gpus) == ("1e3", 2880, 2)
     assert (settings.training.constraint, settings.training.memory) == ("a100&80gb", None)
     assert settings.training.sbatch == {
-        "nice": "010", "exclusive": True, "wckey": "007", "hold": "no", "begin": "*x: #3", "reboot": True,
+        "nice": "010", "exclusive": True, "wckey": "007", "begin": "*x: #3", "reboot": True,
     }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from harness.slurm import job as job_module
 from harness.slurm.job import STOPPED, SlurmJob, requeue
 from harness.slurm.sbatch import sbatch_parameters, submit_array
 from harness.slurm.settings import load_settings
+from harness.store import Store, Target, write_json
 from tests.slurm.conftest import SLOW
 from tests.slurm.fakes import Fakes
 from tests.slurm.sweeping import STEPS, Running
@@ -117,6 +120,27 @@ def test_nothing_turns_finished_work_into_a_failure(start: Start, sweep: Running
             time.sleep(0.001)
     assert process.returncode == 0
     assert sweep.store.state(training)["state"] == "done"
+
+
+def test_a_note_that_cannot_be_written_does_not_fail_finished_work(
+    sweep: Running, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from harness import jobs
+
+    made, failed = sweep.cells
+
+    def make(store: Store, target: Target, **_: Any) -> None:
+        if target == made:
+            write_json(store.cell_path(target.id), {"id": target.id})
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(jobs, "run", make)
+    stop: Any = SimpleNamespace(is_set=lambda: False)
+    SlurmJob(sweep.store.root, [made], 90)._make_targets(stop)
+    assert f"{made} is made; after that: OSError: [Errno 28] No space left on device" in capfd.readouterr().err
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    with pytest.raises(OSError, match="No space left"):
+        SlurmJob(sweep.store.root, [failed], 90)._make_targets(stop)
 
 
 def test_a_step_that_does_not_end_in_time_is_requeued_as_it_stands(

@@ -83,6 +83,15 @@ def test_made_images_are_the_same_bytes_and_have_every_class(tmp_path: Path) -> 
     assert len(torch.unique(images.flatten(1), dim=0)) == 12
 
 
+def test_a_made_cifar_archive_is_read_as_the_real_one_is(tmp_path: Path) -> None:
+    archive = make_cifar10(tmp_path / "made.tar.gz", images=20)
+    train, test = (open_data(DataConfig(name="cifar10", path=str(archive)), split) for split in ("train", "test"))
+    assert (train.info.images, test.info.images, train.info.size, train.info.channels) == (20, 4, 32, 3)
+    images, labels = train.load(range(20))
+    assert labels.tolist() == [i % 10 for i in range(20)]
+    assert len(torch.unique(images.flatten(1), dim=0)) == 20
+
+
 def made_data(name: str, folder: Path) -> Path:
     if name == "cifar10":
         return make_cifar10(folder / "made-cifar10.tar.gz", images=20)
