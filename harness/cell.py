@@ -27,9 +27,9 @@ from harness.measure.reference import Reference
 from harness.progress import JobProgress, silent
 from harness.provenance import provenance
 from harness.sampling import Drawing
-from harness.store import RECORD_SCHEMA, Store, Target, atomic_path, write_json
+from harness.store import RECORD_SCHEMA, Store, Target, atomic_path, set_aside, write_json
 from harness.sweep import identify
-from harness.weights import DamagedFile, load_tensors, save_tensors, set_aside
+from harness.weights import DamagedFile, load_tensors, save_tensors
 from harness.wording import count_of
 
 SHOWN_IMAGES = 64

@@ -11,7 +11,8 @@ from types import TracebackType
 from torch import Tensor
 
 from harness.errors import StoreError
-from harness.weights import DamagedFile, load_tensors, save_tensors, set_aside
+from harness.store import set_aside
+from harness.weights import DamagedFile, load_tensors, save_tensors
 
 log = logging.getLogger("harness")
 

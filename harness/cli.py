@@ -16,6 +16,7 @@ from rich.console import Console
 
 from harness.data.commands import data_app
 from harness.errors import FULL, FULL_CURE, ConfigError, HarnessError
+from harness.folder import check_results_folder
 from harness.threads import choose_wait_policy
 
 app = typer.Typer(
@@ -39,13 +40,7 @@ def _results_folder(path: Path) -> Path:
     from harness.values import decoded  # not on top: help and status need no schema
 
     folder = _expanded(path) or path
-    for place in (folder, *folder.parents):
-        if place.is_dir():
-            break
-        if place.exists():
-            raise ConfigError(
-                "--results", [f"{place} is a file; a folder is needed, which is made where there is none"]
-            )
+    check_results_folder(folder)
     decoded(str(folder.absolute()), "--results")  # no weights can be read from a place with another name
     return folder
 
@@ -108,16 +103,17 @@ def print_json(value: Any) -> None:
 
 def main() -> None:
     """Entry point."""
-    main_of(lambda arguments: app(arguments, standalone_mode=True), sys.argv[1:])
+    arguments = sys.argv[1:]
+    chosen = choose_wait_policy() if COMPUTING.intersection(arguments[:1]) else None
+    if chosen is not None:
+        console(json_output=True).print(chosen)
+    main_of(lambda arguments: app(arguments, standalone_mode=True), arguments)
 
 
 def main_of(program: Callable[[list[str]], Any], arguments: list[str]) -> None:
     """Run `program`: an error that a person can put right is one message and status 2, without a traceback."""
     _replace_unprintable()
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    chosen = choose_wait_policy() if COMPUTING.intersection(arguments) else None
-    if chosen is not None:
-        Console(stderr=True, soft_wrap=True).print(chosen, markup=False, highlight=False)
     try:
         program(arguments)
     except (KeyboardInterrupt, SystemExit) as ending:  # typer ends the process itself after a Ctrl-C

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.errors import StoreError
+from harness.errors import ConfigError, StoreError
 
 
-def check_readable(root: Path) -> None:
+def check_results_folder(root: Path) -> None:
     """That `root` is a folder of results, or may become one. Touches nothing."""
+    for place in (root, *root.parents):
+        if place.is_dir():
+            break
+        if place.exists():
+            raise ConfigError(
+                "--results", [f"{place} is a file; a folder is needed, which is made where there is none"]
+            )
     for path in (root, root / "runs"):
         try:
             next(path.iterdir(), None)

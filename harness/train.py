@@ -31,8 +31,8 @@ from harness.data.loader import Batch
 from harness.distributed import Ranks, current_ranks, pick_device
 from harness.errors import ConfigError
 from harness.measure.latency import device_name
-from harness.store import file_sha256, write_atomically, write_json
-from harness.weights import save_tensors, set_aside
+from harness.store import file_sha256, set_aside, write_atomically, write_json
+from harness.weights import save_tensors
 from models.augment import augment
 from models.dual_rate import DualRate, SingleRate
 from models.method import RunNetwork, run_network

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from harness.errors import StoreError
 from harness.store import atomic_path
-from harness.store import set_aside as set_aside
 
 FORMAT = "dual-rate-harness/1"
 

@@ -18,7 +18,6 @@ from harness.commands.place import choose
 from harness.commands.status import find_targets, submitted_targets, summary_line, table_of
 from harness.config import Experiment
 from harness.errors import ConfigError, DispatchError
-from harness.folder import check_readable
 from harness.plan import Plan, plan
 from harness.slurm.advice import expected_times, time_advice
 from harness.slurm.cancel import cancel_jobs, cancel_jobs_of_file
@@ -152,7 +151,6 @@ def retry(
     json_output: bool,
 ) -> None:
     """Run again what has failed, was cancelled, is blocked or lost; of that only `names` (ids), if given."""
-    check_readable(results)
     sweep, store, out = load_sweep(file, overrides), Store(results), console(json_output)
     planned = plan(sweep, store)
     status = read_status(planned, store)
@@ -234,7 +232,6 @@ def cancel(
     file: Path, names: Sequence[str], overrides: Sequence[str], results: Path, earlier: bool, json_output: bool
 ) -> None:
     """End the sweep's jobs on SLURM; of those only the jobs of `names` (ids) or of earlier versions, if asked."""
-    check_readable(results)
     store, out = Store(results), console(json_output)
     try:
         sweep = load_sweep(file, overrides)

@@ -14,7 +14,6 @@ from harness.cli import console, print_json
 from harness.commands.hints import Asked
 from harness.commands.status import find_targets, submitted_targets
 from harness.errors import ConfigError, StoreError
-from harness.folder import check_readable
 from harness.plan import plan
 from harness.slurm.records import Assignment, all_assignments, load_submissions
 from harness.slurm.status import LIVE, Row, read_status
@@ -48,7 +47,6 @@ def run(
     """What the last job of a training or cell printed, or all its jobs, and the traceback of its error."""
     if follow and json_output:
         raise ConfigError("--follow", ["has no meaning with --json"])
-    check_readable(results)
     sweep, store, out = load_sweep(file, overrides), Store(results), console(json_output)
     (target,) = find_targets(sweep, [name], submitted_targets(sweep, store))
     made = attempts(store, target)

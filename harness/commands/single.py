@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from harness.checks import check_data, check_folder, check_measures, check_store
-from harness.cli import RESULTS, console, print_json
+from harness.cli import console, print_json
+from harness.commands.hints import Asked
 from harness.config import Experiment
 from harness.errors import StoreError
 from harness.interrupts import stop_on_interrupt
@@ -96,14 +96,6 @@ def _weights_of(store: Store, experiment: Experiment, command: str) -> Path:
     return store.weights_path(training)
 
 
-def _command(name: str, file: Path, overrides: Sequence[str], arm: str | None, results: Path) -> str:
-    """The command line of another command on the same experiment."""
-    options = ["--arm", arm] if arm else []
-    options += [word for override in overrides for word in ("--set", override)]
-    options += ["--results", str(results)] if results != RESULTS else []
-    return shlex.join(["harness", name, str(file), *options])
-
-
 def train(file: Path, overrides: Sequence[str], arm: str | None, results: Path, json_output: bool) -> None:
     store, out = Store(results), console(json_output)
     experiment = load_experiment(file, overrides, arm)
@@ -152,7 +144,8 @@ def sample(
     store, out = Store(results), console(json_output)
     experiment = load_experiment(file, overrides, arm)
     if weights is None:
-        weights = _weights_of(store, experiment, _command("train", file, overrides, arm, results))
+        command = Asked(file, overrides, results).command("train", *(["--arm", arm] if arm else []))
+        weights = _weights_of(store, experiment, command)
     drawing = load_drawing(experiment, weights)
     seed, batch = experiment.sample.seeds[0], experiment.sample.batch
     parts = []

@@ -19,7 +19,6 @@ from harness.cli import console, print_json
 from harness.commands.hints import Asked
 from harness.config import nearest
 from harness.errors import ConfigError
-from harness.folder import check_readable
 from harness.plan import plan
 from harness.progress import clock_text
 from harness.slurm.advice import status_advice
@@ -44,7 +43,6 @@ SEPARATOR = 3
 
 def run(file: Path | None, overrides: Sequence[str], results: Path, watch: bool, json_output: bool) -> None:
     """Of the sweep in `file`; of all that was submitted from `results` if there is none."""
-    check_readable(results)
     if file is None:
         _run_overview(overrides, results, watch, json_output)
         return

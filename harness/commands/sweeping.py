@@ -13,7 +13,6 @@ from rich.table import Table
 from harness.cli import console, print_json
 from harness.commands.hints import Asked
 from harness.commands.place import Chosen, choose
-from harness.folder import check_readable
 from harness.plan import Plan, plan, without_damaged
 from harness.store import Store, set_aside
 from harness.sweep import UNKNOWN_ID, Sweep, load_sweep
@@ -37,7 +36,6 @@ def run(
     dry_run: bool,
     json_output: bool,
 ) -> None:
-    check_readable(results)
     sweep = load_sweep(file, overrides, without_data=dry_run)
     store = Store(results)
     planned, damaged = _checked(sweep, store)

@@ -101,8 +101,7 @@ class QualityMeter:
                 f"precision and recall look at {NEIGHBOURS} neighbours and need more images of each side, not "
                 f"{len(images)} generated and {len(self._real.features)} real"
             )
-        told = () if progress is None else (progress,)
-        extracted = self.extractor.extract(images, self._batch, *told)  # once, for all the measures
+        extracted = self.extractor.extract(images, self._batch, progress)  # once, for all the measures
         generated = extracted[self.extractor.kind.layer]
         values = self._frechet(generated) | self._kernel(generated)
         if self._inception_score:

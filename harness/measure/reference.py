@@ -115,8 +115,7 @@ def reference_features(
         images = reference.images()
         if len(images) != count:
             raise DataError(f"reference {reference.name}: {len(images)} images, {count} were announced")
-    told = () if progress is None else (progress,)
-    features = extractor.extract(images, batch, *told)[extractor.kind.layer]
+    features = extractor.extract(images, batch, progress)[extractor.kind.layer]
     if path is not None:
         write_atomically(path, save({"features": features}, {"facts": json.dumps(facts, sort_keys=True)}))
     return ReferenceFeatures(features, key, id_)
