@@ -64,3 +64,11 @@ class StoreError(HarnessError):
 
 class DispatchError(HarnessError):
     """A job that could not be submitted, or a scheduler that could not be reached."""
+
+
+class Blocked(HarnessError):
+    """A cell whose training has no weights, and why."""
+
+
+class Stopped(Exception):
+    """The training was asked to stop; its state is saved and the same call goes on from there."""

@@ -27,21 +27,23 @@ import torch
 import yaml
 from rich.console import Console
 
-from harness.checks import check_sweep
-from harness.cli import console, main_of
-from harness.commands import reporting, single
-from harness.dispatch import run_inline
-from harness.distributed import pick_device
+from harness.cli import experiment as single
+from harness.cli import report as reporting
+from harness.cli.console import console, main_of
+from harness.config.values import plain
+from harness.config.yamlfile import load_mapping
+from harness.dispatch.checks import check_sweep
+from harness.dispatch.local import run_inline
+from harness.dispatch.plan import plan
+from harness.dispatch.sweep import Sweep, load_experiment, load_sweep
+from harness.engine.distributed import pick_device
+from harness.engine.estimate import training_gmacs_per_step
+from harness.engine.profiling import profile_training
 from harness.errors import ConfigError
-from harness.estimate import training_gmacs_per_step
+from harness.files import write_atomically, write_json
 from harness.measure.latency import device_name
-from harness.plan import plan
-from harness.profiling import profile_training
-from harness.store import Store, write_atomically, write_json
-from harness.sweep import Sweep, load_experiment, load_sweep
-from harness.values import plain
-from harness.weights import load_tensors, save_tensors
-from harness.yamlfile import load_mapping
+from harness.store.store import Store
+from harness.store.weights import load_tensors, save_tensors
 
 TEMPLATE = Path(__file__).parents[1] / "sweeps" / "tiny_imagenet.yaml"
 TRAINED = ("base", "shrunk", "dual-rate")

@@ -18,10 +18,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from harness.cli import console, main_of
+from harness.cli.console import console, main_of
 from harness.errors import ConfigError
 from harness.report.write import CELLS, load_rows
-from harness.store import LOCAL
+from harness.store.store import LOCAL
 from harness.wording import count_of
 
 

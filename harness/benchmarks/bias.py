@@ -19,13 +19,14 @@ from pathlib import Path
 from numpy.typing import NDArray
 from rich.table import Table
 
-from harness.cli import console, main_of, print_json
-from harness.config import Experiment, parse_experiment
+from harness.cli.console import console, main_of, print_json
+from harness.config.dotted import nest
+from harness.config.schema import Experiment, parse_experiment
 from harness.data import open_data
+from harness.dispatch.sweep import load_experiment, parse_overrides
 from harness.errors import ConfigError
 from harness.measure.features import load_extractor
 from harness.measure.frechet import Bias, held_out_bias, small_sample_bias
-from harness.sweep import load_experiment, nest, parse_overrides
 from harness.wording import count_of
 
 IMAGES = (200, 400, 500, 1000, 2000)

@@ -18,15 +18,17 @@ from pathlib import Path
 
 from rich.table import Table
 
-from harness.cli import console, main_of, print_json
+from harness.cli.console import console, main_of, print_json
+from harness.dispatch.plan import plan
+from harness.dispatch.slurm.cancel import cancel_jobs
+from harness.dispatch.slurm.settings import ClusterSettings, load_settings
+from harness.dispatch.slurm.submit import submit
+from harness.dispatch.status import TO_RETRY, read_status
+from harness.dispatch.sweep import Sweep, load_experiment, load_sweep
 from harness.errors import DispatchError
-from harness.plan import plan
-from harness.slurm.cancel import cancel_jobs
-from harness.slurm.settings import ClusterSettings, load_settings
-from harness.slurm.status import TO_RETRY, read_status
-from harness.slurm.submit import submit
-from harness.store import Store, Target, read_json
-from harness.sweep import Sweep, identify, load_experiment, load_sweep
+from harness.files import read_json
+from harness.store.identity import identify
+from harness.store.store import Store, Target
 
 POLL_SECONDS = 1.0
 

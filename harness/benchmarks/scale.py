@@ -20,14 +20,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from harness.dispatch.plan import plan
+from harness.dispatch.slurm import queue
+from harness.dispatch.slurm.settings import load_settings
+from harness.dispatch.slurm.submit import submit
+from harness.dispatch.status import read_status
+from harness.dispatch.sweep import Sweep, load_sweep
 from harness.errors import DispatchError
-from harness.plan import plan
-from harness.slurm import queue
-from harness.slurm.settings import load_settings
-from harness.slurm.status import read_status
-from harness.slurm.submit import submit
-from harness.store import Store, Target
-from harness.sweep import Sweep, load_sweep
+from harness.store.store import Store, Target
 from harness.wording import count_of
 
 T = TypeVar("T")

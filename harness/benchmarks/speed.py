@@ -14,12 +14,12 @@ from typing import Any
 
 from rich.table import Table
 
-from harness.cli import console, main_of, print_json
-from harness.config import Experiment
-from harness.estimate import gmacs_per_image
-from harness.measure.latency import measure_sampling
-from harness.sampling import fresh_drawing
-from harness.sweep import load_experiment
+from harness.cli.console import console, main_of, print_json
+from harness.config.schema import Experiment
+from harness.dispatch.sweep import load_experiment
+from harness.engine.costs import measure_sampling
+from harness.engine.estimate import gmacs_per_image
+from harness.engine.sampling import fresh_drawing
 
 LEAST_EFFICIENCY = 0.85
 MOST_LOOP_SHARE = 0.03

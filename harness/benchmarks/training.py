@@ -13,11 +13,11 @@ from typing import Any
 
 from rich.table import Table
 
-from harness.cli import console, main_of, print_json
-from harness.config import Experiment
+from harness.cli.console import console, main_of, print_json
+from harness.config.schema import Experiment
 from harness.data import loader_throughput, open_data
-from harness.profiling import profile_training
-from harness.sweep import load_experiment
+from harness.dispatch.sweep import load_experiment
+from harness.engine.profiling import profile_training
 from harness.wording import count_of
 
 LOADER_SECONDS = 3.0

@@ -1,6 +1,6 @@
 """Data: opened by configuration, loaded by index, identified by content.
 
->>> from harness.config import DataConfig
+>>> from harness.config.schema import DataConfig
 >>> images, labels = open_data(DataConfig(name="digits")).load([0, 1])
 >>> images.shape, images.dtype
 (torch.Size([2, 1, 8, 8]), torch.uint8)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.store import atomic_path
+from harness.files import atomic_path
 
 log = logging.getLogger("harness")
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from harness.data.checksums import State, file_digest, is_settled, state_of
 from harness.errors import DataError, MissingDataError
-from harness.store import expanded, tried
+from harness.files import expanded, tried
 
 SIZE = 32
 CLASSES = 10

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from harness.config import DataConfig
+from harness.config.schema import DataConfig
 from harness.data import png
 from harness.data.damage import DamagedImageError
 from harness.data.dataset import DataInfo, Dataset, display_name
@@ -22,7 +22,7 @@ from harness.data.pixels import (
     to_array,
 )
 from harness.errors import DataError, printable
-from harness.store import expanded
+from harness.files import expanded
 
 PROBED = 64
 

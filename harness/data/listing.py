@@ -39,7 +39,7 @@ from harness.data.containers import Container, Folder, Member, Zip
 from harness.data.description import Description, descriptions
 from harness.data.layout import IMAGE_SUFFIXES, Layout, check_names, is_image, split_in
 from harness.errors import DataError, MissingDataError, printable
-from harness.store import expanded, tried
+from harness.files import expanded, tried
 
 QUICK_SECONDS = 0.2
 TRUSTED_TIMES = 20

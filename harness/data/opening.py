@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from harness.config import DataConfig
+from harness.config.schema import DataConfig
 from harness.data import cifar10, digits
 from harness.data.dataset import ArrayPixels, DataInfo, Dataset, display_name
 from harness.data.fingerprints import check_split

@@ -33,7 +33,7 @@ from harness.data.images import known_or_probed, source_name
 from harness.data.listing import Listing, list_images
 from harness.data.pixels import GREY_MODES, PIXEL_RULES, centre_crop, check_cropping, open_image, plain, to_array
 from harness.errors import DataError, printable
-from harness.store import atomic_path, write_atomically
+from harness.files import atomic_path, write_atomically
 from harness.wording import count_of
 
 FORMAT = 1

@@ -27,10 +27,10 @@ from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_featur
 from torch_fidelity.utils import create_feature_extractor
 
 from harness.errors import ConfigError, DataError
+from harness.files import expanded, file_sha256, tried
 from harness.measure import digits_extractor
 from harness.measure.known_weights import KNOWN_WEIGHTS
 from harness.measure.labels import frechet_label, kernel_label
-from harness.store import expanded, file_sha256, tried
 
 CPU_BATCH = 16
 """Images of a heavy extractor at once on a CPU: EfficientNet-Lite0 took 17 ms an image so, and 40 at 50 at once."""

@@ -18,13 +18,13 @@ from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, i
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
 from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
-from harness.config import NEIGHBOURS, SCORE_SPLITS, MeasureConfig
+from harness.config.schema import NEIGHBOURS, SCORE_SPLITS, MeasureConfig
 from harness.data.checksums import file_digest
 from harness.errors import DataError
+from harness.files import expanded
 from harness.measure.features import Extractor, load_extractor
 from harness.measure.frechet import Bias, distance_and_standard_error, small_sample_bias
 from harness.measure.reference import Reference, ReferenceFeatures, reference_features
-from harness.store import expanded
 
 __all__ = ["KernelSubsets", "QualityMeter", "Reference", "measure_quality", "quality_meter", "to_uint8"]
 

@@ -39,7 +39,7 @@ with warnings.catch_warnings():
     from fvcore.nn.jit_handles import addmm_flop_jit, bmm_flop_jit, conv_flop_jit, get_shape, linear_flop_jit
 
 if TYPE_CHECKING:
-    from harness.sampling import Drawing
+    pass
 
 
 class UnknownOperatorError(HarnessError):
@@ -355,27 +355,3 @@ def parameter_counts(model: Any) -> dict[str, int]:
         return {"network": total}
     encoder = sum(p.numel() for p in model.encoder.parameters())
     return {"encoder": encoder, "denoiser": total - encoder}
-
-
-def sampling_cost(drawing: Drawing, evaluations: Mapping[str, int]) -> dict[str, Any]:
-    """The record's ``compute`` of a drawing whose `evaluations` per image were counted as they happened."""
-    shape, classes = drawing.image_shape, drawing.classes or 0
-    costs = network_costs(drawing.stepper, shape, classes)
-    macs = sampling_macs(costs, evaluations)
-    train = drawing.experiment.train
-    training = training_macs_per_step(
-        network_costs(drawing.model, shape, classes, training=True),
-        train.batch,
-        denoiser_times=train.denoiser_times or 1,
-        recomputed=train.checkpoint_activations,
-    )
-    return {
-        "gmacs_per_image": macs / 1e9,
-        "gflops_per_image": 2 * macs / 1e9,
-        "macs_per_image": macs,
-        "evaluations": dict(evaluations),
-        "gmacs_per_evaluation": {name: count.gmacs for name, count in costs.items()},
-        "parameters": parameter_counts(drawing.model),
-        "training_gmacs_per_step": training / 1e9,
-        "training_steps": train.steps,
-    }

@@ -14,20 +14,18 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from harness.config import LatencyConfig
 from harness.measure.memory import peak_memory_bytes, peak_memory_of, reset_peak_memory
 from harness.measure.quiet import watch_quiet, yardstick_of
 from models.method import RunNetwork
 
 if TYPE_CHECKING:
-    from harness.sampling import Drawing
+    pass
 
 
 class CpuClock:
@@ -225,41 +223,3 @@ def measure_time(
         "peak_memory_bytes": peak_memory_bytes(device),
         "peak_memory_of": peak_memory_of(device),
     }
-
-
-def measure_sampling(
-    drawing: Drawing,
-    settings: LatencyConfig,
-    *,
-    find_largest: bool = False,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, Any]:
-    """The record's ``time`` of a drawing: throughput at ``settings.batch`` (``sample.batch`` if unset).
-
-    With `find_largest` on a GPU the throughput batch is the largest power of two that fits. `progress` is told of the
-    runs done, between two of them.
-    """
-
-    def sample(batch: int, watch: Callable[[RunNetwork], RunNetwork] = lambda run: run) -> object:
-        return drawing.draw(0, torch.arange(batch), watch=watch)
-
-    sampling = drawing.experiment.sample
-    batch = settings.batch or sampling.batch
-    if find_largest and drawing.device.type == "cuda":
-        batch = largest_batch(sample)
-    runs = count(1)
-    total = (settings.warmup + settings.repeats) * (1 if batch == 1 else 2)
-    progress(0, total)
-    timing = measure_time(
-        sample,
-        batch,
-        drawing.device,
-        warmup=settings.warmup,
-        repeats=settings.repeats,
-        dtype=sampling.precision,
-        compiled=sampling.compile,
-        tick=lambda: progress(next(runs), total),
-    )
-    if next(runs) <= total:  # fewer runs were worth it
-        progress(total, total)
-    return {**timing, "cuda_graphs": drawing.cuda_graphs}

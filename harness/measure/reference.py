@@ -18,9 +18,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from harness.errors import DataError
+from harness.files import write_atomically
 from harness.measure.features import Extractor
 from harness.measure.frechet import Statistics, statistics
-from harness.store import write_atomically
 
 SCHEMA = 2
 """Raised whenever the meaning of a cached file changes: every older file is a miss then."""

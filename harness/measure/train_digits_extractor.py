@@ -18,8 +18,8 @@ from safetensors.torch import save
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from harness.files import write_atomically
 from harness.measure.digits_extractor import FEATURES, PREPROCESSING, SIZE, WEIGHTS, DigitsNetwork
-from harness.store import write_atomically
 
 SEED = 0
 EPOCHS = 40

@@ -14,7 +14,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from harness.config.dotted import nest
 from harness.errors import StoreError
+from harness.files import write_atomically
 from harness.report import figures
 from harness.report.frontier import Comparison
 from harness.report.headline import Roles, comparisons, headline, roles
@@ -33,8 +35,7 @@ from harness.report.tables import (
     sampler_table,
 )
 from harness.report.timing import time_command, untrusted, why
-from harness.store import REPORT_CELLS, REPORT_ROWS, REPORT_SAMPLES, report_head, write_atomically
-from harness.sweep import nest
+from harness.store.store import REPORT_CELLS, REPORT_ROWS, REPORT_SAMPLES, report_head
 
 log = logging.getLogger("harness")
 

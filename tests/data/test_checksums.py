@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from harness.config import DataConfig, parse_experiment
+from harness.config.schema import DataConfig, parse_experiment
 from harness.data import DamagedImageError, cifar10, fingerprint, open_data
 from harness.data import checksums as remembering
-from harness.sweep import identify
+from harness.store.identity import identify
 from tests.data.making import classes, encoded, noise, write_folder, write_zip
 from tests.data.test_cifar10 import batch, write_archive, write_batches
 from tests.harness.tiny_experiments import MODEL

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness.config import DataConfig
+from harness.config.schema import DataConfig
 from harness.data import cifar10, fingerprint, open_data
 from harness.errors import DataError
 from tests.data.making import classes, write_zip

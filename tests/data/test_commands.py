@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from harness.data.commands import data_app
+from harness.cli.data import data_app
 from harness.errors import DataError
 from tests.data.making import classes, write_folder
 from tests.data.test_cifar10 import write_batches

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from harness.config import DataConfig
+from harness.config.schema import DataConfig
 from harness.data import open_data
 from harness.data.describe import info
 from harness.data.pixels import MOST_PIXELS, check_cropping, decode, read_header, to_array

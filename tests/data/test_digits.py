@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from harness.config import DataConfig
+from harness.config.schema import DataConfig
 from harness.data import digits, fingerprint, open_data
 from harness.errors import DataError
 

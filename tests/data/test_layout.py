@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.config import DataConfig
+from harness.config.schema import DataConfig
 from harness.data import fingerprint, open_data
 from harness.data.listing import list_images
 from harness.errors import DataError

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness.config import DataConfig
+from harness.config.schema import DataConfig
 from harness.data import DamagedImageError, Dataset, fingerprint, open_data
 from harness.errors import DataError
 from tests.data.making import classes, description, encoded, noise, write_folder, write_zip
@@ -132,7 +132,7 @@ def test_fingerprint_follows_the_content_and_not_the_place(tmp_path: Path):
 def test_fingerprint_does_not_wait_for_torch(tmp_path: Path):
     write_zip(tmp_path / "a.zip", classes())
     code = (
-        "import sys; from harness.config import DataConfig; from harness.data import fingerprint;"
+        "import sys; from harness.config.schema import DataConfig; from harness.data import fingerprint;"
         f"fingerprint(DataConfig(name='images', path={str(tmp_path)!r})); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0

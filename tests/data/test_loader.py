@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness.config import DataConfig
+from harness.config.schema import DataConfig
 from harness.data import batches, loader_throughput, open_data
 from harness.data.loader import epoch_order, step_indices
 from harness.errors import DataError

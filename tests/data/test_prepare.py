@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from harness.config import DataConfig
+from harness.config.schema import DataConfig
 from harness.data import open_data
 from harness.data import prepare as preparing
 from harness.data.describe import info

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.config import DataConfig
+from harness.config.schema import DataConfig
 from harness.data import open_data
-from harness.sweep import identify, load_experiment
-from harness.weights import load_tensors
+from harness.dispatch.sweep import load_experiment
+from harness.store.identity import identify
+from harness.store.weights import load_tensors
 
 FOLDER = Path(__file__).parents[3] / "shared" / "data"
 
@@ -32,7 +33,7 @@ def test_tiny_imagenet_from_several_zips():
 @pytest.mark.skipif(not FOLDER.is_dir(), reason="needs Tiny ImageNet's zips in ../shared/data, which are not there")
 @pytest.mark.parametrize("arm", ["base", "shrunk", "dual-rate"])
 def test_published_weights_are_of_their_sweep(arm: str):
-    """Ids change when :data:`harness.sweep.SCHEMA` or the schema do: the weights must then be marked anew."""
+    """Ids change when :data:`harness.dispatch.sweep.SCHEMA` or the schema do: the weights must then be marked anew."""
     report = Path(__file__).parents[2] / "results" / "tiny-imagenet-32-cpu-22min"
     experiment = load_experiment(report / "sweep.yaml", [f"data.path={FOLDER}"], arm)
     load_tensors(report / f"{arm}.safetensors", identify(experiment)[0])

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from harness.checks import check_data, check_measures
-from harness.config import Experiment, parse_experiment
+from harness.config.schema import Experiment, parse_experiment
 from harness.data import known_info
+from harness.dispatch.checks import check_data, check_measures
 from harness.errors import ConfigError, DataError, HarnessError
 from harness.measure.fidelity import measure_quality
 from harness.measure.reference import Reference

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from harness import cli
-from harness.sweep import load_sweep
+from harness.cli import app as cli
+from harness.dispatch.sweep import load_sweep
 from tests.harness.tiny import SWEEP, command, environment, figures, harness, weights, write_sweep
 
 
@@ -61,7 +61,7 @@ def test_a_finished_sweep_is_planned_without_torch(finished: tuple[Path, Path]) 
     """What keeps the rerun of a finished sweep quick."""
     sweep, results = finished
     code = (
-        "import sys; from harness.cli import app; "
+        "import sys; from harness.cli.app import app; "
         f"app(['sweep', {str(sweep)!r}, '--results', {str(results)!r}], standalone_mode=False); "
         "sys.exit(any(name in sys.modules for name in ('torch', 'sklearn', 'matplotlib', 'torch_fidelity')))"
     )
@@ -240,7 +240,7 @@ def test_a_full_disk_is_one_message(
     finished: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While a report is written, and while a network is trained: then no further one is begun."""
-    from harness import store, weights
+    from harness.store import store, weights
 
     sweep, undisturbed = finished
     shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)

@@ -20,8 +20,8 @@ from hypothesis import HealthCheck, Phase, assume, given, note, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from harness.cli import main_of
-from harness.config import Experiment, known_keys
+from harness.cli.console import main_of
+from harness.config.schema import Experiment, known_keys
 from tests.data.making import classes, write_zip
 
 EXAMPLES = int(os.environ.get("HARNESS_EXAMPLES", "8"))
@@ -239,7 +239,7 @@ def test_what_parses_runs_to_a_report_or_is_refused_before_training(values: dict
 
 def run_sweep(file: Path, results: Path) -> tuple[int, str]:
     """Exit status and what was printed, through the command line's own way to end."""
-    from harness.cli import app
+    from harness.cli.app import app
 
     def program() -> None:
         main_of(lambda arguments: app(arguments, standalone_mode=False), sys_arguments)

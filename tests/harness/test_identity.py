@@ -11,16 +11,17 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from harness import jobs
-from harness.config import Experiment, parse_experiment
+from harness.config.schema import Experiment, parse_experiment
+from harness.dispatch.plan import plan
+from harness.dispatch.sweep import load_sweep
+from harness.engine import jobs
 from harness.errors import ConfigError, DataError, MissingDataError
 from harness.measure import digits_extractor
 from harness.measure.features import load_extractor
 from harness.measure.fidelity import _content, _extractor
 from harness.measure.known_weights import KNOWN_WEIGHTS
-from harness.plan import plan
-from harness.store import Store, Target
-from harness.sweep import UNKNOWN_ID, Identifier, identify, load_sweep
+from harness.store.identity import UNKNOWN_ID, Identifier, identify
+from harness.store.store import Store, Target
 from tests.data.making import classes, write_folder, write_zip
 from tests.harness.tiny_experiments import tiny
 

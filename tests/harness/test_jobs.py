@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from harness import checkpoints, jobs
-from harness.errors import DiskFull, StoreError, is_full
-from harness.lease import lease
-from harness.store import DamagedRecord, Store, Target
-from harness.sweep import identify
+from harness.engine import jobs
+from harness.errors import Blocked, DiskFull, StoreError, is_full
+from harness.store import checkpoints
+from harness.store.identity import identify
+from harness.store.lease import lease
+from harness.store.store import DamagedRecord, Store, Target
 from tests.harness.tiny_experiments import tiny
 
 EXPERIMENT = tiny(sample={"seeds": [0, 1]}, measure={"latency": {"repeats": 2, "warmup": 1}})
@@ -193,9 +194,7 @@ def test_damaged_weights_are_set_aside_and_damaged_images_drawn_again(
     weights = store.weights_path(TRAINING.id)
     whole = weights.read_bytes()
     weights.write_bytes(b"\0" * len(whole))
-    with pytest.raises(
-        jobs.Blocked, match=r"weights\.safetensors: is cut short or damaged .*; set aside as weights\.sa.*"
-    ):
+    with pytest.raises(Blocked, match=r"weights\.safetensors: is cut short or damaged .*; set aside as weights\.sa.*"):
         jobs.run(store, CELL)
     assert not store.is_trained(TRAINING.id) and weights.with_name("weights.safetensors.damaged").exists()
     jobs.run(store, TRAINING)

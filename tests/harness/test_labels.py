@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from harness.labels import class_sequence
-from harness.sampling import class_counts, fresh_drawing
+from harness.engine.labels import class_sequence
+from harness.engine.sampling import class_counts, fresh_drawing
 from models.denoise import Denoise
 from tests.harness.tiny_experiments import tiny
 

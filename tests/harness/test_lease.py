@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from harness import lease as lease_module
-from harness.lease import LeaseHeld, is_held, lease
+from harness.store import lease as lease_module
+from harness.store.lease import LeaseHeld, is_held, lease
 
 FORK = multiprocessing.get_context("fork")
 HOLD = """

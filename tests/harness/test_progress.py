@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import pytest
 from rich.console import Console
 
-from harness import progress as progress_module
-from harness.progress import Reporter, SweepProgress, WorkClock, in_words
-from harness.store import Target
+from harness.dispatch import progress as progress_module
+from harness.dispatch.progress import Reporter, SweepProgress, WorkClock, in_words
+from harness.store.store import Target
 
 TRAININGS = [Target("training", f"t{n}") for n in range(3)]
 CELLS = [Target("cell", f"c{n}") for n in range(12)]

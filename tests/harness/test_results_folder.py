@@ -8,7 +8,7 @@ from unittest import mock
 
 import pytest
 
-from harness import cli
+from harness.cli import app as cli
 from tests.harness.tiny import write_sweep
 
 READING = [["sweep", "--dry-run"], ["status"], ["logs", "a"], ["sweep"], ["retry"], ["cancel"]]

@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from harness import compiling
 from harness.benchmarks.speed import compare
-from harness.config import Experiment
-from harness.estimate import gmacs_per_image
-from harness.measure.flops import sampling_cost
-from harness.measure.latency import measure_sampling
-from harness.sampling import Drawing, fresh_drawing
+from harness.config.schema import Experiment
+from harness.engine import compiling
+from harness.engine.costs import measure_sampling, sampling_cost
+from harness.engine.estimate import gmacs_per_image
+from harness.engine.sampling import Drawing, fresh_drawing
 from models.denoise import Denoise
 from tests.harness.tiny_experiments import tiny
 

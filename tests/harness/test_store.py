@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.config import parse_experiment
+from harness.config.schema import parse_experiment
 from harness.errors import StoreError
-from harness.store import Store, Target, write_atomically
+from harness.files import write_atomically
+from harness.store.store import Store, Target
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,7 +32,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path, monkey
 WRITER = """
 import sys
 from pathlib import Path
-from harness.store import write_atomically
+from harness.files import write_atomically
 content = sys.argv[2] * 4_000_000
 print("ready", flush=True)
 while True:

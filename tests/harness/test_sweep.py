@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.config import parse_experiment
+from harness.config.schema import parse_experiment
+from harness.dispatch.sweep import load_experiment, load_sweep
 from harness.errors import ConfigError
-from harness.sweep import identify, load_experiment, load_sweep
+from harness.store.identity import identify
 
 
 def write(tmp_path: Path, text: str, name: str = "s.yaml") -> Path:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from harness import cli
-from harness.store import as_unicode
+from harness.cli import app as cli
+from harness.cli.console import main_of
+from harness.files import as_unicode
 from tests.harness.tiny import SWEEP, command, environment, write_sweep
 
 ROOT = Path(__file__).parents[2]
@@ -75,7 +76,7 @@ def test_what_is_looked_for(code: str) -> None:
 IN_C_LOCALE = """
 import warnings
 warnings.filterwarnings("error", category=EncodingWarning, module=r"(harness|models)(\\.|$)")
-from harness.cli import main
+from harness.cli.app import main
 main()
 """
 TITLE = "Größe × 日本 [/b] [old] :smile:"
@@ -153,7 +154,7 @@ def test_names_that_are_not_utf8(
 
 def run_here(*arguments: object) -> None:
     """The command line in this process."""
-    cli.main_of(lambda given: cli.app(given, standalone_mode=False), [str(argument) for argument in arguments])
+    main_of(lambda given: cli.app(given, standalone_mode=False), [str(argument) for argument in arguments])
 
 
 @pytest.mark.parametrize(

@@ -15,18 +15,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness import checkpoints, compiling
 from harness.benchmarks.training import denoiser_times_cost, loader_alone
-from harness.checkpoints import CheckpointWriter
-from harness.config import Experiment
+from harness.config.schema import Experiment
 from harness.data import batches, open_data
-from harness.distributed import Ranks
-from harness.errors import StoreError
+from harness.engine import compiling
+from harness.engine.distributed import Ranks
+from harness.engine.profiling import describe_profile, profile_training
+from harness.engine.train import Diverged, State, build_training, micro_batch_of, optimise, train_network
+from harness.errors import Stopped, StoreError
 from harness.measure.flops import network_costs, training_macs_per_step
 from harness.measure.peaks import PEAK_TFLOPS, peak_tflops, reference_tflops
-from harness.profiling import describe_profile, profile_training
-from harness.train import Diverged, State, Stopped, build_training, micro_batch_of, optimise, train_network
-from harness.weights import load_tensors
+from harness.store import checkpoints
+from harness.store.checkpoints import CheckpointWriter
+from harness.store.weights import load_tensors
 from tests.harness.tiny_experiments import tiny
 
 KINDS = ["single_rate", "dual_rate"]

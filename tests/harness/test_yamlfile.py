@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from harness.config.yamlfile import load_mapping, load_text
 from harness.errors import ConfigError
-from harness.yamlfile import load_mapping, load_text
 
 SCALARS: dict[str, Any] = {
     "1e-5": 1e-5, "1e3": 1000.0, ".5": 0.5, "1.": 1.0, "064": 64, "010": 10, "0o17": 15, "0x1f": 31, "-3": -3, "+1": 1,

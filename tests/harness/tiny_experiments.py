@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.config import Experiment, parse_experiment
+from harness.config.schema import Experiment, parse_experiment
 
 MODEL: dict[str, Any] = {"width": 8, "multipliers": [1, 2], "blocks": [1, 1], "head_width": 8, "embedding": 16}
 TRAIN: dict[str, Any] = {"steps": 6, "batch": 8, "learning_rate": 1e-2, "log_every": 2, "checkpoint_every": 2}

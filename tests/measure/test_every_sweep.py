@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from harness.config import Experiment
+from harness.config.schema import Experiment
+from harness.dispatch.sweep import load_sweep
+from harness.engine.sampling import Drawing, fresh_drawing
 from harness.errors import DataError
 from harness.measure.flops import count_macs, flop_counter_macs, network_evaluations
-from harness.sampling import Drawing, fresh_drawing
-from harness.sweep import load_sweep
 
 
 def needs_no_files(sweep: Path) -> bool:

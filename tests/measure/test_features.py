@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from harness.config import MeasureConfig
+from harness.config.schema import MeasureConfig
 from harness.errors import ConfigError, DataError
 from harness.measure import digits_extractor, features, labels, train_digits_extractor
 from harness.measure.features import EXTRACTORS, as_rgb, check_extractor, load_extractor

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.config import MeasureConfig
+from harness.config.schema import MeasureConfig
 from harness.errors import ConfigError, DataError
 from harness.measure import fidelity
 from harness.measure.features import EXTRACTORS, Extractor, load_extractor

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from fvcore.nn import FlopCountAnalysis
 from torch import Tensor, nn
 
-from harness.config import parse_experiment
+from harness.config.schema import parse_experiment
+from harness.engine.costs import sampling_cost
 from harness.measure.flops import (
     COUNTED_OPERATORS,
     FREE_OPERATORS,
@@ -23,7 +24,6 @@ from harness.measure.flops import (
     network_costs,
     network_evaluations,
     parameter_counts,
-    sampling_cost,
     sampling_macs,
     training_macs_per_step,
 )

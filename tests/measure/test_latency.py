@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.config import LatencyConfig, parse_experiment
+from harness.config.schema import LatencyConfig, parse_experiment
+from harness.engine.costs import measure_sampling
 from harness.measure import latency
 from harness.measure.latency import CpuClock, Timing, largest_batch, marking, measure_time, time_sampling
 from harness.measure.memory import peak_memory_bytes, reset_peak_memory
@@ -187,7 +188,7 @@ def test_a_drawing_is_timed_at_the_batch_of_its_configuration(batch: int | None,
     drawn: list[int] = []
     experiment = parse_experiment({"sample": {"batch": 5}}, "test")
     drawing: Any = SimpleNamespace(draw=draw, device=CPU, experiment=experiment, cuda_graphs=False)
-    record = latency.measure_sampling(drawing, LatencyConfig(batch=batch, warmup=0, repeats=1))
+    record = measure_sampling(drawing, LatencyConfig(batch=batch, warmup=0, repeats=1))
     assert record["batch"] == expected
     assert drawn == [1, expected]
     assert set(record["share"]) == {"encoder", "denoiser", "loop"}

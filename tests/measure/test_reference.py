@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from harness.cell import _reference
-from harness.config import DataConfig, Experiment, parse_experiment
+from harness.config.schema import DataConfig, Experiment, parse_experiment
 from harness.data import open_data
+from harness.engine.cell import _reference
 from harness.errors import DataError
 from harness.measure import digits_extractor
 from harness.measure.features import Extractor, load_extractor

@@ -11,8 +11,8 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from harness.commands.fitting import fitted
-from harness.commands.reporting import Made, _summary, show
+from harness.cli.fitting import fitted
+from harness.cli.report import Made, _summary, show
 from harness.report import Report, write_report
 from tests.report.made_up import cell, missing, quickstart
 

@@ -7,10 +7,10 @@ import random
 
 import pytest
 
+from harness.config.dotted import nest
 from harness.errors import StoreError
 from harness.report.panel import condition_of, panels
 from harness.report.rows import flatten
-from harness.sweep import nest
 from tests.report.made_up import cell, missing, quickstart
 
 

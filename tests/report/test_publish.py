@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from harness import cli
+from harness.cli import app as cli
+from harness.dispatch.sweep import load_sweep
 from harness.errors import ConfigError
-from harness.store import Store, is_published
-from harness.sweep import load_sweep
+from harness.store.store import Store, is_published
 from tests.report.conftest import Ran
 from tools.same_figures import main, published
 

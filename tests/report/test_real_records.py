@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from harness import cli
+from harness.cli import app as cli
 from harness.measure import features
 from harness.report import Panel, load_rows, panels
 from harness.report.figures import frontier_figure

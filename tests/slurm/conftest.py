@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from harness.slurm import queue
-from harness.store import Store
+from harness.dispatch.slurm import queue
+from harness.store.store import Store
 from tests.slurm import cluster
 from tests.slurm.fakes import Fakes
 from tests.slurm.sweeping import Running, read_figures, run_here

@@ -13,17 +13,17 @@ from typing import Any
 
 from typer.testing import CliRunner
 
-from harness import jobs
-from harness.cli import app
-from harness.plan import plan, save_experiments
-from harness.slurm import queue
-from harness.slurm import submit as submit_module
-from harness.slurm.records import current_user, load_submissions
-from harness.slurm.settings import load_settings
-from harness.slurm.status import Row, SweepStatus, read_status
-from harness.slurm.submit import Submitted, submit
-from harness.store import Store, Target
-from harness.sweep import Sweep, load_sweep
+from harness.cli.app import app
+from harness.dispatch.plan import plan, save_experiments
+from harness.dispatch.slurm import queue
+from harness.dispatch.slurm import submit as submit_module
+from harness.dispatch.slurm.settings import load_settings
+from harness.dispatch.slurm.submissions import current_user, load_submissions
+from harness.dispatch.slurm.submit import Submitted, submit
+from harness.dispatch.status import Row, SweepStatus, read_status
+from harness.dispatch.sweep import Sweep, load_sweep
+from harness.engine import jobs
+from harness.store.store import Store, Target
 from tests.slurm.cluster import script, wait_until
 
 STEPS = 60

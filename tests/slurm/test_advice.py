@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from harness.plan import plan
-from harness.slurm.advice import Expected, expected_times, status_advice, suggested, time_advice
-from harness.slurm.records import Assignment, Submission, SubmittedArray
-from harness.slurm.settings import load_settings, seconds_of
-from harness.slurm.status import Row, SweepStatus
-from harness.store import Kind, Target
+from harness.dispatch.plan import plan
+from harness.dispatch.slurm.advice import Expected, expected_times, status_advice, suggested, time_advice
+from harness.dispatch.slurm.settings import load_settings, seconds_of
+from harness.dispatch.slurm.submissions import Assignment, Submission, SubmittedArray
+from harness.dispatch.status import Row, SweepStatus
+from harness.store.store import Kind, Target
 from tests.slurm.sweeping import Running, run_here
 
 

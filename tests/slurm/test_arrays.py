@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.slurm.arrays import Array, lay_out
+from harness.dispatch.slurm.arrays import Array, lay_out
 
 COUNTS = st.lists(st.integers(0, 12), min_size=1, max_size=25)
 

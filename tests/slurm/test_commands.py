@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from harness.slurm import queue
+from harness.dispatch.slurm import queue
 from tests.slurm import cluster
 from tests.slurm.sweeping import Running, harness
 

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from harness.store import Store, read_json
-from harness.weights import load_tensors
+from harness.files import read_json
+from harness.store.store import Store
+from harness.store.weights import load_tensors
 from tests.slurm import cluster
 from tests.slurm.cluster import wait_until
 from tests.slurm.sweeping import Running, figures, run_here

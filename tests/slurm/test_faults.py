@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from harness.dispatch.slurm import queue
+from harness.dispatch.slurm.submissions import SubmittedArray, new_submission
 from harness.errors import DispatchError
-from harness.slurm import queue
-from harness.slurm.records import SubmittedArray, new_submission
 from tests.slurm import cluster
 from tests.slurm.cluster import wait_until
 from tests.slurm.sweeping import (

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from harness.slurm import memory as memory_module
-from harness.slurm.memory import more_memory, ran_out_of_memory
-from harness.slurm.queue import SlurmError
-from harness.slurm.records import Assignment, Submission, SubmittedArray
-from harness.slurm.settings import load_settings
-from harness.slurm.status import Row, SweepStatus
-from harness.store import Target
+from harness.dispatch.slurm import memory as memory_module
+from harness.dispatch.slurm.memory import more_memory, ran_out_of_memory
+from harness.dispatch.slurm.queue import SlurmError
+from harness.dispatch.slurm.settings import load_settings
+from harness.dispatch.slurm.submissions import Assignment, Submission, SubmittedArray
+from harness.dispatch.status import Row, SweepStatus
+from harness.store.store import Target
 
 CELL, TRAINING = Target("cell", "c"), Target("training", "t")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.store import read_json
+from harness.files import read_json
 from tests.slurm.sweeping import Running
 from tools.made_images import make
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from harness.cli import app
-from harness.commands.hints import Asked
-from harness.commands.place import choose
+from harness.cli.app import app
+from harness.cli.hints import Asked
+from harness.cli.place import choose
+from harness.dispatch.sweep import Sweep, load_sweep
 from harness.errors import ConfigError
-from harness.sweep import Sweep, load_sweep
 from tests.slurm.sweeping import TINY
 
 ROOT = Path(__file__).parents[2]

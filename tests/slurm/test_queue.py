@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from harness.slurm import queue
-from harness.slurm.queue import Job, cancel, expand, read_ended, read_live, read_queue
+from harness.dispatch.slurm import queue
+from harness.dispatch.slurm.queue import Job, cancel, expand, read_ended, read_live, read_queue
 from tests.slurm.fakes import Fakes
 
 PENDING = [f"5_{index}" for index in (0, 1, 2, 7)]

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from harness.plan import plan
-from harness.slurm import status as status_module
-from harness.slurm.queue import Job, Queue
-from harness.slurm.records import (
+from harness.dispatch import status as status_module
+from harness.dispatch.plan import plan
+from harness.dispatch.slurm.queue import Job, Queue
+from harness.dispatch.slurm.submissions import (
     SubmittedArray,
     SweepKey,
     all_assignments,
@@ -20,8 +20,8 @@ from harness.slurm.records import (
     new_submission,
     read_records,
 )
-from harness.slurm.status import read_status
-from harness.store import Target
+from harness.dispatch.status import read_status
+from harness.store.store import Target
 from tests.slurm.sweeping import Running
 
 

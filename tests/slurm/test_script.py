@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.slurm.job import SlurmJob
-from harness.slurm.logs import telling
-from harness.slurm.sbatch import Refused, sbatch_parameters, submit_array
-from harness.slurm.settings import load_settings
-from harness.store import Target
+from harness.dispatch.slurm.job import SlurmJob
+from harness.dispatch.slurm.logs import telling
+from harness.dispatch.slurm.sbatch import Refused, sbatch_parameters, submit_array
+from harness.dispatch.slurm.settings import load_settings
+from harness.store.store import Target
 from tests.slurm.fakes import Fakes
 
 RUNNING = 'echo "JobId=7 JobState=RUNNING Reason=None"'
@@ -175,7 +175,7 @@ def test_the_name_of_the_folder_is_taken_as_it_is(submit: Submit, tmp_path: Path
     outputs = [a.removeprefix("--output=") for a in arguments if a.startswith("--output=")]
     outputs = outputs or [arguments[arguments.index("--output") + 1]]
     assert outputs == [f"{stem}_%t_log.out"]
-    assert arguments[-2:] == [str(tmp_path / "source" / "harness" / "slurm" / "start.py"), str(submission)]
+    assert arguments[-2:] == [str(tmp_path / "source" / "harness" / "dispatch" / "slurm" / "start.py"), str(submission)]
 
 
 @pytest.mark.parametrize("folder", ["back\\slash", "two\nlines"])

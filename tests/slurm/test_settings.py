@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from harness.errors import ConfigError
-from harness.slurm.sbatch import sbatch_options, sbatch_parameters
-from harness.slurm.settings import (
+from harness.dispatch.slurm.sbatch import sbatch_options, sbatch_parameters
+from harness.dispatch.slurm.settings import (
     KINDS,
     OWN_KEYS,
     JobSettings,
@@ -18,7 +17,8 @@ from harness.slurm.settings import (
     seconds_of,
     user_file,
 )
-from harness.sweep import load_sweep
+from harness.dispatch.sweep import load_sweep
+from harness.errors import ConfigError
 
 
 @pytest.fixture(autouse=True)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.provenance import commit_of
-from harness.slurm import snapshot
-from harness.slurm.snapshot import take_snapshot
-from harness.store import Store
+from harness.dispatch.slurm import snapshot
+from harness.dispatch.slurm.snapshot import take_snapshot
+from harness.store.provenance import commit_of
+from harness.store.store import Store
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,8 +20,8 @@ ROOT = Path(__file__).parents[2]
 def test_the_copy_runs_by_itself_and_knows_its_commit(tmp_path: Path) -> None:
     copied = take_snapshot(Store(tmp_path))
     script = (
-        "import harness.jobs, harness.slurm.job, models, json\n"
-        "from harness.provenance import provenance\n"
+        "import harness.engine.jobs, harness.dispatch.slurm.job, models, json\n"
+        "from harness.store.provenance import provenance\n"
         "made = provenance()\n"
         "print(json.dumps([harness.__path__[0], models.__path__[0], made['commit'], made['dirty']]))"
     )

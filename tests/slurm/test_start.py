@@ -15,18 +15,19 @@ from typing import Any
 
 import pytest
 
+from harness.dispatch.plan import plan, save_experiments
+from harness.dispatch.slurm import job as job_module
+from harness.dispatch.slurm.job import STOPPED, SlurmJob, requeue
+from harness.dispatch.slurm.sbatch import sbatch_parameters, submit_array
+from harness.dispatch.slurm.settings import load_settings
 from harness.errors import DispatchError
-from harness.plan import plan, save_experiments
-from harness.slurm import job as job_module
-from harness.slurm.job import STOPPED, SlurmJob, requeue
-from harness.slurm.sbatch import sbatch_parameters, submit_array
-from harness.slurm.settings import load_settings
-from harness.store import Store, Target, write_json
+from harness.files import write_json
+from harness.store.store import Store, Target
 from tests.slurm.conftest import SLOW
 from tests.slurm.fakes import Fakes
 from tests.slurm.sweeping import STEPS, Running
 
-START = Path(__file__).parents[2] / "harness" / "slurm" / "start.py"
+START = Path(__file__).parents[2] / "harness" / "dispatch" / "slurm" / "start.py"
 SAVED_AND_REQUEUED = 140
 Start = Callable[..., subprocess.Popen[bytes]]
 
@@ -125,7 +126,7 @@ def test_nothing_turns_finished_work_into_a_failure(start: Start, sweep: Running
 def test_a_note_that_cannot_be_written_does_not_fail_finished_work(
     sweep: Running, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from harness import jobs
+    from harness.engine import jobs
 
     made, failed = sweep.cells
 

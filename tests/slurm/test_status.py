@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from harness.lease import lease
-from harness.plan import plan
-from harness.slurm import status as status_module
-from harness.slurm.queue import Job, Queue, expand
-from harness.slurm.records import Submission, SubmittedArray, submissions_folder
-from harness.slurm.status import Row, SweepStatus, read_status
-from harness.store import Store, Target
+from harness.dispatch import status as status_module
+from harness.dispatch.plan import plan
+from harness.dispatch.slurm.queue import Job, Queue, expand
+from harness.dispatch.slurm.submissions import Submission, SubmittedArray, submissions_folder
+from harness.dispatch.status import Row, SweepStatus, read_status
+from harness.store.lease import lease
+from harness.store.store import Store, Target
 from tests.slurm.sweeping import Running
 
 Read = Callable[[Queue], SweepStatus]

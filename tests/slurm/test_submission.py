@@ -14,16 +14,16 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from harness.cli import app
-from harness.commands import cluster as cluster_commands
+from harness.cli import cluster as cluster_commands
+from harness.cli.app import app
+from harness.dispatch.slurm import queue
+from harness.dispatch.slurm import submit as submit_module
+from harness.dispatch.slurm.cancel import cancel_jobs
+from harness.dispatch.slurm.settings import load_settings
+from harness.dispatch.slurm.submissions import load_submissions
+from harness.dispatch.sweep import Sweep, load_sweep
 from harness.errors import ConfigError, DispatchError
-from harness.slurm import queue
-from harness.slurm import submit as submit_module
-from harness.slurm.cancel import cancel_jobs
-from harness.slurm.records import load_submissions
-from harness.slurm.settings import load_settings
-from harness.store import Target
-from harness.sweep import Sweep, load_sweep
+from harness.store.store import Target
 from tests.slurm import cluster
 from tests.slurm.cluster import wait_until
 from tests.slurm.sweeping import STEPS, TINY, Running, arguments, controller_lost_after_one_array, figures, harness

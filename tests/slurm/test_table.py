@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from harness.commands.hints import Asked
-from harness.commands.status import COLUMNS, hints, table_of
-from harness.dispatch import describe
-from harness.slurm.status import Row, SweepStatus
-from harness.store import Target
+from harness.cli.hints import Asked
+from harness.cli.status import COLUMNS, hints, table_of
+from harness.dispatch.local import describe
+from harness.dispatch.status import Row, SweepStatus
+from harness.store.store import Target
 from tests.slurm.sweeping import Running
 
 LONG = """

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import torch
 
-from harness.config import DataConfig
+from harness.config.schema import DataConfig
 from harness.data import open_data
-from harness.estimate import expected_evaluations, planned_costs
+from harness.dispatch.sweep import Sweep, load_sweep
+from harness.engine.estimate import expected_evaluations, planned_costs
 from harness.measure.flops import sampling_macs
-from harness.sweep import Sweep, load_sweep
 from tools.made_images import make, make_cifar10
 from tools.made_inception import make_inception
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from harness.config import Experiment
-from harness.estimate import planned_costs
-from harness.sweep import load_experiment
+from harness.config.schema import Experiment
+from harness.dispatch.sweep import load_experiment
+from harness.engine.estimate import planned_costs
 from models.refresh import evenly
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"

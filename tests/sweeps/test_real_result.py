@@ -9,14 +9,14 @@ import torch
 import yaml
 from rich.console import Console
 
-from harness.cell import load_drawing
-from harness.commands import sweeping
-from harness.config import Experiment, parse_experiment
+from harness.cli import sweep as sweeping
+from harness.config.schema import Experiment, parse_experiment
 from harness.data import DataInfo
-from harness.estimate import planned_costs, planned_gpu_hours
-from harness.store import Store
-from harness.sweep import load_experiment, load_sweep
-from harness.train import train_network
+from harness.dispatch.sweep import load_experiment, load_sweep
+from harness.engine.cell import load_drawing
+from harness.engine.estimate import planned_costs, planned_gpu_hours
+from harness.engine.train import train_network
+from harness.store.store import Store
 from tools import real_result
 from tools.made_images import make
 from tools.real_result import SCALES, TEMPLATE, TRAINED, equal_compute_steps, keep_weights, scaled

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from harness.cli import app
-from harness.config import DataConfig
+from harness.cli.app import app
+from harness.config.schema import DataConfig
 from harness.data import known_info, open_data
+from harness.dispatch.sweep import load_sweep
 from harness.errors import DataError, MissingDataError
-from harness.sweep import UNKNOWN_ID, load_sweep
+from harness.store.identity import UNKNOWN_ID
 from tests.data.making import classes, write_zip
 from tests.data.test_cifar10 import write_batches
 from tools.made_images import make

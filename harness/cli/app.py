@@ -1,0 +1,277 @@
+"""The command line: parses and prints, nothing else. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.cli.console import COMPUTING, console, main_of
+from harness.cli.data import data_app
+from harness.cli.hints import RESULTS
+from harness.errors import ConfigError
+from harness.store.folder import check_results_folder
+from harness.threads import choose_wait_policy
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Benchmarks and ablations of Dual-Rate Diffusion: from a sweep file to its tables and figures.",
+)
+app.add_typer(data_app, name="data")
+
+
+def _expanded(path: Path | None) -> Path | None:
+    """A path whose `~` no shell has expanded: from a variable, or behind `=`."""
+    try:
+        return path and path.expanduser()
+    except RuntimeError as error:
+        raise ConfigError(str(path), [str(error).rstrip(".").lower()]) from None
+
+
+def _results_folder(path: Path) -> Path:
+    from harness.config.values import decoded  # not on top: help and status need no schema
+
+    folder = _expanded(path) or path
+    check_results_folder(folder)
+    decoded(str(folder.absolute()), "--results")  # no weights can be read from a place with another name
+    return folder
+
+
+SweepFile = Annotated[Path, typer.Argument(help="a sweep file (YAML)", callback=_expanded)]
+ExperimentFile = Annotated[
+    Path, typer.Argument(help="an experiment's YAML file, or a sweep with --arm", callback=_expanded)
+]
+Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="override a key everywhere")]
+Results = Annotated[
+    Path,
+    typer.Option("--results", envvar="HARNESS_RESULTS", help="folder of the results", callback=_results_folder),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="print one JSON document for a script")]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        envvar="HARNESS_CLUSTER", help="slurm, local or inline; else cluster.kind of the file, else slurm if it is here"
+    ),
+]
+SlurmOptions = Annotated[
+    list[str],
+    typer.Option("--slurm", metavar="KEY=VALUE", help="a cluster setting, as partition=gpu or cells.time=30m"),
+]
+Targets = Annotated[list[str] | None, typer.Argument(metavar="ID", help="trainings and cells, by id or its start")]
+Arm = Annotated[str | None, typer.Option("--arm", help="the arm to take from a sweep file")]
+
+
+def main() -> None:
+    """Entry point."""
+    arguments = sys.argv[1:]
+    chosen = choose_wait_policy() if COMPUTING.intersection(arguments[:1]) else None
+    if chosen is not None:
+        console(json_output=True).print(chosen)
+    main_of(lambda arguments: app(arguments, standalone_mode=True), arguments)
+
+
+@app.command()
+def sweep(
+    file: SweepFile,
+    overrides: Overrides = [],  # noqa: B006 - typer copies it
+    results: Results = RESULTS,
+    cluster: Cluster = None,
+    workers: Annotated[int, typer.Option(min=1, help="processes of --cluster local")] = 1,
+    slurm: SlurmOptions = [],  # noqa: B006
+    wait: Annotated[bool, typer.Option("--wait", help="on SLURM: wait for all jobs, then report")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print what would run; run nothing")] = False,
+    json_output: AsJson = False,
+) -> None:
+    """Run what is missing of a sweep, then make its report. On SLURM: submit it and return."""
+    from harness.cli import sweep as sweeping
+
+    sweeping.run(file, overrides, results, cluster, workers, slurm, wait, dry_run, json_output)
+
+
+@app.command()
+def status(
+    file: Annotated[
+        Path | None, typer.Argument(help="a sweep file; without one: all that was submitted", callback=_expanded)
+    ] = None,
+    overrides: Overrides = [],  # noqa: B006
+    results: Results = RESULTS,
+    watch: Annotated[bool, typer.Option("--watch", help="a live table until nothing runs any more")] = False,
+    json_output: AsJson = False,
+) -> None:
+    """State, progress and errors of a sweep's trainings and cells, wherever they run; or the jobs of all sweeps."""
+    from harness.cli import status as status_command
+
+    status_command.run(file, overrides, results, watch, json_output)
+
+
+@app.command()
+def logs(
+    file: SweepFile,
+    target: Annotated[str, typer.Argument(metavar="ID", help="a training's or cell's id, or its start")],
+    overrides: Overrides = [],  # noqa: B006
+    results: Results = RESULTS,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="go on printing until the job has ended")] = False,
+    every_attempt: Annotated[bool, typer.Option("--all", help="of all its jobs, not of the last alone")] = False,
+    json_output: AsJson = False,
+) -> None:
+    """What the last job of a training or cell printed, and the traceback of its error."""
+    from harness.cli import logs as logs_command
+
+    logs_command.run(file, target, overrides, results, follow, every_attempt, json_output)
+
+
+@app.command()
+def retry(
+    file: SweepFile,
+    targets: Targets = None,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="all that did not end well (what happens without ids)")
+    ] = False,
+    overrides: Overrides = [],  # noqa: B006
+    results: Results = RESULTS,
+    cluster: Cluster = None,
+    slurm: SlurmOptions = [],  # noqa: B006
+    json_output: AsJson = False,
+) -> None:
+    """Run again what has failed, was cancelled, is blocked or lost."""
+    from harness.cli import cluster as cluster_commands
+
+    names = [] if failed else targets or []
+    cluster_commands.retry(file, names, overrides, results, cluster, slurm, json_output)
+
+
+@app.command()
+def cancel(
+    file: SweepFile,
+    targets: Targets = None,
+    overrides: Overrides = [],  # noqa: B006
+    results: Results = RESULTS,
+    earlier: Annotated[
+        bool, typer.Option("--earlier", help="only jobs of earlier versions of the file, which it asks for no more")
+    ] = False,
+    json_output: AsJson = False,
+) -> None:
+    """Cancel a sweep's jobs on SLURM. What they have done stays; `harness retry` goes on from there."""
+    from harness.cli import cluster as cluster_commands
+
+    cluster_commands.cancel(file, targets or [], overrides, results, earlier, json_output)
+
+
+@app.command()
+def report(
+    file: Annotated[
+        Path, typer.Argument(help="a sweep file, or the folder of a report (from its cells.json)", callback=_expanded)
+    ],
+    overrides: Overrides = [],  # noqa: B006
+    results: Results = RESULTS,
+    publish: Annotated[
+        bool, typer.Option("--publish", help="write RESULTS/NAME as a published report: no sweep's own takes its place")
+    ] = False,
+    json_output: AsJson = False,
+) -> None:
+    """Make a sweep's tables and figures from the results that are there. Never trains or samples."""
+    from harness.cli import report as reporting
+
+    reporting.run(file, overrides, results, json_output, publish)
+
+
+@app.command()
+def train(
+    file: ExperimentFile,
+    overrides: Overrides = [],  # noqa: B006
+    arm: Arm = None,
+    results: Results = RESULTS,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="time and trace a few steps, print achieved FLOP/s; train nothing")
+    ] = False,
+    json_output: AsJson = False,
+) -> None:
+    """Train one experiment's network."""
+    from harness.cli import experiment as single
+
+    if profile:
+        single.profile(file, overrides, arm, results, json_output)
+    else:
+        single.train(file, overrides, arm, results, json_output)
+
+
+@app.command()
+def sample(
+    file: ExperimentFile,
+    overrides: Overrides = [],  # noqa: B006
+    arm: Arm = None,
+    results: Results = RESULTS,
+    weights: Annotated[
+        Path | None, typer.Option(help="weights file; the training's own if not given", callback=_expanded)
+    ] = None,
+    images: Annotated[int, typer.Option(min=1, help="how many images")] = 64,
+    out: Annotated[
+        Path, typer.Option(help="PNG of the grid; the images go beside it as .npz", callback=_expanded)
+    ] = Path("samples.png"),
+    json_output: AsJson = False,
+) -> None:
+    """Draw images from a trained network, as a grid and as an array; never trains."""
+    from harness.cli import experiment as single
+
+    single.sample(file, overrides, arm, results, weights, images, out, json_output)
+
+
+@app.command()
+def measure(
+    file: ExperimentFile,
+    overrides: Overrides = [],  # noqa: B006
+    arm: Arm = None,
+    results: Results = RESULTS,
+    json_output: AsJson = False,
+) -> None:
+    """Draw and measure one experiment, training it first if it must be; prints its record."""
+    from harness.cli import experiment as single
+
+    single.measure(file, overrides, arm, results, json_output)
+
+
+@app.command("time")
+def time_(
+    file: SweepFile,
+    overrides: Overrides = [],  # noqa: B006
+    results: Results = RESULTS,
+    json_output: AsJson = False,
+) -> None:
+    """Time a sweep's finished cells again, on this machine as it is now; their images and quality stay as they are."""
+    from harness.cli import time as timing
+
+    timing.run(file, overrides, results, json_output)
+
+
+@app.command()
+def flops(
+    file: ExperimentFile,
+    overrides: Overrides = [],  # noqa: B006
+    arm: Arm = None,
+    json_output: AsJson = False,
+) -> None:
+    """Multiply-adds of each network by module and operator, per image and for training."""
+    from harness.cli import costs
+
+    costs.flops(file, overrides, arm, json_output)
+
+
+@app.command()
+def latency(
+    file: ExperimentFile,
+    overrides: Overrides = [],  # noqa: B006
+    arm: Arm = None,
+    json_output: AsJson = False,
+) -> None:
+    """Time sampling by the common protocol, with freshly initialised weights: time does not depend on their values."""
+    from harness.cli import costs
+
+    costs.latency(file, overrides, arm, json_output)
+
+
+if __name__ == "__main__":
+    main()

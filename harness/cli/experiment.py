@@ -1,0 +1,232 @@
+"""`harness train`, `sample` and `measure`: one experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from harness.cli.console import console, print_json
+from harness.cli.hints import Asked
+from harness.config.schema import Experiment
+from harness.dispatch.checks import check_data, check_folder, check_measures, check_store
+from harness.dispatch.progress import in_words
+from harness.dispatch.sweep import load_experiment
+from harness.engine.progress import MAIN, JobProgress
+from harness.errors import StoreError
+from harness.files import atomic_path, read_json, set_aside
+from harness.interrupts import stop_on_interrupt
+from harness.store.identity import identify
+from harness.store.store import Store, Target
+from harness.wording import count_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@contextmanager
+def bar(out: Console, label: str, kind: str) -> Iterator[JobProgress]:
+    """A progress bar of the steps of a training, the images of a cell, or what else is counted; its phases by name."""
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[said]}", markup=False),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=out, disable=not out.is_terminal) as progress:
+        task = progress.add_task(label, total=1.0, said="")
+        current = MAIN
+
+        def tell(done: int, total: int, phase: str = MAIN) -> None:
+            nonlocal current
+            if phase != current:  # another phase goes at another speed
+                progress.reset(task, total=1.0)
+                current = phase
+            progress.update(task, completed=done / total if total else 0.0, said=in_words(kind, done, total, phase))
+
+        yield tell
+
+
+def _run_job(store: Store, target: Target, out: Console) -> None:
+    """Run a job with its bar. Ctrl-C is let through as a KeyboardInterrupt that says what is saved."""
+    from harness.dispatch.local import saved
+    from harness.engine import jobs
+
+    looks = False
+    store.forget_failure(target)
+    with bar(out, str(target), target.kind) as progress:
+
+        def tell(done: int, total: int, phase: str = MAIN) -> None:
+            nonlocal looks
+            looks = phase == MAIN
+            progress(done, total, phase)
+
+        with stop_on_interrupt(lambda: looks, out.print) as stop:
+            try:
+                jobs.run(store, target, tell, stop.is_set)
+            except BaseException as error:
+                if not (isinstance(error, KeyboardInterrupt) or stop.is_set()):
+                    raise
+                kept = f"stopped; {target}: {saved(store, target)}; the same command goes on from there"
+                raise KeyboardInterrupt(kept) from error
+
+
+def _trained(store: Store, experiment: Experiment, out: Console) -> str:
+    training, _ = identify(experiment)
+    target = Target("training", training)
+    if not store.is_done(target):
+        check_store(store)
+        check_data([experiment])
+        store.save_experiment(target, experiment)
+        _run_job(store, target, out)
+    return training
+
+
+def _weights_of(store: Store, experiment: Experiment, command: str) -> Path:
+    """Where the training's weights lie. Raises :class:`StoreError` with the `command` that trains where none are."""
+    from harness.engine.cell import blocked_reason
+
+    training, _ = identify(experiment)
+    if not store.is_trained(training):
+        reason = blocked_reason(store, training)
+        raise StoreError(f"{reason}; train it first: {command}, or name other weights: --weights FILE")
+    return store.weights_path(training)
+
+
+def train(file: Path, overrides: Sequence[str], arm: str | None, results: Path, json_output: bool) -> None:
+    store, out = Store(results), console(json_output)
+    experiment = load_experiment(file, overrides, arm)
+    training = _trained(store, experiment, out)
+    if json_output:
+        print_json({**read_json(store.done_path(training)), "weights": str(store.weights_path(training))})
+    else:
+        out.print(f"training {training}: {store.weights_path(training)}", highlight=False)
+
+
+def profile(file: Path, overrides: Sequence[str], arm: str | None, results: Path, json_output: bool) -> None:
+    """Time and trace a few steps of a training; the trace goes into its folder."""
+    from harness.engine.profiling import describe_profile, profile_training
+
+    store, out = Store(results), console(json_output)
+    experiment = load_experiment(file, overrides, arm)
+    training, _ = identify(experiment)
+    summary = profile_training(experiment, store.training_folder(training) / "trace.json")
+    if json_output:
+        print_json(summary)
+        return
+    for line in describe_profile(summary):
+        out.print(line, highlight=False, markup=False)
+
+
+def sample(
+    file: Path,
+    overrides: Sequence[str],
+    arm: str | None,
+    results: Path,
+    weights: Path | None,
+    images: int,
+    out_path: Path,
+    json_output: bool,
+) -> None:
+    import numpy as np
+    import torch
+
+    from harness.engine.cell import load_drawing
+    from harness.errors import ConfigError
+    from harness.measure.fidelity import to_uint8
+
+    if out_path.suffix.lower() != ".png":
+        raise ConfigError("--out", [f"{out_path}: a grid is written as .png"])
+    check_folder(out_path.parent, "--out")
+    store, out = Store(results), console(json_output)
+    experiment = load_experiment(file, overrides, arm)
+    if weights is None:
+        command = Asked(file, overrides, results).command("train", *(["--arm", arm] if arm else []))
+        weights = _weights_of(store, experiment, command)
+    drawing = load_drawing(experiment, weights)
+    seed, batch = experiment.sample.seeds[0], experiment.sample.batch
+    parts = []
+    with bar(out, "sampling", "cell") as progress:
+        for start in range(0, images, batch):
+            stop = min(start + batch, images)
+            parts.append(to_uint8(drawing.draw(seed, torch.arange(start, stop))).cpu())
+            progress(stop, images)
+    drawn = torch.cat(parts)
+    save_grid(drawn, out_path)
+    array_path = out_path.with_suffix(".npz")
+    with atomic_path(array_path) as temporary, temporary.open("wb") as stream:
+        np.savez_compressed(stream, images=drawn.numpy())
+    answer = {"grid": str(out_path), "images": str(array_path), "seed": seed, "evaluations": dict(drawing.evaluations)}
+    if json_output:
+        print_json(answer)
+    else:
+        out.print(f"{count_of(images, 'image')}: {out_path} and {array_path}", highlight=False)
+
+
+def save_grid(images: Tensor, path: Path, most: int = 256) -> None:
+    """uint8 (N, C, H, W) as one PNG of rows, each pixel enlarged where images are small."""
+    from math import ceil, sqrt
+
+    import torch
+    from PIL import Image
+
+    shown = images[:most]
+    columns = ceil(sqrt(len(shown)))
+    scale = max(1, 64 // shown.shape[-1])
+    enlarged = shown.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    blank = columns * ceil(len(shown) / columns) - len(shown)
+    padded = torch.cat([enlarged, enlarged.new_zeros((blank, *enlarged.shape[1:]))])
+    count, channels, height, width = padded.shape
+    rows = padded.view(count // columns, columns, channels, height, width).permute(0, 3, 1, 4, 2)
+    array = rows.reshape(count // columns * height, columns * width, channels).numpy()
+    with atomic_path(path) as temporary:
+        Image.fromarray(array.squeeze(-1) if channels == 1 else array).save(temporary, format="PNG")
+
+
+def measure(file: Path, overrides: Sequence[str], arm: str | None, results: Path, json_output: bool) -> None:
+    store, out = Store(results), console(json_output)
+    experiment = load_experiment(file, overrides, arm)
+    check_store(store)
+    cell = identify(experiment)[1]
+    target = Target("cell", cell)
+    for reason in store.damaged_cells([cell] if store.is_done(target) else []).values():
+        out.print(f"{reason}: set aside as {set_aside(store.cell_path(cell)).name}, and measured again")
+    if not store.is_done(target):
+        check_measures([experiment])
+        _trained(store, experiment, out)
+        store.save_experiment(target, experiment)
+        _run_job(store, target, out)
+    record = store.read_cell(cell)
+    if json_output:
+        print_json(record)
+        return
+    show_record(record, store, out)
+
+
+def show_record(record: dict[str, Any], store: Store, out: Console) -> None:
+    """A cell's figures with their conditions, for people."""
+    from rich.table import Table
+
+    quality, compute, timing = record["quality"], record["compute"], record["time"]
+    table = Table(show_header=False, title=f"cell {record['id']}", title_justify="left")
+    for values in quality["per_seed"]:
+        seed = f"sampling seed {values['seed']}"
+        table.add_row(f"{quality['frechet_label']}, {seed}", f"{values['frechet']:.4f}")
+        table.add_row(f"{quality['kernel_label']}, {seed}", f"{values['kernel']:.5f} ± {values['kernel_std']:.5f}")
+    table.add_row(
+        "images", f"{quality['images']} against {quality['reference']['images']} of {quality['reference']['name']}"
+    )
+    table.add_row("GMACs per image", f"{compute['gmacs_per_image']:.4g}")
+    table.add_row("GFLOPs per image", f"{compute['gflops_per_image']:.4g}")
+    table.add_row("evaluations", ", ".join(f"{k} {v}" for k, v in compute["evaluations"].items()))
+    table.add_row(
+        "seconds per image", f"{timing['seconds_per_image']:.4g} (batch {timing['batch']}, {timing['device']})"
+    )
+    out.print(table)
+    out.print(f"record: {store.cell_path(record['id'])}", highlight=False)

@@ -1,0 +1,35 @@
+"""Commands that are told to people: each does what it says when it is pasted into the same terminal."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+RESULTS = Path("results")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a person gave to a command, and a command that is told to them must therefore give again."""
+
+    file: Path
+    overrides: Sequence[str] = ()
+    results: Path = RESULTS
+    cluster: str | None = None
+    slurm: Sequence[str] = field(default=())
+
+    def command(self, name: str, *arguments: str, submits: bool = False) -> str:
+        """``harness NAME FILE ARGUMENTS…`` for the same sweep and folder; `submits`: and the same cluster settings."""
+        words = ["harness", name, str(self.file), *arguments, *options_of(self.overrides, self.results)]
+        if submits:
+            words += ["--cluster", self.cluster] if self.cluster else []
+            words += [word for text in self.slurm for word in ("--slurm", text)]
+        return shlex.join(words)
+
+
+def options_of(overrides: Sequence[str], results: Path) -> list[str]:
+    """``--set`` and, where it is not the usual folder, ``--results``."""
+    words = [word for text in overrides for word in ("--set", text)]
+    return words if results == RESULTS else [*words, "--results", str(results)]

@@ -1,0 +1,225 @@
+"""`harness report`: tables and figures from the results that are there."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from harness.cli.console import console, print_json
+from harness.cli.fitting import fitted
+from harness.cli.hints import Asked
+from harness.config.schema import Experiment, as_plain
+from harness.dispatch.sweep import Sweep, load_sweep
+from harness.errors import ConfigError, StoreError
+from harness.files import as_unicode, read_json, write_atomically, write_json
+from harness.store.store import LOCAL, REPORT_CELLS, REPORT_SAMPLES, DamagedRecord, Store, Target
+
+REPORT_SOURCE = Path(__file__).parent.parent / "report"
+REPORTED = "reported.csv"
+"""The literature's figures, in the folder of results; those of the project's own folder where there are none."""
+OWN_REPORTED = Path(__file__).parents[2] / "results" / REPORTED
+
+
+@dataclass(frozen=True)
+class Made:
+    """A report on disk, in a few words."""
+
+    folder: Path
+    summary: dict[str, Any]
+
+
+def run(file: Path, overrides: Sequence[str], results: Path, json_output: bool, publish: bool = False) -> None:
+    # Ten thousand records are millions of objects, none of them garbage: to look for it takes longer than to read them.
+    gc.disable()
+    if file.is_dir():
+        made = remake(file, publish)
+    else:
+        from harness.dispatch.checks import check_folder
+
+        sweep = load_sweep(file, overrides)
+        check_folder(results)
+        made = make(sweep, Store(results), {}, again=True, publish=publish)
+    if json_output:
+        print_json(made.summary)
+    else:
+        show(made, console())
+
+
+def remake(folder: Path, publish: bool = False) -> Made:
+    """A report again from its own cells.json, without the runs it was made from; in place, or published."""
+    from harness.report import kept_options, kept_rows, load_cells, write_report
+
+    kept = folder / REPORT_CELLS
+    if not kept.exists():
+        raise ConfigError(str(folder), [f"holds no {REPORT_CELLS}; it is not the folder of a report"])
+    held = load_cells(kept)
+    options = kept_options(held)
+    root = folder.parent.parent if folder.parent.name == LOCAL else folder.parent
+    target = Store(root).published_folder(folder.name) if publish else folder
+    if publish:
+        options = replace(options, published=True)
+        if target != folder and (folder / REPORT_SAMPLES).exists():
+            write_atomically(target / REPORT_SAMPLES, (folder / REPORT_SAMPLES).read_bytes())
+    rows = kept_rows(held)
+    report = write_report(held["name"], held["title"], rows, target, options, reported=reported_table(root))
+    return Made(target, _summary(report, target))
+
+
+def is_current(sweep: Sweep, store: Store) -> bool:
+    """Whether the last report was made of the very records that are there, by size and time of each."""
+    return _remembered(sweep, store) == _digest(sweep, store, {}, store.report_folder(sweep.report_name))
+
+
+def _memory(sweep: Sweep, store: Store) -> Path:
+    return store.runs / "state" / "reports" / f"{sweep.report_name}.json"
+
+
+def _remembered(sweep: Sweep, store: Store, key: str = "digest") -> Any:
+    """What is remembered of the last report; None where there is none, or what was noted is damaged."""
+    with contextlib.suppress(StoreError):
+        kept = read_json(_memory(sweep, store))
+        return kept.get(key) if isinstance(kept, dict) else None
+    return None
+
+
+def make(sweep: Sweep, store: Store, failures: Mapping[str, str], again: bool = False, publish: bool = False) -> Made:
+    """The report of `sweep`; left as it is if nothing that it shows has changed, unless `again`.
+
+    With `publish` it is the one that is under version control, which is never written otherwise.
+    """
+    name = sweep.report_name
+    folder = store.published_folder(name) if publish else store.report_folder(name)
+    digest = _digest(sweep, store, failures, folder)
+    if not again and (folder / "table.md").exists() and _remembered(sweep, store) == digest:
+        return Made(folder, _remembered(sweep, store, "summary"))
+    from harness.report import ReportOptions, write_report
+
+    rows = rows_of(sweep, store, failures)
+    report = write_report(
+        name,
+        sweep.config.title or sweep.config.name,
+        rows,
+        folder,
+        ReportOptions(**options_of(sweep, store), published=publish),
+        store.root,
+        reported_table(store.root),
+    )
+    made = Made(folder, _summary(report, folder))
+    write_json(_memory(sweep, store), {"digest": digest, "summary": made.summary})
+    return made
+
+
+def reported_table(root: Path) -> Path:
+    """The literature's figures that go with the folder of results `root`."""
+    return root / REPORTED if (root / REPORTED).exists() else OWN_REPORTED
+
+
+def options_of(sweep: Sweep, store: Store) -> dict[str, Any]:
+    """What the report must know of the sweep besides its rows."""
+    command = as_unicode(Asked(sweep.path, sweep.overrides, store.root).command("report"))
+    return {**sweep.config.report.model_dump(), "arms": list(sweep.config.arms), "command": command}
+
+
+def rows_of(sweep: Sweep, store: Store, failures: Mapping[str, str]) -> list[dict[str, Any]]:
+    """One entry per arm and cell: arm, label, varied keys, the cell's record, or why there is none."""
+    finished = store.finished_cells()
+    rows = []
+    for cell in sweep.cells.values():
+        record, status = None, None
+        if cell.id in finished:
+            try:
+                record = _labelled(store.read_cell(cell.id), cell.experiment)
+            except DamagedRecord as error:
+                status = f"damaged: {error}"
+        if record is None:
+            status = status or status_of(cell.id, store, failures)
+        for arm, varied in cell.rows:
+            label = sweep.config.arms[arm].label or arm
+            row = {"arm": arm, "label": label, "varied": varied, "record": record, "status": status}
+            if record is None:
+                row["config"] = as_plain(cell.experiment)
+            rows.append(row)
+    return rows
+
+
+def _labelled(record: dict[str, Any], experiment: Experiment) -> dict[str, Any]:
+    """The record with the data called as the sweep calls them now: a name is no reason to measure a cell again."""
+    label = experiment.data.label
+    if label is None or label == record["config"]["data"].get("label"):
+        return record
+    config = record["config"]
+    return {**record, "config": {**config, "data": {**config["data"], "label": label}}}
+
+
+def status_of(cell: str, store: Store, failures: Mapping[str, str]) -> str:
+    """Why a cell has no record, in one line."""
+    target = Target("cell", cell)
+    state = store.state(target)
+    reason = failures.get(str(target)) or state.get("error")
+    word = state.get("state", "missing")
+    return f"{word}: {reason}" if reason else str(word)
+
+
+def _digest(sweep: Sweep, store: Store, failures: Mapping[str, str], folder: Path) -> str:
+    parts: list[Any] = [
+        str(folder),
+        sweep.report_name,
+        sweep.config.title,
+        options_of(sweep, store),
+        sorted(failures.items()),
+    ]
+    for cell in sweep.cells.values():
+        path = store.cell_path(cell.id)
+        seen = path.stat() if path.exists() else None
+        labels = [sweep.config.arms[arm].label for arm, _ in cell.rows]
+        data = cell.experiment.data.label
+        parts.append([cell.id, cell.rows, labels, data, seen and [seen.st_size, seen.st_mtime_ns]])
+    for source in [*sorted(REPORT_SOURCE.glob("*.py")), reported_table(store.root)]:
+        parts.append(hashlib.sha256(source.read_bytes()).hexdigest() if source.exists() else None)
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _summary(report: Any, folder: Path) -> dict[str, Any]:
+    return {
+        "report": str(folder),
+        "files": list(report.files),
+        "headline": report.headline,
+        "caption": report.caption,
+        "distance": report.distance,
+        "table": {"columns": list(report.table.columns), "rows": report.table.astype(str).values.tolist()},
+    }
+
+
+def show(made: Made, out: Console) -> None:
+    """The table, as much of it as fits, where the report lies, and last the sentence of what was measured."""
+    told = made.summary["table"]
+    table, left_out = fitted(told["columns"], told["rows"], made.summary["distance"], width_of(out))
+    _say(made.summary["caption"], out)
+    Console(file=out.file, emoji=False, width=max(out.width, Console(width=WIDEST).measure(table).maximum)).print(table)
+    if left_out:
+        _say(f"{left_out}: {made.folder / 'table.md'} has the whole table", out)
+    _say(f"report: {made.folder}", out)
+    _say(made.summary["headline"], out, style="bold")
+
+
+WIDEST = 10_000
+"""Letters: no table is as wide."""
+
+
+def width_of(out: Console) -> int | None:
+    """Letters of a line; None where nothing says, as in a file or a pipe."""
+    return out.width if out.is_terminal or os.environ.get("COLUMNS", "").isdecimal() else None
+
+
+def _say(text: str, out: Console, style: str | None = None) -> None:
+    """Text broken between words where people read it, and left whole where a program does."""
+    out.print(text, highlight=False, markup=False, style=style, soft_wrap=not out.is_terminal)

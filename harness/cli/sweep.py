@@ -1,0 +1,259 @@
+"""`harness sweep`: plan, run what is missing, report."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from harness.cli.console import console, print_json
+from harness.cli.hints import Asked
+from harness.cli.place import Chosen, choose
+from harness.dispatch.plan import Plan, plan, without_damaged
+from harness.dispatch.sweep import Sweep, load_sweep
+from harness.files import set_aside
+from harness.store.identity import UNKNOWN_ID
+from harness.store.store import Store
+from harness.wording import count_of
+
+if TYPE_CHECKING:
+    from harness.dispatch.slurm.submit import Submitted
+
+SHOWN_GPU_HOURS = 0.1
+"""A sweep that takes less is none for a GPU's plan."""
+
+
+def run(
+    file: Path,
+    overrides: Sequence[str],
+    results: Path,
+    cluster: str | None,
+    workers: int,
+    slurm: Sequence[str],
+    wait: bool,
+    dry_run: bool,
+    json_output: bool,
+) -> None:
+    sweep = load_sweep(file, overrides, without_data=dry_run)
+    store = Store(results)
+    planned, damaged = _checked(sweep, store)
+    out = console(json_output)
+    chosen = choose(cluster, slurm, sweep)
+    asked = Asked(file, overrides, results, cluster, slurm)
+    _set_aside(damaged, store, out, dry_run)
+    if dry_run:
+        show_plan(planned, store, out, chosen, slurm, json_output)
+        return
+    failures: dict[str, str] = {}
+    if planned.missing_cells:
+        from harness.dispatch.checks import check_sweep
+
+        check_sweep(planned, store)
+        out.print(_announcement(planned), highlight=False)
+        out.print(chosen.sentence, highlight=False, markup=False)
+        if chosen.kind == "slurm":
+            if not wait:
+                _print_submitted(_submit(planned, store, out, asked), asked, out, json_output)
+                return
+            failures = _submit_and_wait(planned, store, out, asked)
+        else:
+            failures = _run_here(planned, store, out, chosen.kind, workers)
+    else:
+        done = f"all {len(sweep.cells)} cells are" if len(sweep.cells) > 1 else "the one cell is"
+        out.print(f"{done} done; nothing runs", highlight=False)
+    from harness.cli import report as reporting
+
+    made = reporting.make(sweep, store, failures)
+    if json_output:
+        print_json({"cells": len(sweep.cells), "failures": failures, **made.summary})
+    else:
+        reporting.show(made, out)
+    if failures:
+        sys.exit(1)
+
+
+def _checked(sweep: Sweep, store: Store) -> tuple[Plan, dict[str, str]]:
+    """(The plan, damaged records with the reason); nothing is read again that the last report was made of."""
+    from harness.cli import report as reporting
+
+    planned = plan(sweep, store)
+    return (planned, {}) if reporting.is_current(sweep, store) else without_damaged(planned, store)
+
+
+def _set_aside(damaged: Mapping[str, str], store: Store, out: Console, dry_run: bool) -> None:
+    """Put damaged records where nothing reads them, and say so; a dry run only says so."""
+    for cell, reason in damaged.items():
+        place = "would be set aside" if dry_run else f"set aside as {set_aside(store.cell_path(cell)).name}"
+        out.print(f"{reason}: {place}, and the cell measured again")
+
+
+def _announcement(planned: Plan) -> str:
+    trainings = count_of(len(planned.missing_trainings), "training")
+    cells, done = count_of(len(planned.missing_cells), "cell"), count_of(len(planned.done_cells), "cell")
+    config = planned.sweep.config
+    return f"{config.title or config.name}: {trainings} and {cells} to run, {done} done already"
+
+
+def _run_here(planned: Plan, store: Store, out: Console, chosen: str, workers: int) -> dict[str, str]:
+    from harness.dispatch import local as dispatch
+
+    if chosen == "local":
+        outcome = dispatch.run_local(planned, store, out, workers)
+    else:
+        outcome = dispatch.run_inline(planned, store, out)
+    return {str(target): reason for group in (outcome.failed, outcome.blocked) for target, reason in group.items()}
+
+
+def _submit(planned: Plan, store: Store, out: Console, asked: Asked) -> Submitted:
+    from harness.cli import cluster
+
+    return cluster.submit_sweep(planned, store, out, asked)
+
+
+def _submit_and_wait(planned: Plan, store: Store, out: Console, asked: Asked) -> dict[str, str]:
+    from harness.cli import cluster
+    from harness.dispatch.slurm.submit import NoRoom
+
+    try:
+        _submit(planned, store, out, asked)
+    except NoRoom as error:
+        out.print(str(error), highlight=False, markup=False)
+    return cluster.wait_for(planned.sweep, store, out, asked.slurm)
+
+
+def _print_submitted(submitted: Submitted, asked: Asked, out: Console, json_output: bool) -> None:
+    if json_output:
+        arrays = submitted.submission.arrays if submitted.submission else []
+        print_json(
+            {
+                "submitted": [str(target) for target in submitted.targets],
+                "jobs": [array.job for array in arrays],
+                "live": [str(target) for target in submitted.live],
+                "left": [str(target) for target in submitted.left],
+                "limit": submitted.limit,
+                "earlier": submitted.earlier,
+            }
+        )
+        return
+    again = asked.command("sweep", submits=True)
+    out.print(f"look at it with: {asked.command('status', '--watch')}", highlight=False, markup=False)
+    out.print(f"once all is done, this makes the report: {again}", highlight=False, markup=False)
+
+
+def show_plan(
+    planned: Plan, store: Store, out: Console, chosen: Chosen, slurm: Sequence[str], json_output: bool
+) -> None:
+    """What would run, and where: trainings, cells, what is done already, GMACs per cell; on SLURM also the jobs."""
+    from harness.cli import cluster
+
+    rows = {**_plan_rows(planned), "where": {"cluster": chosen.kind, "why": chosen.why}}
+    if chosen.kind == "slurm":
+        rows["slurm"] = cluster.proposal(planned, store, slurm)
+    if json_output:
+        print_json(rows)
+        return
+    _show_rows(planned, rows, out)
+    out.print(chosen.sentence, highlight=False, markup=False)
+    if chosen.kind == "slurm":
+        cluster.show_proposal(rows["slurm"], out)
+
+
+def _show_rows(planned: Plan, rows: Mapping[str, Any], out: Console) -> None:
+    trainings = Table(title="trainings", title_justify="left")
+    for column in ("id", "for", "steps", "GMACs", "state"):
+        right = column in ("steps", "GMACs")
+        trainings.add_column(column, justify="right" if right else "left", no_wrap=column == "id", overflow="fold")
+    for row in rows["trainings"]:
+        id_, state = _id_and_state(row)
+        trainings.add_row(id_, row["label"], str(row["steps"]), f"{row['gmacs']:,.0f}", state)
+    cells = Table(title="cells", title_justify="left")
+    for column in ("id", "cell", "GMACs per image", "GMACs", "state"):
+        right = "GMACs" in column
+        cells.add_column(column, justify="right" if right else "left", no_wrap=column == "id", overflow="fold")
+    for row in rows["cells"]:
+        id_, state = _id_and_state(row)
+        cells.add_row(id_, row["label"], f"{row['gmacs_per_image']:.4g}", f"{row['gmacs']:,.0f}", state)
+    out.print(trainings)
+    out.print(cells)
+    if planned.sweep.missing:
+        out.print("\n".join(planned.sweep.missing), style="yellow", highlight=False, markup=False)
+        out.print("without that, ids cannot be told and nothing can be marked as done: this is all there may be to run")
+    to_run = {kind: [row for row in rows[kind] if row["runs"]] for kind in ("trainings", "cells")}
+    gmacs = sum(row["gmacs"] for kind in to_run.values() for row in kind)
+    counted = ", ".join(count_of(len(rows), kind.removesuffix("s")) for kind, rows in to_run.items())
+    out.print(
+        f"to run: {counted}, {gmacs:,.0f} GMACs; done already: {count_of(len(planned.done_cells), 'cell')}",
+        highlight=False,
+    )
+    _show_planned_hours(rows["planned"], out)
+
+
+def _id_and_state(row: Mapping[str, Any]) -> tuple[str, str]:
+    """In words: the id of a training or cell and whether it is done, neither known where its data are not there."""
+    if row["id"].startswith(UNKNOWN_ID):
+        return "not known", "not known"
+    return row["id"], "done" if row["done"] else "to run"
+
+
+def _planned_hours(rows: Mapping[str, Any]) -> dict[str, Any]:
+    """GPU-hours of what is to run, by kind; what they assume."""
+    from harness.engine.estimate import PLANNED_DEVICE, PLANNED_UTILISATION
+
+    hours = {
+        kind: sum(row["planned_gpu_hours"] for row in rows[kind] if row["runs"]) for kind in ("trainings", "cells")
+    }
+    return {"device": PLANNED_DEVICE, "utilisation": PLANNED_UTILISATION, "gpu_hours": hours}
+
+
+def _show_planned_hours(planned: Mapping[str, Any], out: Console) -> None:
+    hours = planned["gpu_hours"]
+    if sum(hours.values()) < SHOWN_GPU_HOURS:
+        return
+    out.print(
+        f"planned, not measured: {sum(hours.values()):,.0f} GPU-hours ({hours['trainings']:,.0f} of trainings, "
+        f"{hours['cells']:,.0f} of cells) on an {planned['device']} at {planned['utilisation']:.0%} of its peak",
+        highlight=False,
+    )
+
+
+def _plan_rows(planned: Plan) -> dict[str, Any]:
+    from harness.dispatch.local import describe
+    from harness.engine.estimate import cell_gmacs, gmacs_per_image, planned_gpu_hours, training_gmacs
+    from harness.store.store import Target
+
+    sweep = planned.sweep
+    runs = {training.id for training in planned.missing_trainings}  # not those whose cells are done already
+    rows: dict[str, Any] = {
+        "sweep": sweep.config.name,
+        "missing": list(sweep.missing),
+        "trainings": [
+            {
+                "id": t.id,
+                "label": describe(Target("training", t.id), sweep),
+                "steps": t.experiment.train.steps,
+                "gmacs": training_gmacs(t.experiment),
+                "planned_gpu_hours": planned_gpu_hours(training_gmacs(t.experiment), t.experiment.train.precision),
+                "done": t.id in planned.done_trainings,
+                "runs": t.id in runs,
+            }
+            for t in sweep.trainings.values()
+        ],
+        "cells": [
+            {
+                "id": c.id,
+                "training": c.training,
+                "label": describe(Target("cell", c.id), sweep),
+                "gmacs_per_image": gmacs_per_image(c.experiment),
+                "gmacs": cell_gmacs(c.experiment),
+                "planned_gpu_hours": planned_gpu_hours(cell_gmacs(c.experiment), c.experiment.sample.precision),
+                "done": c.id in planned.done_cells,
+                "runs": c.id not in planned.done_cells,
+            }
+            for c in sweep.cells.values()
+        ],
+    }
+    return {**rows, "planned": _planned_hours(rows)}

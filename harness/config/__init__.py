@@ -1,0 +1,1 @@
+"""What a person writes: the schema, dotted keys, strict YAML."""

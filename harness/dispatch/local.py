@@ -1,0 +1,304 @@
+"""Where jobs run: one after another in this process, or in processes of this machine; SLURM is harness.slurm's.
+
+What needs torch is imported where it is used, so that a finished sweep is planned without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import time
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from harness.dispatch.plan import Plan, save_experiments
+from harness.dispatch.progress import Reporter, SweepProgress
+from harness.dispatch.slurm.logs import telling
+from harness.dispatch.sweep import Sweep
+from harness.errors import FULL_CURE, FULL_WORDS, Blocked, DiskFull, Stopped
+from harness.interrupts import STOPPING, StopRequest, on_signal, stop_on_interrupt
+from harness.processes import name_for_submitit, own_packages_first
+from harness.store.lease import LeaseHeld
+from harness.store.store import Store, Target
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass
+class Outcome:
+    """What became of the targets of a run."""
+
+    done: list[Target] = field(default_factory=list)
+    failed: dict[Target, str] = field(default_factory=dict)
+    blocked: dict[Target, str] = field(default_factory=dict)
+
+    @property
+    def is_complete(self) -> bool:
+        return not self.failed and not self.blocked
+
+
+def describe(target: Target, sweep: Sweep) -> str:
+    """A target in words: the arm and what is varied."""
+    if target.kind == "cell":
+        arm, varied = sweep.cells[target.id].rows[0]
+        return f"{arm} {_short(varied)}".strip()
+    cells = [cell for cell in sweep.cells.values() if cell.training == target.id]
+    arms = list(dict.fromkeys(arm for cell in cells for arm, _ in cell.rows))
+    model = sweep.trainings[target.id].experiment.model
+    light = f" light_width={model.light_width:g}" if model.light_width is not None else ""
+    seed = sweep.trainings[target.id].experiment.seed
+    shown = ", ".join(arms[:2]) + (", …" if len(arms) > 2 else "")
+    return f"training for {shown}{light} seed={seed}"
+
+
+def _short(varied: Mapping[str, Any]) -> str:
+    return " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in varied.items())
+
+
+def work_of(plan: Plan, targets: list[Target]) -> dict[Target, float]:
+    """GMACs of each target."""
+    from harness.engine.estimate import cell_gmacs, training_gmacs
+
+    return {
+        target: training_gmacs(plan.sweep.trainings[target.id].experiment)
+        if target.kind == "training"
+        else cell_gmacs(plan.sweep.cells[target.id].experiment)
+        for target in targets
+    }
+
+
+def run_inline(plan: Plan, store: Store, console: Console) -> Outcome:
+    """Run what is missing in this process, one after another; a failure blocks what needs it and nothing else.
+
+    Ctrl-C is let through as a KeyboardInterrupt that says what is saved. Raises :class:`DiskFull` at once.
+    """
+    targets = plan.targets()
+    save_experiments(plan, store, targets)
+    labels = {target: describe(target, plan.sweep) for target in targets}
+    outcome = Outcome()
+    with SweepProgress(console, work_of(plan, targets), labels).shown() as progress:
+        for target in targets:
+            store.forget_failure(target)
+            try:
+                _run_one(store, target, progress, labels[target], outcome)
+            except KeyboardInterrupt:
+                left = [(target, labels[target])]
+                raise KeyboardInterrupt(stopped_message(store, left, len(outcome.done), len(targets))) from None
+    return outcome
+
+
+def _run_one(store: Store, target: Target, progress: SweepProgress, label: str, outcome: Outcome) -> None:
+    from harness.engine import jobs
+
+    started = time.monotonic()
+    with (
+        progress.working_on(target) as report,
+        stop_on_interrupt(lambda: report.is_in_main_phase, progress.note) as stop,
+    ):
+        try:
+            made = jobs.run(store, target, report, stop.is_set)
+        except Stopped:
+            raise KeyboardInterrupt from None
+        except Blocked as error:
+            outcome.blocked[target] = str(error)
+            progress.note(f"blocked  {label}: {error}", target)
+        except LeaseHeld as error:
+            outcome.failed[target] = str(error)
+            progress.note(f"held     {label}: {error}", target)
+        except Exception as error:
+            if stop.is_set():  # a terminal's Ctrl-C ends the loader's processes too, which the work may trip over
+                raise KeyboardInterrupt from error
+            outcome.failed[target] = jobs.first_line(error)
+            progress.note(f"failed   {label}: {jobs.first_line(error)}", target)
+            if isinstance(error, DiskFull):
+                raise  # the rest would fail of the same
+        else:
+            report.spend()
+            outcome.done.append(target)
+            how = f"{time.monotonic() - started:.1f} s" if made else "by another process"
+            progress.note(f"done     {label} ({how})", target, whole=made)
+
+
+def stopped_message(store: Store, at_work: Iterable[tuple[Target, str]], done: int, count: int) -> str:
+    """What is kept of a run that was stopped, and how it goes on."""
+    kept = [f"{done} of {count} done and kept", *(f"{label}: {saved(store, target)}" for target, label in at_work)]
+    return f"stopped; {'; '.join(kept)}; the same command goes on from there"
+
+
+def saved(store: Store, target: Target) -> str:
+    """What the next run of `target` will find."""
+    if store.is_done(target):
+        return "done"
+    if target.kind == "training":
+        steps = [int(path.stem.rpartition("-")[2]) for path in store.checkpoints(target.id)]
+        return f"saved at step {max(steps)}" if steps else "nothing of it saved yet"
+    done, total = store.state(target).get("progress") or (0, 0)
+    return f"{done} of {total} images drawn are kept" if done else "nothing of it drawn yet"
+
+
+class LocalJob:
+    """A target as a callable for submitit: pickled by reference, so it holds nothing but names."""
+
+    def __init__(self, root: Path, target: Target) -> None:
+        self.root, self.target = root, target
+
+    def __call__(self) -> None:
+        """Make the target; a SIGTERM asks it to save what it has and leave."""
+        from harness.engine import jobs
+
+        stop = StopRequest()
+        with on_signal(signal.SIGTERM, stop.set), contextlib.suppress(Stopped):
+            jobs.run(Store(self.root), self.target, should_stop=stop.is_set)
+
+
+@dataclass
+class _Slot:
+    """A process at work."""
+
+    target: Target
+    job: Any
+    report: Reporter
+    started: float = field(default_factory=time.monotonic)
+
+
+def run_local(plan: Plan, store: Store, console: Console, workers: int, poll_seconds: float = 0.5) -> Outcome:
+    """Run what is missing in up to `workers` processes of this machine, through submitit's local executor.
+
+    Ctrl-C is let through as a KeyboardInterrupt that says what is saved, once all processes have left; a second one
+    does not wait for them. Raises :class:`DiskFull` when those at work have ended.
+    """
+    import torch
+
+    waiting = plan.targets()
+    save_experiments(plan, store, waiting)
+    labels = {target: describe(target, plan.sweep) for target in waiting}
+    count = len(waiting)
+    outcome = Outcome()
+    logs = store.runs.resolve() / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    slots: dict[int, _Slot] = {}
+    training_of = {Target("cell", c.id): Target("training", c.training) for c in plan.sweep.cells.values()}
+    for target in waiting:
+        store.forget_failure(target)
+
+    def is_ready(target: Target) -> bool:
+        training = training_of.get(target)
+        return training is None or store.is_done(training) or training in outcome.failed
+
+    shown = SweepProgress(console, work_of(plan, waiting), labels, workers).shown()
+    with shown as progress, name_for_submitit(logs) as folder:
+        launcher = _Launcher(store, torch.cuda.device_count(), folder)
+        try:
+            while waiting or slots:
+                for number in range(workers):
+                    ready = next((t for t in waiting if is_ready(t)), None)
+                    if number in slots or ready is None:
+                        continue
+                    waiting.remove(ready)
+                    slots[number] = _Slot(ready, launcher.start(ready, number), progress.reporter(ready))
+                for number, slot in list(slots.items()):
+                    if slot.job.done():
+                        del slots[number]
+                        _close(store, slot, progress, labels[slot.target], outcome)
+                        if is_without_space(store, outcome.failed.get(slot.target)):
+                            waiting.clear()
+                    else:
+                        _tell(store, slot)
+                time.sleep(poll_seconds)
+        except KeyboardInterrupt:
+            progress.note(STOPPING)
+            _stop(store, slots.values())
+            left = [(slot.target, labels[slot.target]) for slot in slots.values()]
+            raise KeyboardInterrupt(stopped_message(store, left, len(outcome.done), count)) from None
+    if any(is_without_space(store, reason) for reason in outcome.failed.values()):
+        raise DiskFull(f"{store.runs}: {FULL_WORDS[0]}; {FULL_CURE}")
+    return outcome
+
+
+class _Launcher:
+    """Starts processes through submitit's local executor."""
+
+    def __init__(self, store: Store, gpus: int, folder: Path) -> None:
+        import submitit
+
+        self.root, self.gpus = store.root.resolve(), gpus
+        self.executor = submitit.LocalExecutor(folder=folder / "%j")
+
+    def start(self, target: Target, slot: int) -> Any:
+        """A process that makes `target`. A terminal's Ctrl-C does not reach it: this process asks it to stop."""
+        gpus = {"visible_gpus": (slot % self.gpus,), "gpus_per_node": 1} if self.gpus else {}
+        self.executor.update_parameters(timeout_min=7 * 24 * 60, **gpus)
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which a child inherits
+        try:
+            with own_packages_first():
+                return self.executor.submit(LocalJob(self.root, target))
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+
+def _tell(store: Store, slot: _Slot) -> None:
+    """Show what the process has noted of itself."""
+    state = store.state(slot.target)
+    if state.get("state") != "running":
+        return
+    if state.get("phase"):
+        phase, done, total = state["phase"]
+        slot.report(done, total, phase)
+    elif state.get("resumed"):
+        slot.report(*state["progress"])
+
+
+def _stop(store: Store, slots: Collection[_Slot]) -> None:
+    """Ask all processes to save and leave, until they have; end them at once where that is interrupted."""
+    try:
+        while alive := [slot for slot in slots if not slot.job.done()]:
+            for slot in alive:
+                _send(int(slot.job.job_id), signal.SIGTERM)  # submitit's process hands it to the job's
+            time.sleep(1.0)
+    except KeyboardInterrupt:
+        for slot in slots:
+            if not slot.job.done():
+                _send(int(slot.job.job_id), signal.SIGKILL)
+                _send(store.state(slot.target).get("pid"), signal.SIGKILL)
+
+
+def _send(process: int | None, number: int) -> None:
+    if process is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, number)
+
+
+def is_without_space(store: Store, reason: str | None) -> bool:
+    """Whether a process failed for want of space: by what it said, or where it could not even say so."""
+    if reason is None:
+        return False
+    return any(words in reason for words in FULL_WORDS) or shutil.disk_usage(store.runs).free < 2**20
+
+
+def _close(store: Store, slot: _Slot, progress: SweepProgress, label: str, outcome: Outcome) -> None:
+    target = slot.target
+    progress.remove(target)
+    if store.is_done(target):
+        slot.report.spend()
+        outcome.done.append(target)
+        progress.note(f"done     {label} ({time.monotonic() - slot.started:.1f} s)", target, whole=True)
+        return
+    state = store.state(target)
+    log = store.runs.resolve() / "logs" / slot.job.job_id / slot.job.paths.stderr.name
+    reason = state.get("error") or _last_words(log)
+    group = outcome.blocked if state.get("state") == "blocked" else outcome.failed
+    group[target] = reason
+    progress.note(f"{'blocked ' if group is outcome.blocked else 'failed  '} {label}: {reason}", target)
+
+
+def _last_words(log: Path) -> str:
+    """Why a process has left no result and noted nothing."""
+    said = telling(log).line
+    return f"the process ended without a result{f': {said}' if said else ''}; its log: {log}"

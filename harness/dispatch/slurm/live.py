@@ -1,0 +1,70 @@
+"""Jobs that SLURM still has, by the records of their submissions: whatever a sweep's file says by now."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from harness.dispatch.slurm import queue
+from harness.dispatch.slurm.queue import Job
+from harness.dispatch.slurm.submissions import Records, Submission, SweepKey, current_user, unfinished
+from harness.dispatch.sweep import Sweep
+from harness.store.store import Target
+
+
+@dataclass(frozen=True)
+class LiveJob:
+    """A job that waits or runs, and what it was submitted for."""
+
+    job: Job
+    targets: tuple[Target, ...]
+    submission: Submission
+    parent: str | None
+    """The job that it waits for."""
+
+    @property
+    def id(self) -> str:
+        return self.job.id
+
+
+def read_jobs(records: Records) -> dict[str, Job]:
+    """All jobs that the controller remembers of those who submitted. Raises :class:`SlurmError`."""
+    users = {submission.user for submission in records.submissions} | ({current_user()} if records.damaged else set())
+    return queue.read_live(users) if users else {}
+
+
+def live_jobs(submissions: Iterable[Submission], jobs: Mapping[str, Job]) -> list[LiveJob]:
+    """All live jobs of `submissions` in the queue `jobs`."""
+    found = []
+    for submission in submissions:
+        for array in submission.arrays:
+            for place, element in enumerate(array.elements):
+                job = jobs.get(array.job_of(place) or "")
+                if job is not None and job.name == array.name and job.is_live:
+                    targets = tuple(Target(array.kind, id) for id in element)
+                    found.append(LiveJob(job, targets, submission, array.parent_of(place)))
+    return found
+
+
+def targets_of(sweep: Sweep) -> frozenset[Target]:
+    """All trainings and cells of the sweep as its file stands."""
+    return frozenset(
+        {Target("training", id) for id in sweep.trainings} | {Target("cell", id) for id in sweep.cells},
+    )
+
+
+def earlier_jobs(live: Iterable[LiveJob], key: SweepKey, targets: Collection[Target]) -> list[LiveJob]:
+    """Of `live` those that were submitted for the sweep of `key` and make none of `targets`, what it asks for now."""
+    return [made for made in live if made.submission.is_of(key) and not any(t in targets for t in made.targets)]
+
+
+def nameless_jobs(records: Records, jobs: Mapping[str, Job], key: SweepKey) -> set[str]:
+    """Live jobs of the sweep of `key` whose numbers no record tells: it is damaged, or its terminal died before it
+    had the number. They are found by their names."""
+    unnumbered = {array.name for submission, array in unfinished(records.submissions) if submission.is_of(key)}
+    damaged = records.damaged if key.name is not None else []
+    return {
+        job.id
+        for job in jobs.values()
+        if job.is_live and (job.name in unnumbered or any(one.sweep_of(job.name) == key.name for one in damaged))
+    }

@@ -1,0 +1,97 @@
+"""More memory for what ran out of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+from harness.dispatch.slurm import queue
+from harness.dispatch.slurm.queue import SlurmError
+from harness.dispatch.slurm.settings import KINDS, ClusterSettings
+from harness.dispatch.slurm.submissions import Assignment
+from harness.dispatch.status import Row, SweepStatus
+from harness.store.store import Target
+from harness.wording import count_of
+
+SAID = re.compile(r"oom[-_ ]?kill|out of memory|exceeded (?:job|step)? ?memory limit", re.IGNORECASE)
+"""What slurmstepd writes where a job's cgroup, or the accounting of its memory, has ended it."""
+OF_A_GPU = re.compile(r"CUDA|HIP|GPU \d")
+FACTOR = 2
+LOG_BYTES = 4096
+
+
+def ran_out_of_memory(row: Row, assignment: Assignment | None) -> bool:
+    """Whether the host's memory was too small for the target's last job; a GPU's does not count."""
+    if row.state != "failed" or OF_A_GPU.search(row.reason):
+        return False
+    if row.reason.startswith("MemoryError") or SAID.search(row.reason):
+        return True
+    return assignment is not None and any(SAID.search(line) for line in _last_lines(assignment))
+
+
+def _last_lines(assignment: Assignment) -> list[str]:
+    """Of the job's log, what SLURM itself says: a program may speak of memory that is not the host's."""
+    try:
+        with assignment.log.with_suffix(".err").open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - LOG_BYTES))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return []
+    return [line for line in lines if line.startswith(("slurmstepd:", "srun:"))]
+
+
+def more_memory(
+    chosen: Collection[Target], status: SweepStatus, settings: ClusterSettings, given: Collection[str]
+) -> tuple[list[str], list[str]]:
+    """(``key=value`` for the jobs of a kind of which some ran out of memory, sentences that say so).
+
+    What a person has `given` on the command line stands.
+    """
+    options: list[str] = []
+    sentences: list[str] = []
+    for kind in KINDS:
+        short = [
+            target
+            for target in chosen
+            if target.kind == kind and ran_out_of_memory(status.rows[target], status.assigned.get(target))
+        ]
+        if not short or any(text.partition("=")[0].strip() in ("memory", f"{kind}s.memory") for text in given):
+            continue
+        had = [memory for target in short if (memory := _memory_of(status.assigned.get(target)))]
+        largest = max([*had, *([settings.of(kind).memory] if had else [])], key=_megabytes, default=None)
+        if largest is None:
+            sentences.append(
+                f"{count_of(len(short), kind)} ran out of memory; say how much they need: --slurm {kind}s.memory=16G"
+            )
+            continue
+        more = _times(largest, FACTOR)
+        options.append(f"{kind}s.memory={more}")
+        sentences.append(f"{count_of(len(short), kind)} ran out of memory with {largest}; {kind}s ask for {more} now")
+    return options, sentences
+
+
+def _memory_of(assignment: Assignment | None) -> str | None:
+    """What the job was given per node: as it asked, or as accounting knows it where it asked for nothing."""
+    if assignment is None:
+        return None
+    if assignment.array is not None and assignment.array.memory is not None:
+        return assignment.array.memory
+    asked = ["sacct", "--allocations", "--noheader", "--parsable2", "--format=ReqMem", f"--jobs={assignment.job}"]
+    try:
+        found = re.match(r"(\d+[KMGT])n?\s*$", queue.run(asked))
+    except SlurmError:
+        return None
+    return found.group(1) if found else None
+
+
+def _megabytes(memory: str | None) -> float:
+    if memory is None:
+        return 0.0
+    number, unit = re.fullmatch(r"(\d+)([KMGT])B?", memory).groups()  # type: ignore[union-attr]
+    return int(number) * 1024.0 ** ("KMGT".index(unit) - 1)
+
+
+def _times(memory: str, factor: int) -> str:
+    number = re.match(r"\d+", memory)
+    assert number is not None
+    return f"{int(number.group()) * factor}{memory[number.end() :]}"

@@ -1,0 +1,77 @@
+"""The source that jobs run: a copy made at submission, so that editing it before a job starts changes nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+from harness.errors import DispatchError
+from harness.store.provenance import commit_of
+from harness.store.store import Store
+
+PACKAGES = ("harness", "models")
+COMMIT_FILE = "SOURCE_COMMIT"
+"""Beside the copied harness: commit and ``clean`` or ``dirty``, for the provenance of results."""
+
+
+def take_snapshot(store: Store) -> Path:
+    """The folder under the store that holds a copy of our packages as they are now; put it on PYTHONPATH.
+
+    Its name is the hash of content and commit: the same source is copied once, by rename.
+    """
+    folders = {name: _package_folder(name) for name in PACKAGES}
+    content = {f"{name}/{relative}": data for name, folder in folders.items() for relative, data in _files(folder)}
+    content[f"harness/{COMMIT_FILE}"] = _commit_line(folders["harness"]).encode()
+    digest = hashlib.sha256()
+    for name, data in content.items():
+        digest.update(f"{name} {len(data)}\n".encode() + data)
+    target = store.runs.resolve() / "source" / digest.hexdigest()[:16]
+    if not target.exists():
+        _write(content, target)
+    return target
+
+
+def _write(content: dict[str, bytes], target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    try:
+        for name, data in content.items():
+            path = temporary / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        temporary.chmod(0o755)
+        temporary.rename(target)
+    except OSError as error:
+        if not target.exists():  # else another terminal was quicker
+            raise DispatchError(f"{target}: the source could not be copied: {error.strerror}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _package_folder(name: str) -> Path:
+    spec = find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise DispatchError(f"the package {name} cannot be found on this machine")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _files(folder: Path) -> Iterator[tuple[str, bytes]]:
+    """All files of a package but caches, in a fixed order: (relative path, content)."""
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
+        hidden = any(part.startswith(".") or part == "__pycache__" for part in relative.parts)
+        if path.is_file() and not hidden and path.suffix != ".pyc" and path.name != COMMIT_FILE:
+            yield relative.as_posix(), path.read_bytes()
+
+
+def _commit_line(harness: Path) -> str:
+    """Commit and ``clean`` or ``dirty``, where there is one; a copy of a copy says the same."""
+    recorded = harness / COMMIT_FILE
+    if recorded.exists():
+        return recorded.read_text(encoding="utf-8")
+    found = dict(commit_of(harness.parent))
+    return f"{found['commit']} {'dirty' if found['dirty'] else 'clean'}\n" if found["commit"] else "\n"

@@ -1,0 +1,243 @@
+"""What became of every training and cell of a sweep, from the files and, where it can be reached, from SLURM.
+
+A result on disk is the last word. Then comes the queue, then what the job itself noted before it ended, then what
+accounting or the job's log says about its end.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.dispatch.plan import Plan
+from harness.dispatch.slurm.endings import ending_in_log, ending_in_queue, noted_failure
+from harness.dispatch.slurm.live import earlier_jobs, live_jobs, targets_of
+from harness.dispatch.slurm.queue import Job, Queue, read_queue
+from harness.dispatch.slurm.submissions import Assignment, Submission, SweepKey, assignments, read_records
+from harness.store.lease import is_held
+from harness.store.store import Store, Target
+
+State = Literal["done", "running", "queued", "waiting", "failed", "blocked", "cancelled", "lost", "missing"]
+STATES: tuple[State, ...] = (
+    "running",
+    "queued",
+    "waiting",
+    "failed",
+    "blocked",
+    "cancelled",
+    "lost",
+    "missing",
+    "done",
+)
+WORDS: dict[State, str] = {
+    "done": "its result is on disk",
+    "running": "a job or process is at work",
+    "queued": "its job is in SLURM's queue",
+    "waiting": "its training has not finished",
+    "failed": "it raised an error or was killed",
+    "blocked": "its training has failed or was cancelled",
+    "cancelled": "a person has cancelled it, or told it to stop",
+    "lost": "its job is gone without a word",
+    "missing": "nothing runs it",
+}
+TO_RETRY: frozenset[State] = frozenset({"failed", "blocked", "cancelled", "lost"})
+LIVE: frozenset[State] = frozenset({"running", "queued", "waiting"})
+
+
+@dataclass
+class Row:
+    """One training or cell. `progress` counts steps or images; times are in seconds."""
+
+    target: Target
+    state: State
+    reason: str = ""
+    progress: tuple[int, int] | None = None
+    attempts: int = 0
+    job: str | None = None
+    node: str | None = None
+    elapsed_seconds: float | None = None
+    eta_seconds: float | None = None
+
+
+@dataclass
+class SweepStatus:
+    """All rows of a sweep. `note` says what could not be read."""
+
+    rows: dict[Target, Row]
+    note: str = ""
+    assigned: dict[Target, Assignment] = field(default_factory=dict)
+    earlier: list[str] = field(default_factory=list)
+    """Live jobs of an earlier version of the sweep, which make nothing that it asks for now."""
+
+    def count(self, kind: str) -> Counter[State]:
+        return Counter(row.state for row in self.rows.values() if row.target.kind == kind)
+
+    def in_states(self, states: Iterable[State]) -> list[Row]:
+        wanted = frozenset(states)
+        return [row for row in self.rows.values() if row.state in wanted]
+
+    @property
+    def is_complete(self) -> bool:
+        return all(row.state == "done" for row in self.rows.values() if row.target.kind == "cell")
+
+    @property
+    def is_live(self) -> bool:
+        """Whether anything still runs or waits to."""
+        return any(row.state in LIVE for row in self.rows.values())
+
+
+def read_status(planned: Plan, store: Store) -> SweepStatus:
+    """The status of all trainings and cells of a plan. Never raises for SLURM's sake."""
+    records = read_records(store)
+    submissions = records.submissions
+    assigned = assignments(submissions)
+    queue = Queue({})
+    if submissions:
+        missing = [t for t in _targets(planned) if t in assigned and not _is_done(t, planned)]
+        queue = read_queue(_users(submissions), [(assigned[t].job, assigned[t].name) for t in missing])
+    reader = _Reader(planned, store, assigned, queue)
+    note = "; ".join(text for text in (queue.note, records.note) if text)
+    earlier = earlier_jobs(live_jobs(submissions, queue.jobs), SweepKey.of(planned.sweep), targets_of(planned.sweep))
+    return SweepStatus({t: reader.row(t) for t in _targets(planned)}, note, assigned, [made.id for made in earlier])
+
+
+def _users(submissions: Iterable[Submission]) -> set[str]:
+    return {submission.user for submission in submissions}
+
+
+def _targets(planned: Plan) -> list[Target]:
+    """Trainings first, so that a cell can look its own up."""
+    trainings = [Target("training", id) for id in planned.sweep.trainings]
+    return trainings + [Target("cell", id) for id in planned.sweep.cells]
+
+
+def _is_done(target: Target, planned: Plan) -> bool:
+    return target.id in (planned.done_trainings if target.kind == "training" else planned.done_cells)
+
+
+class _Reader:
+    """Rows one by one; each state file is read only where one exists."""
+
+    def __init__(self, planned: Plan, store: Store, assigned: dict[Target, Assignment], queue: Queue) -> None:
+        self.planned, self.store, self.assigned, self.queue = planned, store, assigned, queue
+        self.now = time.time()
+        self.trainings: dict[str, Row] = {}
+        self.noted = {kind: _names(store.state_path(Target(kind, "x")).parent) for kind in ("training", "cell")}
+
+    def row(self, target: Target) -> Row:
+        noted = self.store.state(target) if f"{target.id}.json" in self.noted[target.kind] else {}
+        assignment = self.assigned.get(target)
+        row = Row(
+            target,
+            "missing",
+            progress=_pair(noted.get("progress")),
+            attempts=noted.get("attempts", 0),
+            job=assignment.job if assignment else noted.get("job"),
+            node=noted.get("node") or noted.get("host"),
+        )
+        self._fill(row, noted, assignment)
+        if target.kind == "training":
+            self.trainings[target.id] = row
+        return row
+
+    def _fill(self, row: Row, noted: dict[str, Any], assignment: Assignment | None) -> None:
+        target = row.target
+        if _is_done(target, self.planned):
+            row.state, row.progress = "done", None
+            row.elapsed_seconds = _difference(noted.get("finished"), noted.get("started"))
+            return
+        job = self.queue.get(assignment.job, assignment.name) if assignment else None
+        requeued = job is not None and job.is_pending and noted.get("job") == job.id
+        if noted.get("state") == "running" and not requeued and self._is_held(target):
+            self._fill_running(row, noted)
+            return
+        stale = assignment is not None and noted.get("updated", 0) < assignment.submission.created
+        said = {} if stale else noted
+        if (
+            job is not None
+            and job.is_live
+            and (requeued or not (said.get("state") in ("failed", "blocked") and said.get("job") == job.id))
+        ):
+            self._fill_live(row, job, assignment)
+        elif said.get("state") in ("failed", "blocked") and not (assignment and assignment.was_cancelled):
+            row.state, row.reason = said["state"], noted_failure(said, assignment)
+        else:
+            row.state, row.reason = self._ending(target, said, assignment, job)
+        self._blame_training(row)
+
+    def _is_held(self, target: Target) -> bool:
+        return f"{target.id}.lease" in self.noted[target.kind] and is_held(self.store.lease_path(target))
+
+    def _fill_running(self, row: Row, noted: dict[str, Any]) -> None:
+        row.state = "running"
+        row.job = noted.get("job") or row.job
+        row.elapsed_seconds = _difference(self.now, noted.get("started"))
+        if row.progress is None:
+            return
+        done, total = row.progress
+        first, since = noted.get("resumed") or (0, noted["started"])
+        if done > first:
+            row.eta_seconds = (noted["updated"] - since) * (total - done) / (done - first)
+
+    def _fill_live(self, row: Row, job: Job, assignment: Assignment | None) -> None:
+        if not job.is_pending:
+            row.state, row.node = "running", job.node or None
+            row.reason = "starting" if job.state in ("RUNNING", "CONFIGURING") else job.state.lower()
+            row.elapsed_seconds = _difference(self.now, job.started)
+            return
+        row.node = None
+        if job.reason.startswith("Dependency"):
+            outside = assignment.outside if assignment else None
+            row.state, row.reason = "waiting", f"for {outside}" if outside else "for its training"
+        elif job.reason == "BeginTime" and job.started:
+            held = time.strftime("%H:%M:%S", time.localtime(job.started))
+            row.state, row.reason = "queued", f"held back by SLURM until {held}"
+        else:
+            row.state, row.reason = "queued", job.reason
+
+    def _ending(
+        self, target: Target, said: dict[str, Any], assignment: Assignment | None, job: Job | None
+    ) -> tuple[State, str]:
+        """Why a target whose job is over has no result."""
+        if assignment is None:
+            if said.get("state") == "running":
+                return "lost", f"its process {said.get('pid')} on {said.get('host')} is gone"
+            return "missing", ""
+        if assignment.was_cancelled:
+            return "cancelled", "by harness cancel"
+        if job is not None:
+            return ending_in_queue(target.kind, said, assignment, job)
+        if not self.queue.is_reachable:
+            return "queued", f"submitted as job {assignment.job}; SLURM cannot be asked"
+        return ending_in_log(target.kind, said, assignment)
+
+    def _blame_training(self, row: Row) -> None:
+        """A cell that cannot run because of its training says so, with the training's reason."""
+        if row.target.kind != "cell" or row.state in ("done", "running", "failed"):
+            return
+        training = self.trainings[self.planned.sweep.cells[row.target.id].training]
+        if training.state in ("failed", "cancelled", "lost"):
+            row.state = "blocked"
+            row.reason = f"training {training.target.id} {training.state}" + (
+                f": {training.reason}" if training.reason else ""
+            )
+
+
+def _names(folder: Path) -> frozenset[str]:
+    try:
+        return frozenset(os.listdir(folder))  # noqa: PTH208 - names alone, quicker for many thousands
+    except FileNotFoundError:
+        return frozenset()
+
+
+def _pair(value: Any) -> tuple[int, int] | None:
+    return (int(value[0]), int(value[1])) if isinstance(value, list) and len(value) == 2 else None
+
+
+def _difference(end: float | None, start: float | None) -> float | None:
+    return max(0.0, end - start) if end is not None and start is not None else None

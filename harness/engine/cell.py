@@ -1,0 +1,233 @@
+"""Measuring a cell: draw its images in resumable shards, then quality, compute and time, then one record."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.config.schema import Experiment, as_plain, parse_experiment
+from harness.data import Dataset, open_data
+from harness.engine.build import build_model
+from harness.engine.costs import measure_sampling, sampling_cost
+from harness.engine.distributed import current_ranks, pick_device
+from harness.engine.progress import JobProgress, silent
+from harness.engine.sampling import Drawing
+from harness.files import atomic_path, set_aside, write_json
+from harness.measure.fidelity import quality_meter, to_uint8
+from harness.measure.reference import Reference
+from harness.store.identity import identify
+from harness.store.lease import lease
+from harness.store.provenance import provenance
+from harness.store.store import RECORD_SCHEMA, Store, Target
+from harness.store.weights import DamagedFile, load_tensors, save_tensors
+from harness.wording import count_of
+
+SHOWN_IMAGES = 64
+
+
+def load_drawing(experiment: Experiment, weights: Path, device: torch.device | None = None) -> Drawing:
+    """The network in `weights`, ready to draw as `experiment` says. Raises StoreError for another training's file."""
+    training, _ = identify(experiment)
+    tensors, _ = load_tensors(weights, training)
+    info = open_data(experiment.data).info
+    model = build_model(experiment, info)
+    model.load_state_dict(tensors)
+    return Drawing(experiment, model, info, device or pick_device())
+
+
+def measure_cell(
+    store: Store,
+    cell: str,
+    experiment: Experiment,
+    progress: JobProgress = silent,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Write the record of `cell`. Shards that an earlier run has drawn are used as they are."""
+    from harness.errors import Blocked, Stopped
+
+    started = time.time()
+    ranks = current_ranks()
+    training, _ = identify(experiment)
+    if not store.is_trained(training):
+        raise Blocked(blocked_reason(store, training))
+    dataset = open_data(experiment.data)
+    drawing = load_drawing(experiment, store.weights_path(training), pick_device(ranks))
+    shards = Shards(store.partial_folder(cell), cell, experiment)
+    total = experiment.measure.images * len(experiment.sample.seeds)
+    finished = shards.images_drawn()
+    missing = shards.missing()[ranks.rank :: ranks.world]
+    ranks.barrier()  # all have looked before one draws: the shares must be parts of the same list
+    progress(finished, total)
+    for seed, start, stop in missing:
+        if should_stop():
+            raise Stopped(f"cell {cell} stopped at {finished} of {count_of(total, 'image')}")
+        images = to_uint8(drawing.draw(seed, torch.arange(start, stop))).cpu()
+        shards.save(seed, start, images, drawing.evaluations)
+        finished += (stop - start) * ranks.world
+        progress(min(finished, total), total)
+    ranks.barrier()
+    if ranks.is_first:
+        record = _record(store, cell, training, experiment, dataset, drawing, shards, progress)
+        record["provenance"] |= {
+            "started": started,
+            "finished": time.time(),
+            "seconds": round(time.time() - started, 3),
+            "ranks": ranks.world,
+        }
+        write_json(store.cell_path(cell), record)
+        shutil.rmtree(shards.folder, ignore_errors=True)
+    ranks.barrier()
+
+
+def time_again(store: Store, cell: str) -> dict[str, Any]:
+    """Time the sampling of a finished cell anew, here and now, and put it into its record; quality stays untouched.
+
+    Returns the record. Raises StoreError where the training's weights are gone.
+    """
+    target = Target("cell", cell)
+    with lease(store.lease_path(target)):
+        record = store.read_cell(cell)
+        experiment = parse_experiment(record["config"], str(store.cell_path(cell)))
+        drawing = load_drawing(experiment, store.weights_path(record["training"]))
+        record["time"] = measure_sampling(drawing, experiment.measure.latency)
+        record["provenance"] |= {"timed": {**provenance(), "at": time.time()}}
+        write_json(store.cell_path(cell), record)
+    return record
+
+
+def blocked_reason(store: Store, training: str) -> str:
+    """Why a training has no weights, in one line."""
+    state = store.state(Target("training", training))
+    if state.get("state") in ("failed", "cancelled"):
+        return f"training {training} {state['state']}: {state.get('error') or 'no reason noted'}"
+    if store.done_path(training).exists():
+        return f"training {training}: {store.weights_path(training)} is missing or cut short"
+    return f"training {training} has not finished"
+
+
+class Shards:
+    """The images of a cell as they are drawn: one file per seed and batch, so that a kill loses one batch at most."""
+
+    def __init__(self, folder: Path, cell: str, experiment: Experiment) -> None:
+        self.folder, self.cell = folder, cell
+        self.seeds = experiment.sample.seeds
+        count, batch = experiment.measure.images, experiment.sample.batch
+        self.ranges = [(start, min(start + batch, count)) for start in range(0, count, batch)]
+
+    def _path(self, seed: int, start: int) -> Path:
+        return self.folder / f"seed-{seed}-from-{start:07d}.safetensors"
+
+    def missing(self) -> list[tuple[int, int, int]]:
+        """(seed, start, stop) of what has still to be drawn."""
+        return [
+            (seed, start, stop)
+            for seed in self.seeds
+            for start, stop in self.ranges
+            if not self._path(seed, start).exists()
+        ]
+
+    def images_drawn(self) -> int:
+        absent = sum(stop - start for _, start, stop in self.missing())
+        return len(self.seeds) * self.ranges[-1][1] - absent
+
+    def save(self, seed: int, start: int, images: Tensor, evaluations: dict[str, int]) -> None:
+        counts = json.dumps(dict(evaluations))
+        save_tensors(self._path(seed, start), {"images": images}, self.cell, evaluations=counts)
+
+    def load(self, seed: int) -> tuple[Tensor, dict[str, int]]:
+        """(uint8 images of `seed` in order, evaluations per image). A damaged shard is set aside and raises."""
+        parts: list[Tensor] = []
+        counts: list[str] = []
+        for start, _ in self.ranges:
+            path = self._path(seed, start)
+            try:
+                tensors, metadata = load_tensors(path, self.cell)
+            except DamagedFile:
+                set_aside(path)
+                raise
+            parts.append(tensors["images"])
+            counts.append(metadata["evaluations"])
+        if len(set(counts)) != 1:
+            raise RuntimeError(f"cell {self.cell}: batches differ in their evaluations: {sorted(set(counts))}")
+        return torch.cat(parts), json.loads(counts[0])
+
+
+def _record(
+    store: Store,
+    cell: str,
+    training: str,
+    experiment: Experiment,
+    dataset: Dataset,
+    drawing: Drawing,
+    shards: Shards,
+    progress: JobProgress,
+) -> dict[str, Any]:
+    measure, seeds = experiment.measure, len(experiment.sample.seeds)
+    progress(0, 0, "reference")
+    meter = quality_meter(
+        _reference(experiment, dataset),
+        measure,
+        store.runs / "references",
+        drawing.device,
+        lambda done, total: progress(done, total, "reference"),
+    )
+    per_seed = []
+    evaluations: dict[str, int] = {}
+    for number, seed in enumerate(experiment.sample.seeds):
+        counted = partial(_features_of, progress, number, seeds)
+        counted(0, measure.images)
+        images, evaluations = shards.load(seed)
+        per_seed.append({"seed": seed, **meter.measure(images, counted)})
+        if seed == experiment.sample.seeds[0]:
+            with atomic_path(store.samples_path(cell)) as temporary, temporary.open("wb") as file:
+                np.savez_compressed(file, images=images[:SHOWN_IMAGES].numpy())
+    progress(0, 0, "counting")
+    compute = sampling_cost(drawing, evaluations)
+    return {
+        "schema": RECORD_SCHEMA,
+        "id": cell,
+        "training": training,
+        "config": as_plain(experiment),
+        "quality": {**meter.conditions(measure.images), "per_seed": per_seed},
+        "compute": compute,
+        "time": measure_sampling(
+            drawing, measure.latency, progress=lambda done, total: progress(done, total, "timing")
+        ),
+        "samples": str(store.samples_path(cell).relative_to(store.root)),
+        "provenance": {**provenance(), **_training_provenance(store, training)},
+    }
+
+
+def _features_of(progress: JobProgress, number: int, seeds: int, done: int, total: int) -> None:
+    """Tell of the features of all seeds, of which `number` are done and one has come to `done` of `total` images."""
+    progress(number * total + done, seeds * total, "features")
+
+
+def _reference(experiment: Experiment, dataset: Dataset) -> Reference:
+    split = experiment.measure.reference
+    source = dataset if split == "train" else open_data(experiment.data, split)
+    info = source.info
+    return Reference(f"{info.name} {split}", info.identity, source.all_uint8, info.images, data=info.name, split=split)
+
+
+def _training_provenance(store: Store, training: str) -> dict[str, Any]:
+    from harness.files import read_json
+
+    done: dict[str, Any] = {}
+    with contextlib.suppress(Exception):
+        done = read_json(store.done_path(training))
+    return {
+        "weights_sha256": done.get("weights_sha256"),
+        "training_device": done.get("device"),
+        "training_images_per_second": done.get("images_per_second"),
+    }

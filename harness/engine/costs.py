@@ -1,0 +1,79 @@
+"""What drawing an image costs: multiply-adds by network, and time by the common protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from harness.config.schema import LatencyConfig
+from harness.measure.flops import network_costs, parameter_counts, sampling_macs, training_macs_per_step
+from harness.measure.latency import largest_batch, measure_time
+from models.method import RunNetwork
+
+if TYPE_CHECKING:
+    from harness.engine.sampling import Drawing
+
+
+def sampling_cost(drawing: Drawing, evaluations: Mapping[str, int]) -> dict[str, Any]:
+    """The record's ``compute`` of a drawing whose `evaluations` per image were counted as they happened."""
+    shape, classes = drawing.image_shape, drawing.classes or 0
+    costs = network_costs(drawing.stepper, shape, classes)
+    macs = sampling_macs(costs, evaluations)
+    train = drawing.experiment.train
+    training = training_macs_per_step(
+        network_costs(drawing.model, shape, classes, training=True),
+        train.batch,
+        denoiser_times=train.denoiser_times or 1,
+        recomputed=train.checkpoint_activations,
+    )
+    return {
+        "gmacs_per_image": macs / 1e9,
+        "gflops_per_image": 2 * macs / 1e9,
+        "macs_per_image": macs,
+        "evaluations": dict(evaluations),
+        "gmacs_per_evaluation": {name: count.gmacs for name, count in costs.items()},
+        "parameters": parameter_counts(drawing.model),
+        "training_gmacs_per_step": training / 1e9,
+        "training_steps": train.steps,
+    }
+
+
+def measure_sampling(
+    drawing: Drawing,
+    settings: LatencyConfig,
+    *,
+    find_largest: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """The record's ``time`` of a drawing: throughput at ``settings.batch`` (``sample.batch`` if unset).
+
+    With `find_largest` on a GPU the throughput batch is the largest power of two that fits. `progress` is told of the
+    runs done, between two of them.
+    """
+
+    def sample(batch: int, watch: Callable[[RunNetwork], RunNetwork] = lambda run: run) -> object:
+        return drawing.draw(0, torch.arange(batch), watch=watch)
+
+    sampling = drawing.experiment.sample
+    batch = settings.batch or sampling.batch
+    if find_largest and drawing.device.type == "cuda":
+        batch = largest_batch(sample)
+    runs = count(1)
+    total = (settings.warmup + settings.repeats) * (1 if batch == 1 else 2)
+    progress(0, total)
+    timing = measure_time(
+        sample,
+        batch,
+        drawing.device,
+        warmup=settings.warmup,
+        repeats=settings.repeats,
+        dtype=sampling.precision,
+        compiled=sampling.compile,
+        tick=lambda: progress(next(runs), total),
+    )
+    if next(runs) <= total:  # fewer runs were worth it
+        progress(total, total)
+    return {**timing, "cuda_graphs": drawing.cuda_graphs}

@@ -1,0 +1,203 @@
+"""What a job does: train a network, or measure a cell. Both resume where they were cut off and may run twice.
+
+A job is told a target and finds everything else in the store. It holds the target's lease, keeps the target's state
+(progress, attempts, first line of an error) and leaves exactly one result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from harness.config.schema import Experiment
+from harness.engine.distributed import current_ranks
+from harness.engine.progress import MAIN, WAITING, JobProgress, silent
+from harness.errors import FULL_CURE, Blocked, DataError, DiskFull, HarnessError, is_full
+from harness.files import set_aside
+from harness.store.identity import identify
+from harness.store.lease import LeaseHeld, describe_holder, lease
+from harness.store.provenance import provenance
+from harness.store.store import Store, Target
+
+if TYPE_CHECKING:
+    from harness.store.weights import DamagedFile
+
+log = logging.getLogger("harness")
+
+STATE_SECONDS = 2.0
+WAITING_SECONDS = 1.0
+"""Between two looks at a lease that another job holds."""
+
+
+def run(
+    store: Store,
+    target: Target,
+    progress: JobProgress = silent,
+    should_stop: Callable[[], bool] = lambda: False,
+    wait_seconds: float = 7 * 24 * 3600.0,
+) -> bool:
+    """Make `target` unless it is made; returns whether there was anything to do.
+
+    Waits while another job holds the target, and says so. Raises what the work raises, after noting it in the target's
+    state; :class:`DiskFull` where that is for want of space.
+    """
+    ranks = current_ranks()
+    if not ranks.is_first:  # the first rank holds the lease and the state for all
+        working = ranks.share(False)
+        if working:
+            _work(store, target, progress, should_stop)
+        return working
+    if store.is_done(target):
+        return ranks.share(False)
+    try:
+        with _own_lease(store, target, progress, wait_seconds):
+            if not ranks.share(not store.is_done(target)):
+                return False
+            with _noted(store, target, progress) as noting:
+                _work(store, target, noting, should_stop)
+    except Exception as error:
+        if is_full(error) and not isinstance(error, DiskFull):
+            raise DiskFull(f"{_without_space(error, store)}; {FULL_CURE}") from error
+        raise
+    return True
+
+
+@contextlib.contextmanager
+def _own_lease(store: Store, target: Target, progress: JobProgress, wait_seconds: float) -> Iterator[None]:
+    """Hold the target's lease; while another job holds it, tell whose it is and how far that job has come."""
+    path = store.lease_path(target)
+    deadline = time.monotonic() + wait_seconds
+    with contextlib.ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(lease(path))
+                break
+            except LeaseHeld:
+                if time.monotonic() >= deadline:
+                    raise
+                done, total = store.state(target).get("progress") or (0, 0)
+                progress(done, total, f"{WAITING}, held by {describe_holder(path)}")
+                time.sleep(WAITING_SECONDS)
+        yield
+
+
+def _without_space(error: Exception, store: Store) -> str:
+    """What could not be written, in one line."""
+    if isinstance(error, OSError):
+        return f"{error.filename or store.runs}: {error.strerror}"
+    return first_line(error)
+
+
+def _work(store: Store, target: Target, progress: JobProgress, should_stop: Callable[[], bool]) -> None:
+    from harness.engine.cell import measure_cell
+    from harness.engine.train import train_network
+    from harness.store.weights import DamagedFile
+
+    experiment = store.load_experiment(target)
+    _check_identity(target, experiment)
+    if target.kind == "training":
+        train_network(experiment, target.id, store.training_folder(target.id), progress, should_stop)
+        return
+    try:
+        measure_cell(store, target.id, experiment, progress, should_stop)
+    except DamagedFile as error:
+        if current_ranks().world > 1:  # the other ranks are at another place
+            raise
+        _set_aside_weights(store, error)
+        log.warning("%s; set aside, and drawn again", error)
+        measure_cell(store, target.id, experiment, progress, should_stop)
+
+
+def _set_aside_weights(store: Store, error: DamagedFile) -> None:
+    """Where a training's weights are what is damaged: set them aside, for they must be trained again."""
+    if error.path.parent.parent == store.runs / "trainings":
+        aside = set_aside(error.path)
+        raise Blocked(f"{error}; set aside as {aside.name}: the same command trains again") from error
+
+
+def _check_identity(target: Target, experiment: Experiment) -> None:
+    """Raise :class:`DataError` unless the data are still those that the target's id was told from."""
+    training, cell = identify(experiment)
+    if target.id != (training if target.kind == "training" else cell):
+        where = experiment.data.path or experiment.data.name
+        raise DataError(
+            f"{where}: is not what it was when {target} was planned: the data, the extractor's weights or harness "
+            "itself have changed; harness sweep plans anew"
+        )
+
+
+@contextlib.contextmanager
+def _noted(store: Store, target: Target, progress: JobProgress) -> Iterator[JobProgress]:
+    """Keep the target's state while it is worked on; the block gets the progress call to use."""
+    from harness.errors import Stopped
+
+    before = store.state(target)
+    store.set_state(
+        target,
+        state="running",
+        attempts=before.get("attempts", 0) + 1,
+        host=socket.gethostname(),
+        node=os.environ.get("SLURMD_NODENAME"),
+        pid=os.getpid(),
+        job=provenance()["slurm_job_id"],
+        started=time.time(),
+        phase=None,
+        error=None,
+        traceback=None,
+        stopped=None,
+    )
+    noting = _Noting(store, target, progress)
+    try:
+        yield noting
+    except (Stopped, KeyboardInterrupt):
+        store.set_state(target, state="waiting", phase=None, progress=noting.reached, stopped=noting.reached)
+        raise
+    except Blocked as error:
+        store.set_state(target, state="blocked", error=first_line(error))
+        raise
+    except Exception as error:
+        with contextlib.suppress(OSError):  # a full disk must not hide what went wrong
+            store.set_state(target, state="failed", error=first_line(error), traceback=traceback.format_exc())
+        raise
+    store.set_state(target, state="done", finished=time.time())
+
+
+class _Noting:
+    """A job's progress call that also keeps the target's state: at each change of phase, and every few seconds."""
+
+    def __init__(self, store: Store, target: Target, progress: JobProgress) -> None:
+        self.store, self.target, self.progress = store, target, progress
+        self.phase: str | None = None
+        self.reached: list[int] | None = None
+        self.is_resumed = False
+        self.last = 0.0
+
+    def __call__(self, done: int, total: int, phase: str = MAIN) -> None:
+        self.progress(done, total, phase)
+        if phase == MAIN:
+            self.reached = [done, total]
+        now = time.monotonic()
+        if phase == self.phase and now - self.last < STATE_SECONDS and not (phase == MAIN and done == total):
+            return
+        changes: dict[str, object] = {"phase": None if phase == MAIN else [phase, done, total]}
+        if phase == MAIN:
+            changes["progress"] = [done, total]
+            if not self.is_resumed:  # where this run goes on from, and when: the rate is counted from here
+                changes["resumed"] = [done, time.time()]
+                self.is_resumed = True
+        self.store.set_state(self.target, **changes)
+        self.phase, self.last = phase, now
+
+
+def first_line(error: BaseException) -> str:
+    """The error in one line, with its type unless the message is written for people."""
+    text = (str(error).splitlines() or [""])[0]
+    if isinstance(error, HarnessError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,140 @@
+"""Drawing images from a trained network: what a configuration's `sample` section says, as one object.
+
+Image i of a seed depends on the seed and i alone: not on the batch, the order, or the number of ranks.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from harness.config.schema import Experiment
+from harness.data import DataInfo, known_info, open_data
+from harness.engine.build import (
+    build_guidance,
+    build_model,
+    build_schedule,
+    build_stepper,
+    clips,
+    label_count,
+    refresh_mask,
+    sampler_options,
+    time_steps,
+)
+from harness.engine.compiling import CompiledNetworks, compiled_normal, cuda_graphs_skipped
+from harness.engine.distributed import pick_device
+from harness.engine.labels import class_sequence
+from harness.errors import MissingDataError
+from models.denoise import Denoise
+from models.dual_rate import DualRate, SingleRate
+from models.method import RunNetwork, run_network
+from models.noise import ImageNoise, normal
+from models.samplers import SAMPLERS
+
+
+class Drawing:
+    """A network ready to draw images, on its device."""
+
+    def __init__(
+        self, experiment: Experiment, model: SingleRate | DualRate, info: DataInfo, device: torch.device
+    ) -> None:
+        sample = experiment.sample
+        self.experiment, self.device = experiment, device
+        # half as quick again on a CPU, convolutions and transformers alike; GPUs' bfloat16 convolutions want it too
+        self.model = model.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
+        self.image_shape = (info.channels, info.size, info.size)
+        self.classes = label_count(experiment.model, info)
+        self.stepper = build_stepper(self.model, sample.cache_from_level)
+        self.schedule = build_schedule(experiment.diffusion, info.size)
+        self.times = time_steps(sample, self.schedule)
+        self.refreshes = refresh_mask(sample)
+        self._normal: Callable[..., Tensor] = normal
+        self._run_network: RunNetwork = run_network
+        self._replays = sample.compile and device.type == "cuda"
+        if sample.compile:
+            self._run_network = CompiledNetworks(cuda_graphs=self._replays)
+            self._normal = compiled_normal()
+        self._skipped = cuda_graphs_skipped() if self._replays else 0
+        self._classes_drawn = torch.empty(0, dtype=torch.int64)
+        self.needs_data = True
+        """Whether the classes must be the reference's; else they come equally often where it is not there."""
+        self.evaluations: Counter[str] = Counter()
+        """Evaluations per image of the last draw, by network, counted as they happened."""
+
+    @property
+    def cuda_graphs(self) -> bool:
+        """Whether all evaluations so far replay CUDA graphs."""
+        return self._replays and cuda_graphs_skipped() == self._skipped
+
+    @torch.no_grad()
+    def draw(
+        self,
+        seed: int,
+        indices: Tensor,
+        callback: Callable[[int, Tensor, Tensor], None] | None = None,
+        watch: Callable[[RunNetwork], RunNetwork] = lambda run: run,
+    ) -> Tensor:
+        """Images `indices` (int64, (B,)) of `seed`: float32 (B, C, H, W) in [-1, 1].
+
+        `callback` sees every step; `watch` is put around what runs the networks, to time them.
+        A class-conditional network draws the classes in the proportions of the reference that the images are measured
+        against (:func:`harness.engine.labels.class_sequence`).
+        """
+        sample = self.experiment.sample
+        labels = self._labels(indices)
+        indices = indices.to(self.device)
+        denoise = Denoise(
+            self.stepper,
+            self.schedule,
+            self.times,
+            self.refreshes,
+            labels=labels,
+            guidance=build_guidance(sample),
+            clip=clips(self.experiment),
+            run=watch(self._run_network),
+        )
+        noise = ImageNoise(seed, indices, self.image_shape, self.device, draw_normal=self._normal)
+        sampler = SAMPLERS[sample.sampler]
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=sample.precision == "bfloat16"):
+            images = sampler(denoise, noise, self.times, self.schedule, callback=callback, **sampler_options(sample))
+        self.evaluations = Counter(denoise.evaluations)
+        return images.float().clamp(-1, 1)
+
+    def _labels(self, indices: Tensor) -> Tensor | None:
+        """Classes of images `indices`, int64 (B,) on the device; None for a network without labels."""
+        if self.classes is None:
+            return None
+        needed = int(indices.max()) + 1
+        if needed > len(self._classes_drawn):
+            counts = self._class_counts(self.classes)
+            self._classes_drawn = class_sequence(counts, max(needed, self.experiment.measure.images))
+        return self._classes_drawn[indices.cpu()].to(self.device)
+
+    def _class_counts(self, classes: int) -> Tensor:
+        try:
+            return class_counts(self.experiment, classes)
+        except MissingDataError:
+            if self.needs_data:
+                raise
+            return torch.ones(classes, dtype=torch.int64)
+
+
+def class_counts(experiment: Experiment, classes: int) -> Tensor:
+    """Images of each class in the reference, int64 (classes,)."""
+    reference = open_data(experiment.data, experiment.measure.reference)
+    return torch.bincount(reference.labels, minlength=classes)
+
+
+def fresh_drawing(experiment: Experiment, device: torch.device | None = None) -> Drawing:
+    """A drawing with freshly initialised weights: for what does not depend on their values, cost and time.
+
+    Where the data are not there it draws the classes in equal proportions, which cost as much.
+    """
+    info = known_info(experiment.data, labelled=experiment.model.class_conditional)
+    torch.manual_seed(experiment.seed)
+    drawing = Drawing(experiment, build_model(experiment, info), info, device or pick_device())
+    drawing.needs_data = False
+    return drawing

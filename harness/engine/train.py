@@ -1,0 +1,374 @@
+"""Training one network, resumable at any step.
+
+All randomness is a function of (seed, step, position in the global batch), so a resumed run repeats an uninterrupted
+one bit for bit on a CPU, and the number of ranks and micro-batches changes nothing but rounding.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from harness.config.schema import DataConfig, Experiment, TrainConfig
+from harness.data import DataInfo, Dataset, batches, fingerprint, open_data
+from harness.data.loader import Batch
+from harness.engine.build import build_loss_settings, build_model
+from harness.engine.compiling import CompiledNetworks
+from harness.engine.distributed import Ranks, current_ranks, pick_device
+from harness.errors import ConfigError, Stopped
+from harness.files import file_sha256, set_aside, write_atomically, write_json
+from harness.measure.latency import device_name
+from harness.store.checkpoints import CheckpointWriter, checkpoints, read_newest, set_aside_and_say
+from harness.store.weights import save_tensors
+from models.augment import augment
+from models.dual_rate import DualRate, SingleRate
+from models.method import RunNetwork, run_network
+from models.objective import LossSettings, Randomness, loss
+
+log = logging.getLogger("harness")
+
+Progress = Callable[[int, int], None]
+BLACK = -1.0
+"""What a random translation fills in: a pixel of value 0."""
+
+STOP_EVERY = 10
+"""Steps between the ranks asking each other whether to stop."""
+
+
+class Diverged(Exception):
+    """The loss is not finite."""
+
+
+class TrainingLoss(nn.Module):
+    """Network and objective as one module: what DistributedDataParallel wraps."""
+
+    def __init__(self, model: SingleRate | DualRate, settings: LossSettings, run: RunNetwork = run_network) -> None:
+        super().__init__()
+        self.model, self.settings, self.run = model, settings, run
+
+    def forward(self, images: Tensor, labels: Tensor | None, randomness: Randomness) -> Tensor:
+        """The mean loss of images (B, C, H, W) in [-1, 1]."""
+        return loss(self.model, images, labels, randomness, self.settings, self.run)
+
+
+@dataclass
+class State:
+    """All that changes during a training."""
+
+    model: nn.Module
+    average: dict[str, Tensor]
+    optimizer: torch.optim.Adam
+    step: int = 0
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Flat, named tensors: the content of a checkpoint."""
+        named = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        named |= {f"average.{k}": v for k, v in self.average.items()}
+        for name, parameter in self.model.named_parameters():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                named[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
+        return named
+
+    def restore(self, tensors: dict[str, Tensor], step: int) -> None:
+        """Take over the content of a checkpoint."""
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+        self.model.load_state_dict(part("model."))
+        for name, value in part("average.").items():
+            self.average[name].copy_(value)
+        for name, parameter in self.model.named_parameters():
+            entries = {key: tensors.get(f"optimizer.{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
+            if any(value is None for value in entries.values()):
+                continue
+            device = parameter.device
+            self.optimizer.state[parameter] = {
+                key: value.to(device) for key, value in entries.items() if value is not None
+            }
+        self.step = step
+
+
+def train_network(
+    experiment: Experiment,
+    training: str,
+    folder: Path,
+    progress: Progress = lambda done, total: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
+    """Train `experiment`'s network to the end and leave weights.safetensors (the average) and done.json in `folder`.
+
+    Goes on from the newest whole checkpoint. Every rank of a job calls it; the first writes. Returns what done.json
+    holds. Raises :class:`Stopped` (saved) when `should_stop`, :class:`Diverged`, and HarnessError for bad input.
+    """
+    settings, ranks = experiment.train, current_ranks()
+    micro_batch = micro_batch_of(settings, ranks)
+    device = pick_device(ranks)
+    dataset = training_data(experiment)
+    state, objective = build_training(experiment, dataset.info, device)
+    _resume(state, training, folder, ranks)
+    module = objective if ranks.world == 1 else _distributed(objective, settings, device)
+    journal = Journal(folder / "log.jsonl", state.step, ranks)
+    started, first = time.monotonic(), state.step
+    progress(state.step, settings.steps)
+    with CheckpointWriter(folder, training) as writer:
+        for batch in _batches(dataset, experiment, state.step, ranks, device):
+            value = optimise(state, module, experiment, batch, micro_batch, device)
+            state.step += 1
+            writer.check()
+            finished = state.step == settings.steps
+            if state.step % settings.log_every == 0 or finished:
+                journal.add(state.step, _mean_over_ranks(value, ranks), settings.batch)
+            progress(state.step, settings.steps)
+            asked = (ranks.world == 1 or state.step % STOP_EVERY == 0) and _any_rank(should_stop(), ranks, device)
+            stopping = asked and not finished
+            due = state.step % settings.checkpoint_every == 0 and not finished
+            if ranks.is_first and (stopping or due):
+                writer.write(state.tensors(), state.step)
+            if stopping:
+                writer.wait()
+                ranks.barrier()
+                raise Stopped(f"training {training} stopped at step {state.step} of {settings.steps}")
+    seconds = time.monotonic() - started
+    return _finish(state, training, folder, ranks, experiment, dataset, seconds, state.step - first)
+
+
+def training_data(experiment: Experiment) -> Dataset:
+    """The images, ready to load. Trainings that follow one another in a process share them, decoded once."""
+    dataset = _opened(experiment.data, fingerprint(experiment.data))
+    dataset.ready(experiment.train.workers)
+    return dataset
+
+
+@lru_cache(maxsize=1)
+def _opened(data: DataConfig, fingerprint: str) -> Dataset:
+    return open_data(data)
+
+
+def build_training(experiment: Experiment, info: DataInfo, device: torch.device) -> tuple[State, TrainingLoss]:
+    """A training at its start, and the loss that it minimises; the networks compiled if the configuration says so."""
+    torch.manual_seed(experiment.seed)
+    model = build_model(experiment, info).to(device)
+    average = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    run = CompiledNetworks() if experiment.train.compile else run_network
+    objective = TrainingLoss(model, build_loss_settings(experiment, info.size), run)
+    return State(model, average, _optimizer(model, experiment.train)), objective
+
+
+def _distributed(objective: nn.Module, settings: TrainConfig, device: torch.device) -> DistributedDataParallel:
+    """The loss over all ranks.
+
+    A context that is never dropped leaves the vector that stands in for it without a gradient, which
+    DistributedDataParallel must be told to look for.
+    """
+    return DistributedDataParallel(
+        objective,
+        device_ids=[device.index] if device.type == "cuda" else None,
+        find_unused_parameters=settings.context_dropout == 0,
+        gradient_as_bucket_view=True,
+    )
+
+
+def _batches(
+    dataset: Dataset, experiment: Experiment, step: int, ranks: Ranks, device: torch.device
+) -> Iterator[Batch]:
+    return batches(
+        dataset,
+        experiment.train.batch,
+        experiment.seed,
+        step,
+        experiment.train.steps,
+        rank=ranks.rank,
+        world=ranks.world,
+        workers=experiment.train.workers,
+        pin_memory=device.type == "cuda",
+    )
+
+
+def micro_batch_of(settings: TrainConfig, ranks: Ranks) -> int:
+    parts = settings.accumulate * ranks.world
+    if settings.batch % parts:
+        raise ConfigError(
+            "train.batch",
+            [f"{settings.batch} is not divisible by ranks × accumulations, {ranks.world} × {settings.accumulate}"],
+        )
+    return settings.batch // parts
+
+
+def _optimizer(model: nn.Module, settings: TrainConfig) -> torch.optim.Adam:
+    return torch.optim.Adam(
+        model.parameters(), lr=settings.learning_rate, betas=settings.adam_betas, eps=1e-8, fused=True
+    )
+
+
+def _dropout_key(seed: int, step: int, position: int) -> int:
+    """A seed of torch's generator for the micro-batch that starts at `position` of the global batch."""
+    digest = hashlib.blake2b(f"{seed} {step} {position}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def optimise(
+    state: State,
+    module: nn.Module,
+    experiment: Experiment,
+    batch: Batch,
+    micro_batch: int,
+    device: torch.device,
+) -> Tensor:
+    """One optimiser step on this rank's part of the global batch; returns the mean loss as a tensor on the device."""
+    settings = experiment.train
+    images, labels, positions = (part.to(device, non_blocking=True) for part in batch)
+    count = len(images) // micro_batch
+    total = torch.zeros((), device=device)
+    state.optimizer.zero_grad(set_to_none=True)
+    for number in range(count):
+        part = slice(number * micro_batch, (number + 1) * micro_batch)
+        randomness = Randomness(experiment.seed, state.step, positions[part], settings.batch)
+        if experiment.model.dropout:  # torch's own generator: keyed, so that a resumed run repeats it
+            torch.manual_seed(_dropout_key(experiment.seed, state.step, int(batch.positions[part.start])))
+        scaled = augment(
+            images[part].float().div_(127.5).sub_(1), randomness, settings.translation, settings.flip, BLACK
+        )
+        last = number == count - 1
+        with contextlib.ExitStack() as stack:
+            if isinstance(module, DistributedDataParallel) and not last:
+                stack.enter_context(module.no_sync())
+            stack.enter_context(torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"))
+            value = module(scaled, labels[part] if experiment.model.class_conditional else None, randomness)
+        (value / count).backward()
+        total += value.detach() / count
+    if settings.gradient_clip is not None:
+        nn.utils.clip_grad_norm_(state.model.parameters(), settings.gradient_clip)
+    for group in state.optimizer.param_groups:
+        group["lr"] = settings.learning_rate * min(1.0, (state.step + 1) / (settings.warmup + 1))
+    state.optimizer.step()
+    _update_average(state, settings.ema)
+    return total
+
+
+@torch.no_grad()
+def _update_average(state: State, decay: float) -> None:
+    """Exponential moving average, its decay ramped so that a short training is not held back by its start."""
+    decay = min(decay, (1 + state.step) / (10 + state.step))
+    current = state.model.state_dict()
+    floating = [name for name, value in state.average.items() if value.is_floating_point()]
+    torch._foreach_lerp_([state.average[n] for n in floating], [current[n] for n in floating], 1 - decay)
+    for name in state.average.keys() - set(floating):
+        state.average[name].copy_(current[name])
+
+
+def _resume(state: State, training: str, folder: Path, ranks: Ranks) -> None:
+    """Take over the newest checkpoint that is whole; a damaged one is set aside by the first rank, and said."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ranks.barrier()
+    found = read_newest(folder, training, set_aside_and_say if ranks.is_first else lambda path, error: None)
+    if found is not None:
+        state.restore(*found)
+        log.info("training %s goes on from step %d", training, state.step)
+    ranks.barrier()
+
+
+def _finish(
+    state: State,
+    training: str,
+    folder: Path,
+    ranks: Ranks,
+    experiment: Experiment,
+    dataset: Dataset,
+    seconds: float,
+    steps: int,
+) -> dict[str, Any]:
+    from harness.store.provenance import provenance
+
+    weights = folder / "weights.safetensors"
+    done: dict[str, Any] = {}
+    if ranks.is_first:
+        if weights.exists():
+            log.warning("%s is replaced; the old file is kept as %s", weights, set_aside(weights).name)
+        save_tensors(weights, state.average, training, step=str(state.step))
+        done = {
+            "training": training,
+            "steps": state.step,
+            "data": dataset.info.name,
+            "weights_bytes": weights.stat().st_size,
+            "weights_sha256": file_sha256(weights),
+            "ranks": ranks.world,
+            "device": device_name(next(state.model.parameters()).device),
+            "precision": experiment.train.precision,
+            "seconds_of_last_run": round(seconds, 3),
+            "steps_of_last_run": steps,
+            "images_per_second": round(steps * experiment.train.batch / seconds, 2) if steps and seconds else None,
+            "provenance": provenance(),
+        }
+        write_json(folder / "done.json", done)
+        for path in checkpoints(folder):
+            path.unlink(missing_ok=True)
+    ranks.barrier()
+    return done
+
+
+def _mean_over_ranks(value: Tensor, ranks: Ranks) -> float:
+    if ranks.world > 1:
+        torch.distributed.all_reduce(value)
+        value = value / ranks.world
+    return float(value)
+
+
+def _any_rank(flag: bool, ranks: Ranks, device: torch.device) -> bool:
+    """Whether any rank says so: all must stop at the same step."""
+    if ranks.world == 1:
+        return flag
+    shared = torch.tensor(float(flag), device=device)
+    torch.distributed.all_reduce(shared, op=torch.distributed.ReduceOp.MAX)
+    return bool(shared.item())
+
+
+class Journal:
+    """The training's log, one JSON object a line; on resume it is cut back to the step that is resumed."""
+
+    def __init__(self, path: Path, step: int, ranks: Ranks) -> None:
+        self.path, self.ranks = path, ranks
+        if ranks.is_first:
+            kept = [line for line in _entries(path) if line["step"] <= step]
+            write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
+        self.last_time, self.last_step = time.monotonic(), step
+
+    def add(self, step: int, loss: float, batch: int) -> None:
+        """Note the loss; raises :class:`Diverged` where it is not finite."""
+        if not math.isfinite(loss):
+            raise Diverged(f"the loss is {loss} at step {step}")
+        now = time.monotonic()
+        seconds = now - self.last_time
+        rate = (step - self.last_step) * batch / seconds if seconds > 0 else None
+        self.last_time, self.last_step = now, step
+        if self.ranks.is_first:
+            line = {
+                "step": step,
+                "loss": round(loss, 6),
+                "seconds": round(seconds, 3),
+                "images_per_second": rate and round(rate, 1),
+            }
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+
+
+def _entries(path: Path) -> Iterator[dict[str, Any]]:
+    if path.exists():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            with contextlib.suppress(json.JSONDecodeError):
+                entry = json.loads(line)
+                if isinstance(entry, dict) and isinstance(entry.get("step"), int):  # the rest of a line that was cut
+                    yield entry

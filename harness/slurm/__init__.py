@@ -1,1 +1,0 @@
-"""Sweeps on a SLURM cluster: settings, submission as job arrays, the queue, status, logs, retry and cancel."""

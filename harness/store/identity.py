@@ -1,0 +1,139 @@
+"""What an id hashes: all that changes weights or figures, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+from harness.config.schema import (
+    DataConfig,
+    Experiment,
+    MeasureConfig,
+    Section,
+)
+from harness.errors import ConfigError, MissingDataError
+from harness.files import expanded, tried
+from harness.measure.known_weights import weights_identity
+
+SCHEMA = 2
+"""Part of every id: raise it when a change of the code changes figures of the same configuration."""
+
+
+NOT_IN_TRAINING_ID = {"checkpoint_every", "log_every", "workers"}
+
+
+def identify(experiment: Experiment) -> tuple[str, str]:
+    """(training id, cell id): hashes of all that changes the weights, and of all that changes the figures."""
+    return Identifier()(experiment)
+
+
+@lru_cache(maxsize=4096)
+def _dump_all(section: Section) -> str:
+    return section.model_dump_json(exclude_none=True)
+
+
+def _dump(section: Section, without: set[str] | frozenset[str] = frozenset()) -> dict[str, Any]:
+    return {key: value for key, value in json.loads(_dump_all(section)).items() if key not in without}
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+UNKNOWN_ID = "unknown-"
+"""How an id begins that cannot be told, since the data it depends on are not there."""
+
+
+class Identifier:
+    """Tells the ids of many experiments, looking at each file that they depend on once.
+
+    With `without_data` the ids of experiments whose data or weights are not there are made up: they begin with
+    :data:`UNKNOWN_ID` and tell the experiments apart, but match no result.
+    """
+
+    def __init__(self, *, without_data: bool = False) -> None:
+        self.missing: list[str] = []
+        """What was not there, each message once."""
+        self._without_data = without_data
+        self._content: dict[tuple[DataConfig, str] | str, str | None] = {}
+        self._trainings: dict[tuple[Any, ...], str] = {}
+        self._measures: dict[tuple[MeasureConfig, DataConfig], dict[str, Any]] = {}
+
+    def __call__(self, experiment: Experiment) -> tuple[str, str]:
+        """(training id, cell id) of `experiment`. Raises :class:`HarnessError` where files it depends on are bad."""
+        data, train, seed = experiment.data, experiment.train, experiment.seed
+        sections = data, experiment.model, experiment.diffusion, train, seed
+        training = self._trainings.get(sections)
+        if training is None:
+            training = self._trainings[sections] = self._training_id(*sections)
+        measured = self._measures.get((experiment.measure, data))
+        if measured is None:
+            measured = self._measures[experiment.measure, data] = self._measure_identity(experiment.measure, data)
+        cell = _digest([training, _dump(experiment.sample), measured])
+        known = not training.startswith(UNKNOWN_ID) and None not in measured.values()
+        return training, cell if known else UNKNOWN_ID + cell
+
+    def _training_id(self, data: DataConfig, model: Section, diffusion: Section, train: Section, seed: int) -> str:
+        from harness.data.pixels import PIXEL_RULES
+
+        content = self._fingerprint(data, "train")
+        identity = {
+            "schema": SCHEMA,
+            "data": {**_dump(data, NOT_IN_DATA_ID), "fingerprint": content, "pixel_rules": PIXEL_RULES},
+            "model": _dump(model),
+            "diffusion": _dump(diffusion),
+            "train": _dump(train, NOT_IN_TRAINING_ID),
+            "seed": seed,
+        }
+        return _digest(identity) if content is not None else UNKNOWN_ID + _digest(identity)
+
+    def _measure_identity(self, measure: MeasureConfig, data: DataConfig) -> dict[str, Any]:
+        """What a cell's figures depend on beside its images; None stands for what is not there."""
+        identity = _dump(measure, {"weights", "batch"})
+        if measure.reference == "test":
+            identity["reference_fingerprint"] = self._fingerprint(data, "test")
+        digest = None if measure.weights is None else self._file_digest(measure.weights)
+        if measure.weights is not None and digest is None:
+            return {**identity, "extractor_weights": None}
+        return {**identity, "extractor_weights": weights_identity(measure.features, digest) or "unknown"}
+
+    def _fingerprint(self, data: DataConfig, split: str) -> str | None:
+        from harness.data import fingerprint
+
+        return self._told((data, split), lambda: fingerprint(data, split))
+
+    def _file_digest(self, path: str) -> str | None:
+        return self._told(path, lambda: _weights_digest(path))
+
+    def _told(self, key: tuple[DataConfig, str] | str, tell: Callable[[], str]) -> str | None:
+        if key not in self._content:
+            try:
+                self._content[key] = tell()
+            except MissingDataError as missing:
+                if not self._without_data:
+                    raise
+                self.missing += [str(missing)] if str(missing) not in self.missing else []
+                self._content[key] = None
+        return self._content[key]
+
+
+def _weights_digest(path: str) -> str:
+    from harness.data.checksums import file_digest
+
+    place = expanded(path)
+    try:
+        return file_digest(place)
+    except FileNotFoundError:
+        raise MissingDataError(f"measure.weights: {path} does not exist{tried(place)}") from None
+    except IsADirectoryError:
+        raise ConfigError("measure.weights", [f"{path} is a folder; give the path of the file of weights"]) from None
+    except OSError as error:
+        raise ConfigError("measure.weights", [f"{path} cannot be read: {error.strerror}"]) from None
+
+
+NOT_IN_DATA_ID = {"path", "label", "classes"}
+"""Where the data lie, what they are called, and what is held against their content, which stands for all three."""

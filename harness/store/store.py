@@ -1,0 +1,204 @@
+"""Results on disk: atomic writes, content-addressed folders, files that people can read."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.config.schema import Experiment, as_plain, parse_experiment
+from harness.errors import StoreError
+from harness.files import read_json, write_json
+
+Kind = Literal["training", "cell"]
+RECORD_SCHEMA = 1
+"""Of a cell's record; raised when what an older one holds cannot be read any more."""
+RECORD_PARTS = ("config", "quality", "compute", "time", "provenance")
+LOCAL = "local"
+"""Folder of a sweep's own reports where published ones have their names."""
+REPORT_CELLS, REPORT_SAMPLES = "cells.json", "samples.npz"
+REPORT_ROWS = ', "rows": ['
+"""What ends the first line of a report's cells: all before it is small and can be read by itself."""
+
+
+def report_head(path: Path) -> dict[str, Any]:
+    """All but the rows of a report's ``cells.json``, from its first line; empty where it is missing or damaged."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            head = json.loads(f"{file.readline().rstrip(chr(10)).removesuffix(REPORT_ROWS)}}}")
+    except (OSError, ValueError):
+        return {}
+    return head if isinstance(head, dict) else {}
+
+
+def is_published(folder: Path) -> bool:
+    """Whether a published report stands in `folder`."""
+    options = report_head(folder / REPORT_CELLS).get("options")
+    return isinstance(options, dict) and options.get("published") is True
+
+
+class DamagedRecord(StoreError):
+    """A cell's record that is cut short, of another cell, or lacks what a record has."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a job makes: a training or a cell, by its id."""
+
+    kind: Kind
+    id: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.id}"
+
+
+@dataclass(frozen=True)
+class Store:
+    """The folder of results. Only this class knows where things lie in it.
+
+    ``runs/trainings/<id>/`` config.json, log.jsonl, checkpoints, weights.safetensors, done.json;
+    ``runs/cells/<id>.json`` the record of a cell, ``<id>.npz`` its first images;
+    ``<name>/`` the report of a sweep, ``local/<name>/`` where a published one stands there;
+    ``runs/partial/<id>/`` what a cell has drawn so far; ``runs/state/`` progress, failures and leases.
+    """
+
+    root: Path
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    def training_folder(self, training: str) -> Path:
+        return self.runs / "trainings" / training
+
+    def weights_path(self, training: str) -> Path:
+        return self.training_folder(training) / "weights.safetensors"
+
+    def checkpoints(self, training: str) -> list[Path]:
+        """Where its steps are saved while it is trained."""
+        return list(self.training_folder(training).glob("checkpoint-*.safetensors"))
+
+    def done_path(self, training: str) -> Path:
+        return self.training_folder(training) / "done.json"
+
+    def cell_path(self, cell: str) -> Path:
+        return self.runs / "cells" / f"{cell}.json"
+
+    def samples_path(self, cell: str) -> Path:
+        return self.runs / "cells" / f"{cell}.npz"
+
+    def partial_folder(self, cell: str) -> Path:
+        return self.runs / "partial" / cell
+
+    def state_path(self, target: Target) -> Path:
+        return self.runs / "state" / f"{target.kind}s" / f"{target.id}.json"
+
+    def lease_path(self, target: Target) -> Path:
+        return self.runs / "state" / f"{target.kind}s" / f"{target.id}.lease"
+
+    def experiment_path(self, target: Target) -> Path:
+        if target.kind == "training":
+            return self.training_folder(target.id) / "config.json"
+        return self.runs / "state" / "cells" / f"{target.id}.config.json"
+
+    def published_folder(self, name: str) -> Path:
+        """Of the report for others, which is under version control."""
+        return self.root / name
+
+    def report_folder(self, name: str) -> Path:
+        """Of a sweep's own report. It never takes the place of a published one: where one has its name it goes aside,
+        into a folder that git ignores."""
+        published = self.published_folder(name)
+        return self.root / LOCAL / name if is_published(published) else published
+
+    def finished_cells(self) -> set[str]:
+        """Ids of all cells that have a record."""
+        return {name.removesuffix(".json") for name in _names(self.runs / "cells") if name.endswith(".json")}
+
+    def is_trained(self, training: str) -> bool:
+        """Whether the training has finished and its weights are still whole (by size)."""
+        weights = self.weights_path(training)
+        try:
+            done = read_json(self.done_path(training))
+        except StoreError:  # none yet, or damaged: the training runs
+            return False
+        whole = isinstance(done, dict) and done.get("training", training) == training
+        return whole and weights.exists() and weights.stat().st_size == done.get("weights_bytes")
+
+    def is_done(self, target: Target) -> bool:
+        if target.kind == "training":
+            return self.is_trained(target.id)
+        return self.cell_path(target.id).exists()
+
+    def read_cell(self, cell: str) -> dict[str, Any]:
+        """The record of `cell`. Raises :class:`DamagedRecord`, or :class:`StoreError` for a newer version's."""
+        path = self.cell_path(cell)
+        try:
+            record = read_json(path)
+        except StoreError as error:
+            raise DamagedRecord(str(error)) from None
+        if not isinstance(record, dict) or record.get("id") != cell:
+            raise DamagedRecord(f"{path}: is not the record of cell {cell}; move it away and run again")
+        schema = record.get("schema")
+        if isinstance(schema, int) and schema > RECORD_SCHEMA:
+            raise StoreError(f"{path}: was written by a newer version of this project (schema {schema})")
+        lacking = [part for part in RECORD_PARTS if not isinstance(record.get(part), dict)]
+        if schema != RECORD_SCHEMA or lacking:
+            what = f"has no {lacking[0]}" if lacking else f"is of schema {schema!r}"
+            raise DamagedRecord(f"{path}: {what}; move it away and run again")
+        return record
+
+    def damaged_cells(self, cells: Iterable[str]) -> dict[str, str]:
+        """Those of the finished `cells` whose record cannot be used, with the reason."""
+        damaged = {}
+        for cell in cells:
+            try:
+                self.read_cell(cell)
+            except DamagedRecord as error:
+                damaged[cell] = str(error).partition("; move it away")[0]
+        return damaged
+
+    def save_experiment(self, target: Target, experiment: Experiment) -> None:
+        """Keep what a job needs to know, where the job finds it.
+
+        The same target has the same experiment, but for what changes no figure, such as where its data lie: that is
+        kept as it was told last.
+        """
+        path, plain = self.experiment_path(target), as_plain(experiment)
+        with contextlib.suppress(StoreError):  # none yet, or damaged
+            if read_json(path) == plain:
+                return
+        write_json(path, plain)
+
+    def load_experiment(self, target: Target) -> Experiment:
+        path = self.experiment_path(target)
+        return parse_experiment(read_json(path), str(path))
+
+    def state(self, target: Target) -> dict[str, Any]:
+        """The last word of the job that makes `target`; empty where none has run."""
+        try:
+            value = read_json(self.state_path(target))
+        except StoreError:
+            return {}
+        return value if isinstance(value, dict) else {}
+
+    def set_state(self, target: Target, **changes: Any) -> None:
+        """Change entries of the target's state. Only the holder of its lease calls this."""
+        write_json(self.state_path(target), {**self.state(target), **changes, "updated": time.time()})
+
+    def forget_failure(self, target: Target) -> None:
+        """Let a failed or cancelled target run again."""
+        if self.state(target).get("state") in ("failed", "cancelled", "blocked"):
+            self.set_state(target, state="waiting", error=None, traceback=None)
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)  # noqa: PTH208 - names alone, quicker for many thousands
+    except FileNotFoundError:
+        return []

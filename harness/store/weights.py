@@ -1,0 +1,59 @@
+"""Weights and checkpoints as safetensors files that say which training they belong to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from harness.errors import StoreError
+from harness.files import atomic_path
+
+FORMAT = "dual-rate-harness/1"
+
+
+class DamagedFile(StoreError):
+    """A file that is cut short or is no safetensors file."""
+
+    def __init__(self, path: Path, reason: object) -> None:
+        self.path = path
+        super().__init__(f"{path}: is cut short or damaged ({reason})")
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], training: str, **metadata: str) -> None:
+    """Write `tensors` (any device, no two of one storage) atomically, marked with their training's id."""
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_path(path) as temporary:
+        # one key, for several are written in no fixed order: the same weights are the same bytes
+        facts = json.dumps({"training": training, **metadata}, sort_keys=True)
+        save_file(whole, temporary, metadata={FORMAT: facts})
+
+
+def load_tensors(path: Path, training: str | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """(tensors on the CPU, metadata).
+
+    Raises :class:`DamagedFile`, or :class:`StoreError` for another training's file.
+    """
+    if not path.exists():
+        raise StoreError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = (file.metadata() or {}).get(FORMAT)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except SafetensorError as error:
+        raise DamagedFile(path, error) from None
+    except OSError as error:  # no permission, no memory: that says nothing of what is in it
+        raise StoreError(f"{path}: cannot be read ({error})") from None
+    if facts is None:
+        raise StoreError(f"{path}: was not written by this project (no {FORMAT!r} in its metadata)")
+    metadata: dict[str, str] = json.loads(facts)
+    if training is not None and metadata.get("training") != training:
+        raise StoreError(
+            f"{path}: belongs to training {metadata.get('training')}, not to {training}: "
+            "it was made with another configuration"
+        )
+    return tensors, metadata
