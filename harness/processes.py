@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parent.parent
@@ -13,10 +13,13 @@ SOURCE = Path(__file__).resolve().parent.parent
 
 
 @contextlib.contextmanager
-def own_packages_first() -> Iterator[None]:
-    """Processes started in the block import this very harness, and nothing from the folder they are started in."""
+def own_packages_first(further: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Processes started in the block import this very harness, and nothing from the folder they are started in.
+
+    `further` are environment variables that they have besides.
+    """
     path = os.pathsep.join([str(SOURCE), *filter(None, [os.environ.get("PYTHONPATH")])])
-    with _environment({"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}):
+    with _environment({"PYTHONPATH": path, "PYTHONSAFEPATH": "1", **(further or {})}):
         yield
 
 

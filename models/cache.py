@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from models.dual_rate import SingleRate
 from models.method import RunNetwork, State, run_network
+from models.single_rate import SingleRate
 from models.uvit import Conditioning
 
 

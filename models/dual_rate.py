@@ -1,102 +1,19 @@
-"""The methods, each with the same face: ``step(z, log_snr, labels, state, run) -> (x̂, state)``.
-
-``state=None`` asks for a refresh: whatever is reused between refreshes is made anew and handed back as the
-state. :class:`DualRate` then runs its encoder [DR]; :class:`SingleRate`, one network at every step, has only
-its class embedding to make.
-"""
+"""Dual-Rate Diffusion [DR]: an encoder that runs at refreshes, a denoiser that runs at every step."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.method import RunNetwork, State, run_network
-from models.process import Kind, alpha_sigma, per_image, to_x
+from models.parameterization import Parameterization, Prediction
+from models.process import per_image
 from models.uvit import Conditioning, Projection, UViT
 
 ContextLevels = Literal["all", "last"]
-
-
-class Parameterization(Protocol):
-    """How a network's input comes from z, and x̂ from its output."""
-
-    def input(self, z: Tensor, log_snr: Tensor) -> Tensor:
-        """What the network sees."""
-
-    def estimate(self, output: Tensor, z: Tensor, log_snr: Tensor) -> Tensor:
-        """x̂."""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The network sees z and predicts v, x or ε."""
-
-    kind: Kind = "v"
-
-    def input(self, z: Tensor, log_snr: Tensor) -> Tensor:
-        return z
-
-    def estimate(self, output: Tensor, z: Tensor, log_snr: Tensor) -> Tensor:
-        return to_x(output.to(z.dtype), z, log_snr, self.kind)
-
-
-@dataclass(frozen=True)
-class Preconditioning:
-    """EDM's preconditioning [EDM, table 1], on the variance preserving scale.
-
-    With y = z/α, σ = σ_t/α and s = sigma_data: c_in y = z/d, c_skip y = s² α z/d², c_out = σ_t s/d, where d²
-    = σ_t² + α² s². Its c_noise = ln(σ)/4 = −λ/8 is a scaling of λ, which the network's embedding has already.
-    """
-
-    sigma_data: float = 0.5
-
-    def _norm(self, z: Tensor, log_snr: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        alpha, sigma = (per_image(value, z) for value in alpha_sigma(log_snr))
-        return alpha, sigma, (sigma.square() + (alpha * self.sigma_data).square()).sqrt()
-
-    def input(self, z: Tensor, log_snr: Tensor) -> Tensor:
-        return z / self._norm(z, log_snr)[2]
-
-    def estimate(self, output: Tensor, z: Tensor, log_snr: Tensor) -> Tensor:
-        alpha, sigma, norm = self._norm(z, log_snr)
-        skip = self.sigma_data**2 * alpha / norm.square()
-        return skip * z + sigma * self.sigma_data / norm * output.to(z.dtype)
-
-
-class SingleRate(nn.Module):
-    """One network at every step: the base, the shrunk network and, with :class:`Preconditioning`, EDM's."""
-
-    networks = ("network",)
-
-    def __init__(self, network: UViT, parameterization: Parameterization | None = None) -> None:
-        super().__init__()
-        self.network = network
-        self.parameterization = parameterization or Prediction()
-        self.classes = network.config.classes
-
-    def estimate(self, z: Tensor, log_snr: Tensor, conditioning: Conditioning) -> Tensor:
-        """x̂ for z (B, C, H, W) at log-SNR (), (1,) or (B,). The class comes with the conditioning."""
-        output = self.network(self.parameterization.input(z, log_snr), log_snr, conditioning)
-        return self.parameterization.estimate(output.image, z, log_snr)
-
-    def step(
-        self,
-        z: Tensor,
-        log_snr: Tensor,
-        labels: Tensor | None = None,
-        state: State = None,
-        run: RunNetwork = run_network,
-    ) -> tuple[Tensor, State]:
-        """x̂ for z (B, C, H, W) at log-SNR (), (1,) or (B,) and labels (B,) int64.
-
-        The state is what depends on the labels alone.
-        """
-        conditioning = Conditioning(*state) if state else self.network.condition(labels)
-        return run("network", self.estimate, z, log_snr, conditioning), conditioning
 
 
 class Context(NamedTuple):

@@ -1,15 +1,27 @@
-"""What values the science takes, as plain Python: for whoever checks a configuration without importing torch."""
+"""What values the science takes and starts from, as plain Python: a configuration is checked without importing torch."""
 
 from __future__ import annotations
 
 import math
+from typing import Literal, get_args
 
 SEEDS = 2**64
 """How many seeds there are: 0 to 2⁶⁴ − 1."""
 LOG_SNR_LIMIT = 40.0
 """Largest |log-SNR| of a schedule: beyond e^±20 of noise per signal float32 keeps nothing of the weaker of the two."""
+LOG_SNR_RANGE = (-15.0, 15.0)
+"""Log-SNR at t = 1 and at t = 0 unless told otherwise."""
+RHO = 7.0
+"""Karras's ρ unless told otherwise [EDM]."""
 RHO_LIMITS = (1.0, 100.0)
 """Range of Karras's ρ."""
+LOSS_BIAS = -1.0
+"""Bias of the sigmoid weight unless told otherwise."""
+SIGMA_DATA = 0.5
+"""Standard deviation of the data that EDM takes [EDM]."""
+LOG_SIGMA_MEAN, LOG_SIGMA_STD = -1.2, 1.2
+"""Of EDM's noise levels in training [EDM]."""
+Pairing = Literal["grid", "range"]
 
 
 def covered_sigmas(log_snr_range: tuple[float, float]) -> tuple[float, float]:
@@ -36,3 +48,15 @@ def check_sigma_range(sigma_range: tuple[float, float], log_snr_range: tuple[flo
             f"sigma_range: [{low:g}, {high:g}] is not inside the schedule's [{lowest:.4g}, {highest:.4g}], "
             "which diffusion.log_snr_range sets"
         )
+
+
+def check_pairs(pairs: Pairing, refreshes: int | tuple[int, int]) -> None:
+    """Raises ValueError unless `refreshes` is a number for "grid", and (fewest, most) for "range"."""
+    if pairs not in get_args(Pairing):
+        raise ValueError(f"pairs: {pairs!r} is not one of {', '.join(get_args(Pairing))}")
+    if pairs == "grid" and not isinstance(refreshes, int):
+        raise ValueError("refreshes: pairs on a grid take one number of refreshes")
+    if pairs == "range" and (isinstance(refreshes, int) or refreshes[0] > refreshes[1]):
+        raise ValueError("refreshes: pairs over a range take [fewest, most]")
+    if (refreshes if isinstance(refreshes, int) else refreshes[0]) < 1:
+        raise ValueError(f"refreshes: {refreshes!r} must be at least 1")

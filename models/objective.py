@@ -1,33 +1,23 @@
-"""Training losses. All randomness is keyed by (seed, training step, position in the global batch), and by
-purpose.
+"""The training loss of one x̂, and the randomness of training.
 
-So a loss is the same at any number of ranks and micro-batches, and after any resume, and dropping labels
-moves no noise.
+All randomness is keyed by seed, training step, position in the global batch and purpose. So a loss is the same at any
+number of ranks and micro-batches and after any resume, and dropping labels changes no noise.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from models.dual_rate import DualRate
+from models.limits import LOG_SIGMA_MEAN, LOG_SIGMA_STD, LOSS_BIAS, SIGMA_DATA
 from models.method import Model, RunNetwork, run_network
 from models.noise import Stream, normal, uniform
-from models.process import (
-    CosineSchedule,
-    bridge,
-    diffuse,
-    markov_step,
-    noise_level,
-    sigmoid_weight,
-)
+from models.process import CosineSchedule, diffuse, noise_level, sigmoid_weight
 
-Pairing = Literal["grid", "range"]
 Weighting = Literal["sigmoid", "edm"]
 
 
@@ -76,65 +66,19 @@ class LossSettings:
         bias: b of the sigmoid weight.
         sigma_data, log_sigma_mean, log_sigma_std: of EDM.
         label_dropout: probability that an image's label is the null label.
-        context_dropout: probability that an image's context is dropped whole [DR].
-        pairs: how τ is drawn given t: "grid", the times of one number of refreshes; "range", of a number
-            drawn per image.
-        refreshes: for "grid" one number; for "range" (fewest, most), log-uniform over the integers.
-        denoiser_times: denoiser's times per encoder pass.
     """
 
     schedule: CosineSchedule = field(default_factory=CosineSchedule)
     weighting: Weighting = "sigmoid"
-    bias: float = -1.0
-    sigma_data: float = 0.5
-    log_sigma_mean: float = -1.2
-    log_sigma_std: float = 1.2
+    bias: float = LOSS_BIAS
+    sigma_data: float = SIGMA_DATA
+    log_sigma_mean: float = LOG_SIGMA_MEAN
+    log_sigma_std: float = LOG_SIGMA_STD
     label_dropout: float = 0.0
-    context_dropout: float = 0.0
-    pairs: Pairing = "range"
-    refreshes: int | tuple[int, int] = (4, 32)
-    denoiser_times: int = 1
 
     def __post_init__(self) -> None:
         if self.weighting not in get_args(Weighting):
             raise ValueError(f"weighting: {self.weighting!r} is not one of {', '.join(get_args(Weighting))}")
-        if self.pairs not in get_args(Pairing):
-            raise ValueError(f"pairs: {self.pairs!r} is not one of {', '.join(get_args(Pairing))}")
-        if (self.pairs == "grid") != isinstance(self.refreshes, int):
-            raise ValueError(f"refreshes: {self.refreshes!r} does not fit pairs {self.pairs!r}")
-        low, high = self.refreshes_range
-        if not 1 <= low <= high:
-            raise ValueError(f"refreshes: {self.refreshes!r} must be at least 1, and fewest before most")
-
-    @property
-    def refreshes_range(self) -> tuple[int, int]:
-        """(fewest, most)."""
-        return (self.refreshes, self.refreshes) if isinstance(self.refreshes, int) else self.refreshes
-
-
-class Pairs(NamedTuple):
-    """Times of the denoiser and of the context it is given, t ≤ τ."""
-
-    t: Tensor
-    """float64 (denoiser_times, B); each is uniform on (0, 1)."""
-    tau: Tensor
-    """float64 (B,)."""
-
-
-def draw_pairs(randomness: Randomness, settings: LossSettings) -> Pairs:
-    """t ~ U(0, 1) and τ = ⌈t·R⌉/R for R refreshes.
-
-    Further t's are uniform between τ − 1/R and τ, so that each has t's law.
-    """
-    t = randomness.time()
-    low, high = settings.refreshes_range
-    refreshes = torch.full_like(t, low)
-    if high > low:
-        draw = randomness.uniform(Stream.REFRESHES).double()
-        refreshes = (low * torch.exp(draw * math.log((high + 1) / low))).floor().clamp(low, high)
-    tau = (t * refreshes).ceil() / refreshes
-    later = randomness.uniform(Stream.LATER_TIME, (settings.denoiser_times - 1,)).double().T
-    return Pairs(torch.cat([t[None], tau - later / refreshes]).clamp(min=0), tau)
 
 
 def loss(
@@ -150,61 +94,15 @@ def loss(
     x is (B, C, H, W) in [−1, 1]; labels (B,) int64 or None. With the sigmoid weighting this estimates
     ½ E[−dλ/dt e^λ w(λ) ‖x − x̂‖²] / (C·H·W) [DR, KG]. `run` runs the networks.
     """
-    labels = _dropped(labels, model, randomness, settings.label_dropout)
-    if isinstance(model, DualRate):
-        if settings.weighting != "sigmoid":
-            raise ValueError(
-                f"weighting: {settings.weighting!r} is for one network; a DualRate has the sigmoid weighting"
-            )
-        return _dual_rate_loss(model, x, labels, randomness, settings, run)
+    labels = drop_labels(labels, model, randomness, settings.label_dropout)
     if settings.weighting == "edm":
         deviations = torch.special.ndtri(randomness.time())
         log_snr = (-2 * (settings.log_sigma_mean + settings.log_sigma_std * deviations)).to(x.dtype)
         weight = edm_weight(log_snr, settings.sigma_data)
     else:
-        log_snr, weight = _weighted(randomness.time(), settings, x)
+        log_snr, weight = sigmoid_weighted(randomness.time(), settings, x)
     z = diffuse(x, log_snr, randomness.normal(Stream.NOISE, x.shape[1:]))
-    return _error(model.step(z, log_snr, labels, None, run)[0], x, weight)
-
-
-def _dual_rate_loss(
-    model: DualRate,
-    x: Tensor,
-    labels: Tensor | None,
-    randomness: Randomness,
-    settings: LossSettings,
-    run: RunNetwork,
-) -> Tensor:
-    pairs = draw_pairs(randomness, settings)
-    log_snr_tau = settings.schedule.log_snr(pairs.tau).to(x.dtype)
-    levels = [_weighted(t, settings, x) for t in pairs.t]
-    noisy, z_tau = noisy_pair(x, [log_snr for log_snr, _ in levels], log_snr_tau, randomness)
-    keep = None
-    if settings.context_dropout > 0:
-        keep = randomness.uniform(Stream.CONTEXT_DROPOUT) >= settings.context_dropout
-    context = run("encoder", model.encode, z_tau, log_snr_tau, labels, keep)
-    errors = [
-        _error(run("denoiser", model.denoise, z, log_snr, context), x, weight)
-        for z, (log_snr, weight) in zip(noisy, levels, strict=True)
-    ]
-    return torch.stack(errors).mean()
-
-
-def noisy_pair(
-    x: Tensor, log_snrs: Sequence[Tensor], log_snr_tau: Tensor, randomness: Randomness
-) -> tuple[list[Tensor], Tensor]:
-    """z_t of each log-SNR (B,), and z_τ of `log_snr_tau` (B,): each (z_t, z_τ) has the law of the Markov
-    process given x.
-
-    The first z_t comes from x and z_τ from it; further ones from the bridge q(z_t | z_τ, x), so that they
-    share one z_τ.
-    """
-    noise = randomness.normal(Stream.NOISE, (len(log_snrs), *x.shape[1:])).to(x.dtype)
-    first = diffuse(x, log_snrs[0], noise[:, 0])
-    onward = randomness.normal(Stream.CONTEXT_NOISE, x.shape[1:]).to(x.dtype)
-    z_tau = markov_step(first, log_snrs[0], log_snr_tau, onward)
-    later = [bridge(z_tau, x, log_snr_tau, log_snrs[i], noise[:, i]) for i in range(1, len(log_snrs))]
-    return [first, *later], z_tau
+    return weighted_error(model.step(z, log_snr, labels, None, run)[0], x, weight)
 
 
 def edm_weight(log_snr: Tensor, sigma_data: float) -> Tensor:
@@ -213,18 +111,20 @@ def edm_weight(log_snr: Tensor, sigma_data: float) -> Tensor:
     return (sigma.square() + sigma_data**2) / (sigma * sigma_data).square()
 
 
-def _weighted(t: Tensor, settings: LossSettings, x: Tensor) -> tuple[Tensor, Tensor]:
+def sigmoid_weighted(t: Tensor, settings: LossSettings, x: Tensor) -> tuple[Tensor, Tensor]:
     """λ_t and ½·(−dλ/dt)·e^λ·w(λ), in x's dtype."""
     log_snr = settings.schedule.log_snr(t)
     weight = -settings.schedule.dlog_snr_dt(t) / 2 * log_snr.exp() * sigmoid_weight(log_snr, settings.bias)
     return log_snr.to(x.dtype), weight.to(x.dtype)
 
 
-def _error(estimate: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+def weighted_error(estimate: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """The mean over images of weight (B,) times the squared error per dimension."""
     return ((estimate - x).square().flatten(1).mean(1) * weight).mean()
 
 
-def _dropped(labels: Tensor | None, model: Model, randomness: Randomness, probability: float) -> Tensor | None:
+def drop_labels(labels: Tensor | None, model: Model, randomness: Randomness, probability: float) -> Tensor | None:
+    """Labels (B,) of which each is the null label with `probability`; None for a model without classes."""
     if labels is None or model.classes is None:
         return None
     if probability == 0:

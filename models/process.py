@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from models.limits import check_log_snr_range
+from models.limits import LOG_SNR_RANGE, check_log_snr_range
 
 Kind = Literal["v", "x", "epsilon"]
 KINDS: tuple[str, ...] = get_args(Kind)
@@ -40,7 +40,7 @@ class CosineSchedule:
     """
 
     shift: float = 0.0
-    log_snr_range: tuple[float, float] = (-15.0, 15.0)
+    log_snr_range: tuple[float, float] = LOG_SNR_RANGE
     _angle: tuple[float, float] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -121,18 +121,6 @@ def to_x(prediction: Tensor, z: Tensor, log_snr: Tensor, kind: Kind) -> Tensor:
         return alpha * z - sigma * prediction
     if kind == "epsilon":
         return (z - sigma * prediction) / alpha
-    raise ValueError(f"kind: {kind!r} is not one of {', '.join(KINDS)}")
-
-
-def target(x: Tensor, noise: Tensor, log_snr: Tensor, kind: Kind) -> Tensor:
-    """What a network of `kind` should predict for z = αx + σε; the inverse of :func:`to_x`."""
-    if kind == "x":
-        return x
-    if kind == "epsilon":
-        return noise
-    if kind == "v":
-        alpha, sigma = (per_image(value, x) for value in alpha_sigma(log_snr))
-        return alpha * noise - sigma * x
     raise ValueError(f"kind: {kind!r} is not one of {', '.join(KINDS)}")
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 Refreshes = tuple[bool, ...]
+KEYS = ("refresh_interval", "refreshes", "refresh_steps")
+"""The ways to say it, of which a configuration has one."""
 
 
 def _check_steps(steps: int) -> None:
@@ -12,11 +14,32 @@ def _check_steps(steps: int) -> None:
         raise ValueError(f"steps: {steps} is less than 1")
 
 
+def schedule(
+    steps: int,
+    refresh_interval: int | None = None,
+    refreshes: int | None = None,
+    refresh_steps: Sequence[int] | None = None,
+) -> Refreshes | None:
+    """The refreshes of `steps` steps as a configuration says them; None where it says nothing.
+
+    Raises ValueError where it says them twice, or for other steps than there are.
+    """
+    values = (refresh_interval, refreshes, refresh_steps)
+    chosen = [key for key, value in zip(KEYS, values, strict=True) if value is not None]
+    if len(chosen) > 1:
+        raise ValueError(f"{chosen[1]}: set only one of {', '.join(KEYS)}")
+    if refresh_interval is not None:
+        return every(refresh_interval, steps)
+    if refreshes is not None:
+        return evenly(refreshes, steps)
+    return None if refresh_steps is None else explicit(refresh_steps, steps)
+
+
 def every(interval: int, steps: int) -> Refreshes:
     """Refresh at steps 0, interval, 2·interval, …; 1 ≤ interval ≤ steps."""
     _check_steps(steps)
     if not 1 <= interval <= steps:
-        raise ValueError(f"interval: {interval} is not between 1 and the {steps} steps")
+        raise ValueError(f"refresh_interval: {interval} is not between 1 and the number of steps, {steps}")
     return tuple(step % interval == 0 for step in range(steps))
 
 
@@ -24,7 +47,7 @@ def evenly(refreshes: int, steps: int) -> Refreshes:
     """`refreshes` refreshes as evenly as whole steps allow: at steps ⌊i·steps/refreshes⌋; 1 ≤ refreshes ≤ steps."""
     _check_steps(steps)
     if not 1 <= refreshes <= steps:
-        raise ValueError(f"refreshes: {refreshes} is not between 1 and the {steps} steps")
+        raise ValueError(f"refreshes: {refreshes} is not between 1 and the number of steps, {steps}")
     return explicit([i * steps // refreshes for i in range(refreshes)], steps)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models.limits import check_sigma_range, covered_sigmas
+from models.limits import RHO, check_sigma_range, covered_sigmas
 from models.process import CosineSchedule, log_snr_of
 
 EDM_SIGMA_RANGE = (0.002, 80.0)
@@ -21,7 +21,7 @@ def time_steps(steps: int) -> Tensor:
 
 
 def karras_steps(
-    steps: int, schedule: CosineSchedule, sigma_range: tuple[float, float] | None = None, rho: float = 7.0
+    steps: int, schedule: CosineSchedule, sigma_range: tuple[float, float] | None = None, rho: float = RHO
 ) -> Tensor:
     """σ_i = (σ_max^{1/ρ} + i/(N−1) (σ_min^{1/ρ} − σ_max^{1/ρ}))^ρ, then 0 [EDM, eq. 5].
 

@@ -161,7 +161,6 @@ class ConvBlock(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.film_width = 2 * width
         self.norm = _group_norm(width)
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.last = _zero(nn.Conv2d(width, width, 3, padding=1))
@@ -186,7 +185,6 @@ class TransformerBlock(nn.Module):
 
     def __init__(self, width: int, head_width: int, mlp_ratio: float, dropout: float) -> None:
         super().__init__()
-        self.film_width = 4 * width
         self.heads = largest_divisor(width, max(1, width // head_width))
         self.dropout = dropout
         hidden = round(mlp_ratio * width)

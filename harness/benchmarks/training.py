@@ -21,13 +21,14 @@ from harness.engine.profiling import profile_training
 from harness.wording import count_of
 
 LOADER_SECONDS = 3.0
+KEY = "denoiser_times"
 
 
 def denoiser_times_cost(experiment: Experiment, times: list[int], steps: int) -> list[dict[str, Any]]:
     """For each number of denoiser times: the step's profile, and its cost per denoiser time trained."""
     rows = []
     for count in times:
-        train = experiment.train.model_copy(update={"denoiser_times": count})
+        train = experiment.train.model_copy(update={KEY: count})
         summary = profile_training(experiment.model_copy(update={"train": train}), None, timed=steps)
         trained = count * experiment.train.batch
         rows.append(
@@ -97,8 +98,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args(arguments)
     experiment = load_experiment(given.file, given.set, given.arm)
-    if experiment.model.kind != "dual_rate":
-        parser.error(f"--arm: {given.arm} is a single network; it has no denoiser times")
+    if KEY not in type(experiment.train).model_fields:
+        parser.error(f"--arm: a {experiment.model.kind} model has no train.{KEY}")
     rows = denoiser_times_cost(experiment, given.times, given.steps)
     loader = loader_alone(experiment)
     if given.json:

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from rich.table import Table
 
 from harness.cli.console import console, print_json
+from harness.config import schema
 from harness.config.keys import Key, keys_of
-from harness.config.schema import Experiment, nearest
+from harness.config.schema import nearest
 from harness.dispatch.slurm.settings import ClusterConfig
 from harness.dispatch.sweep import ArmConfig, SweepConfig
 from harness.errors import ConfigError
@@ -30,7 +31,7 @@ def every_key() -> dict[str, list[Key]]:
     return {
         "sweep": list(keys_of(SweepConfig)),
         "arm": list(keys_of(ArmConfig, "arms.NAME.")),
-        "experiment": list(keys_of(Experiment)),
+        "experiment": list(keys_of(schema.every_key())),
         "cluster": list(keys_of(ClusterConfig, "cluster.")),
     }
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 def flops(file: Path, overrides: Sequence[str], arm: str | None, json_output: bool) -> None:
     from harness.engine.costs import sampling_cost
     from harness.engine.sampling import fresh_drawing
-    from harness.measure.flops import parameter_counts
 
     experiment = load_experiment(file, overrides, arm)
     drawing = fresh_drawing(experiment)
@@ -40,7 +39,7 @@ def flops(file: Path, overrides: Sequence[str], arm: str | None, json_output: bo
     out = console()
     if told != "data":
         out.print(f"{experiment.data.path} is not there: counted as the {told} says", highlight=False, markup=False)
-    parameters = parameter_counts(drawing.model)
+    parameters = total["parameters"]
     for name, cost in costs.items():
         table = Table(title=f"{name}: {cost.macs:,} multiply-adds per evaluation", title_justify="left")
         table.add_column("module or operator")

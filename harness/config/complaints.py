@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any, Literal, get_args, get_origin
 
@@ -19,6 +19,8 @@ SHAPE_ERRORS = {
 TRUTHS = {word: truth for words, truth in (("yes on y", "true"), ("no off n", "false")) for word in words.split()}
 """How those words are written that other languages take for a truth value."""
 SHOWN = 60
+OF_A_KEY = re.compile(r"[a-z]\w*: ")
+"""How the message of a section's own check begins: with the key of the section that is wrong."""
 
 
 def section_of(annotation: Any) -> type[BaseModel] | None:
@@ -49,15 +51,20 @@ def nearest(name: str, choices: list[str]) -> str:
     return f" (did you mean {match[0]!r}?)" if match else ""
 
 
-def complaints(failure: ValidationError, model: type[BaseModel]) -> list[str]:
-    """One sentence for each key of `model` that is wrong; a key is not missing where it is but misspelt."""
+def complaints(
+    failure: ValidationError, model: type[BaseModel], known_elsewhere: Callable[[str], str | None] = lambda key: None
+) -> list[str]:
+    """One sentence for each key of `model` that is wrong; a key is not missing where it is but misspelt.
+
+    `known_elsewhere` says why `model` does not have a key that others have.
+    """
     sentences: dict[str, str] = {}
     misspelt: list[str] = []
     for error in failure.errors():
         location, annotation = _locate(model, error["loc"], error["input"] if error["type"] == "missing" else None)
         key = ".".join(location)
         if error["type"] == "extra_forbidden":
-            sentences[key] = f"{key}: {_unknown(location, model)}"
+            sentences[key] = f"{key}: {known_elsewhere(key) or _unknown(location, model)}"
             misspelt.append(key)
         else:
             sentences.setdefault(key, _sentence(key, annotation, error))
@@ -120,7 +127,7 @@ def _sentence(key: str, annotation: Any, error: Mapping[str, Any]) -> str:
     head = f"{key}: " if key else ""
     if kind in ("value_error", "assertion_error"):
         message = str(error["ctx"]["error"])
-        return f"{key}.{message}" if key and ": " in message else f"{head}{message}"
+        return f"{key}.{message}" if key and OF_A_KEY.match(message) else f"{head}{message}"
     if kind == "missing" and key and "." not in key and isinstance(value, dict):
         return f"{head}is missing; {words_of(annotation)} is needed"
     if value is None:

@@ -1,47 +1,58 @@
 """The schema of an experiment: every key that a sweep can set, with its type, range and default.
 
 An experiment is fully resolved and immutable. :func:`parse_experiment` turns a plain mapping (from YAML) into one and
-reports *all* problems at once, each with the key, the value, the choices and the nearest match.
+reports *all* problems at once, each with the key, the value, the choices and the nearest match. ``Experiment(…)`` in
+Python takes the same values, or sections, and complains alike.
+
+The sections `model`, `train` and `sample` have the keys that stand here and those of the method that ``model.kind``
+names, which declares them itself (:mod:`models.methods`): :func:`experiment_of` is the class that has both.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, Self
+from dataclasses import replace
+from functools import cache
+from typing import Annotated, Any, Literal, Self, Union
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, create_model, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 from harness.config.complaints import complaints, section_of
-from harness.config.complaints import known_keys as known_keys
+from harness.config.complaints import key_types as types_of_keys
 from harness.config.complaints import nearest as nearest
-from harness.config.values import as_typed
+from harness.config.methods import SECTIONS as OF_METHODS
+from harness.config.methods import known_methods, method_of
+from harness.config.values import as_typed, options_of
 from harness.errors import ConfigError, printable
-from harness.wording import count_of
-from models.limits import RHO_LIMITS, SEEDS, check_log_snr_range, check_sigma_range
-from models.samplers import SAMPLERS, Option, Sampler
+from models import refresh
+from models.limits import (
+    LOG_SIGMA_MEAN,
+    LOG_SIGMA_STD,
+    LOG_SNR_RANGE,
+    LOSS_BIAS,
+    RHO,
+    RHO_LIMITS,
+    SEEDS,
+    SIGMA_DATA,
+    check_log_snr_range,
+    check_sigma_range,
+)
+from models.methods import METHODS, Settings
+from models.methods.base import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Probability
+from models.samplers import SAMPLERS
 
-PositiveInt = Annotated[int, Field(ge=1, le=2**31 - 1)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-NonNegativeFloat = Annotated[float, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=SEEDS)]
-Probability = Annotated[float, Field(ge=0, le=1)]
+DEFAULT_KIND = "single_rate"
 SCORE_SPLITS = 10
 """The Inception score is the mean over this many parts of the images, as in the literature."""
 NEIGHBOURS = 3
 """Precision and recall take an image to reach as far as its nearest neighbour of this number, as in the literature."""
-MOST_CHANNELS = 2**20
-Channels = Annotated[int, Field(ge=1, le=MOST_CHANNELS)]
-Factor = Annotated[float, Field(gt=0, le=1024)]
-BlockCount = Annotated[int, Field(ge=1, le=256)]
-LevelKind = Literal["conv", "transformer"]
 
 
-class Section(BaseModel):
+class Section(Settings):
     """Base of all sections: immutable, strict types, no unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 def distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
@@ -87,63 +98,28 @@ class DataConfig(Section):
 
 
 class ModelConfig(Section):
-    """The networks. Tuples have one entry per resolution level, from the highest resolution to the lowest."""
+    """The networks: the keys that every method has. The class that is made is that of its kind."""
 
-    kind: Literal["single_rate", "dual_rate"] = Field(
-        "single_rate", description="one network at every step, or an encoder at refreshes and a light denoiser"
+    kind: str = Field(
+        DEFAULT_KIND,
+        description="the method: single_rate (one network at every step), dual_rate (an encoder at refreshes and a "
+        "light denoiser), one that an installed package announces, or package.module:Class",
     )
-    patch: PositiveInt = Field(1, description="side of a patch in pixels")
-    width: Channels = Field(64, description="channels of level i are width × multipliers[i], to a multiple of 8")
-    multipliers: tuple[Factor, ...] = Field((1, 2), description="channels of each level over width")
-    blocks: tuple[BlockCount, ...] = Field(
-        (1, 4), description="blocks per level; on all levels but the lowest this many on the way down and again up"
-    )
-    levels: tuple[LevelKind, ...] = Field(
-        ("conv", "transformer"), min_length=1, description="kind of the blocks of each level; each halves the side"
-    )
-    head_width: Channels = Field(32, description="channels per attention head")
-    mlp_ratio: Factor = Field(4.0, description="hidden channels of a transformer block's MLP over its channels")
-    embedding: Channels | None = Field(None, description="width of the time and class embedding; 4 × width if unset")
-    dropout: Probability = Field(0.0, description="dropout inside transformer blocks")
     class_conditional: bool = Field(False, description="whether the network is told each image's class")
-    light_width: Factor | None = Field(None, description="dual_rate: denoiser's channels relative to the encoder's")
-    light_blocks: tuple[BlockCount, ...] | None = Field(None, description="dual_rate: denoiser's blocks per level")
-    light_levels: tuple[LevelKind, ...] | None = Field(
-        None, description="dual_rate: denoiser's kinds; encoder's if unset"
-    )
-    context_channels: Channels | None = Field(
-        None, description="dual_rate: channels the context is projected to, per level; the denoiser's own if unset"
-    )
-    context_levels: Literal["all", "last"] | None = Field(
-        None, description="dual_rate: features of every level or of the last (highest resolution) only"
-    )
-    context_entry: Literal["level", "block"] | None = Field(
-        None, description="dual_rate: context enters at the start of each level, or in each block"
-    )
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        count = len(self.levels)
-        for key in ("multipliers", "blocks", "light_blocks", "light_levels"):
-            value = getattr(self, key)
-            if value is not None and len(value) != count:
-                raise ValueError(f"{key}: has {count_of(len(value), 'entry')}, but levels has {count}")
-        widest = self.width * max(self.multipliers) * max(1.0, self.light_width or 1.0)
-        if widest > MOST_CHANNELS:
-            raise ValueError(f"width: a level would have {widest:.4g} channels, more than {MOST_CHANNELS:,}")
-        only_dual = (
-            "light_width",
-            "light_blocks",
-            "light_levels",
-            "context_channels",
-            "context_levels",
-            "context_entry",
-        )
-        if self.kind == "single_rate":
-            for key in only_dual:
-                if getattr(self, key) is not None:
-                    raise ValueError(f"{key}: only a dual_rate model has it, this one is single_rate")
-        return self
+    def __new__(cls, **values: Any) -> Self:
+        kind = values.get("kind", DEFAULT_KIND)
+        chosen = section_class("model", kind) if cls is ModelConfig and isinstance(kind, str) else cls
+        return super().__new__(chosen)  # type: ignore[arg-type]
+
+    @field_validator("kind")
+    @classmethod
+    def _known_kind(cls, kind: str) -> str:
+        try:
+            method_of(kind)
+        except ConfigError as error:
+            raise ValueError(error.problems[0]) from None
+        return kind
 
 
 class DiffusionConfig(Section):
@@ -155,16 +131,16 @@ class DiffusionConfig(Section):
         description="the schedule's log-SNR is shifted by 2·log(base_resolution / resolution) [SiD]; none if unset",
     )
     log_snr_range: tuple[float, float] = Field(
-        (-15.0, 15.0), description="log-SNR at t = 1 and at t = 0, shift included"
+        LOG_SNR_RANGE, description="log-SNR at t = 1 and at t = 0, shift included"
     )
     prediction: Literal["v", "x", "epsilon"] | None = Field(None, description="v if unset; edm fixes its own")
     preconditioning: Literal["none", "edm"] = Field(
         "none", description="edm: scalings, times and loss weight of EDM [EDM, table 1], as a single_rate baseline"
     )
-    loss_bias: float = Field(-1.0, description="bias b of the weight sigmoid(b - log-SNR) [KG, SiD2]")
-    sigma_data: PositiveFloat = Field(0.5, description="edm: standard deviation of the data")
-    log_sigma_mean: float = Field(-1.2, description="edm: mean of log σ in training")
-    log_sigma_std: PositiveFloat = Field(1.2, description="edm: standard deviation of log σ in training")
+    loss_bias: float = Field(LOSS_BIAS, description="bias b of the weight sigmoid(b - log-SNR) [KG, SiD2]")
+    sigma_data: PositiveFloat = Field(SIGMA_DATA, description="edm: standard deviation of the data")
+    log_sigma_mean: float = Field(LOG_SIGMA_MEAN, description="edm: mean of log σ in training")
+    log_sigma_std: PositiveFloat = Field(LOG_SIGMA_STD, description="edm: standard deviation of log σ in training")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -175,7 +151,10 @@ class DiffusionConfig(Section):
 
 
 class TrainConfig(Section):
-    """Optimisation. A training's result depends on all of this but `checkpoint_every`, `log_every`, `workers`."""
+    """Optimisation: the keys that every method has.
+
+    A training's result depends on all of this but `checkpoint_every`, `log_every`, `workers`.
+    """
 
     steps: PositiveInt = Field(1000, description="optimiser steps")
     batch: PositiveInt = Field(128, description="images per optimiser step, over all ranks and accumulations")
@@ -190,22 +169,22 @@ class TrainConfig(Section):
     translation: NonNegativeInt = Field(0, description="random translation by up to this many pixels, zero filled")
     flip: bool = Field(False, description="random horizontal flips")
     label_dropout: Probability = Field(0.0, description="class label dropped, for classifier-free guidance")
-    context_dropout: Probability | None = Field(None, description="dual_rate: whole context dropped, per sample")
-    pairs: Literal["grid", "range"] | None = Field(None, description="dual_rate: how τ is drawn given t")
-    refreshes: tuple[PositiveInt, PositiveInt] | PositiveInt | None = Field(
-        None, description="dual_rate: grid takes the number of refreshes, range takes [fewest, most]"
-    )
-    denoiser_times: PositiveInt | None = Field(None, description="dual_rate: denoiser times trained per encoder pass")
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="of the networks' operations (autocast); weights and optimiser stay float32"
     )
     compile: bool = Field(False, description="torch.compile the networks")
-    checkpoint_activations: bool = Field(
-        False, description="recompute activations in the backward pass: less memory, a third more compute"
-    )
     checkpoint_every: PositiveInt = Field(200, description="steps between checkpoints")
     log_every: PositiveInt = Field(50, description="steps between lines of the training's log")
     workers: NonNegativeInt = Field(0, description="loader processes")
+
+    def __new__(cls, **values: Any) -> Self:
+        return super().__new__(_class_with("train", values) if cls is TrainConfig else cls)  # type: ignore[arg-type]
+
+    @model_validator(mode="after")
+    def _check_train(self) -> Self:
+        if self.batch % self.accumulate:
+            raise ValueError(f"accumulate: {self.accumulate} does not divide the batch {self.batch}")
+        return self
 
 
 class _SampleConfig(Section):
@@ -216,14 +195,10 @@ class _SampleConfig(Section):
     refresh_interval: PositiveInt | None = Field(None, description="steps from one run of the encoder to the next")
     refreshes: PositiveInt | None = Field(None, description="runs of the encoder in all, spread evenly")
     refresh_steps: tuple[NonNegativeInt, ...] | None = Field(None, description="the very steps, starting with 0")
-    cache_from_level: PositiveInt | None = Field(
-        None,
-        description="single_rate: levels from this one down run at refresh steps only (training-free feature cache)",
-    )
     spacing: Literal["time", "karras", "log_snr"] | None = Field(
         None, description="where the steps lie: even in t, Karras in σ, even in log-SNR; the sampler's own if unset"
     )
-    rho: float | None = Field(None, ge=RHO_LIMITS[0], le=RHO_LIMITS[1], description="karras: ρ, 7 if unset")
+    rho: float | None = Field(None, ge=RHO_LIMITS[0], le=RHO_LIMITS[1], description=f"karras: ρ, {RHO:g} if unset")
     sigma_range: tuple[PositiveFloat, PositiveFloat] | None = Field(None, description="karras: [σ_min, σ_max]")
     clip: bool | None = Field(
         None,
@@ -251,23 +226,21 @@ class _SampleConfig(Section):
 
     _distinct = field_validator("seeds")(distinct)
 
+    def __new__(cls, **values: Any) -> Self:
+        return super().__new__(_class_with("sample", values) if cls is SampleConfig else cls)  # type: ignore[arg-type]
+
+    @property
+    def refresh_schedule(self) -> refresh.Refreshes | None:
+        """Which steps refresh; None for a network with nothing to refresh."""
+        return refresh.schedule(self.steps, self.refresh_interval, self.refreshes, self.refresh_steps)
+
     @model_validator(mode="after")
-    def _check(self) -> Self:
-        schedules = [k for k in ("refresh_interval", "refreshes", "refresh_steps") if getattr(self, k) is not None]
-        if len(schedules) > 1:
-            raise ValueError(f"{schedules[1]}: set only one of refresh_interval, refreshes, refresh_steps")
-        for key in ("refresh_interval", "refreshes"):
-            value = getattr(self, key)
-            if value is not None and value > self.steps:
-                raise ValueError(f"{key}: {value} is more than the {count_of(self.steps, 'step')}")
-        if self.refresh_steps is not None:
-            steps = self.refresh_steps
-            if not steps or steps[0] != 0 or list(steps) != sorted(set(steps)) or steps[-1] >= self.steps:
-                raise ValueError(f"refresh_steps: must start with 0, rise, and stay below {self.steps} steps")
-        for owner in SAMPLERS.values():
-            for key in owner.options:
-                if getattr(self, key) is not None and self.sampler != owner.name:
-                    raise ValueError(f"{key}: only {owner.name} has it, the sampler is {self.sampler}")
+    def _check_sample(self) -> Self:
+        self.refresh_schedule  # noqa: B018 - raises where there is no such schedule
+        for key, owners in _owners_of_options().items():
+            if getattr(self, key) is not None and self.sampler not in owners:
+                have = f"only {owners[0]} has it" if len(owners) == 1 else f"only {', '.join(owners)} have it"
+                raise ValueError(f"{key}: {have}, the sampler is {self.sampler}")
         karras = (self.spacing or SAMPLERS[self.sampler].spacing) == "karras"
         for key in ("rho", "sigma_range"):
             if getattr(self, key) is not None and not karras:
@@ -282,19 +255,28 @@ class _SampleConfig(Section):
         return self
 
 
-def _option_field(sampler: Sampler, option: Option) -> Any:
+def _owners_of_options() -> dict[str, list[str]]:
+    """Of each option of a sampler, the samplers that have it."""
+    keys = dict.fromkeys(key for sampler in SAMPLERS.values() for key in sampler.options)
+    return {key: [name for name, sampler in SAMPLERS.items() if key in sampler.options] for key in keys}
+
+
+def _option_field(key: str, owners: list[str]) -> Any:
     """(type, default) of a sampler's own option, as pydantic takes it."""
+    option, *others = (SAMPLERS[owner].options[key] for owner in owners)
+    if any(replace(other, description="") != replace(option, description="") for other in others):
+        raise ValueError(f"{key}: the samplers {', '.join(owners)} declare it with different ranges")
     above = {"gt": option.low} if option.above_low else {"ge": option.low}
     number = Annotated[float, Field(**above, le=option.high)]
     kind: Any = tuple[number, number] if option.is_range else number
-    return (kind | None, Field(None, description=f"{sampler.name}: {option.description}"))
+    return (kind | None, Field(None, description=f"{', '.join(owners)}: {option.description}"))
 
 
 SampleConfig: type[_SampleConfig] = create_model(
     "SampleConfig",
     __base__=_SampleConfig,
     __doc__="How images are drawn from a trained network.",
-    **{key: _option_field(sampler, option) for sampler in SAMPLERS.values() for key, option in sampler.options.items()},
+    **{key: _option_field(key, owners) for key, owners in _owners_of_options().items()},
 )
 
 
@@ -345,64 +327,49 @@ class MeasureConfig(Section):
 
 
 class Experiment(Section):
-    """One fully resolved configuration."""
+    """One fully resolved configuration. The class that is made is that of its ``model.kind``."""
 
     data: DataConfig = DataConfig()
-    model: ModelConfig = ModelConfig()
+    model: ModelConfig = Field(default_factory=ModelConfig)
     diffusion: DiffusionConfig = DiffusionConfig()
-    train: TrainConfig = TrainConfig()
-    sample: SampleConfig = SampleConfig()
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    sample: SampleConfig = Field(default_factory=SampleConfig)
     measure: MeasureConfig = MeasureConfig()
     seed: Seed = Field(0, description="seed of the training: initial weights, data order, noise")
 
+    def __new__(cls, **values: Any) -> Self:
+        chosen = experiment_of(_kind_in(values)) if cls is Experiment else cls
+        return super().__new__(chosen)  # type: ignore[arg-type]
+
+    def __init__(self, **values: Any) -> None:
+        """Of sections, or of mappings as a file has them. Raises :class:`ConfigError` like :func:`parse_experiment`."""
+        _fill(self, values, "Experiment")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return parse_experiment, (as_plain(self), "a pickled experiment")
+
     @model_validator(mode="after")
-    def _check(self) -> Self:
-        dual = self.model.kind == "dual_rate"
-        if not dual:
-            for key in ("context_dropout", "pairs", "refreshes", "denoiser_times"):
-                if getattr(self.train, key) is not None:
-                    raise ValueError(f"train.{key}: only a dual_rate model has it, this one is single_rate")
-        elif self.train.pairs == "grid" and not isinstance(self.train.refreshes, int):
-            raise ValueError("train.refreshes: pairs on a grid take one number of refreshes")
-        elif self.train.pairs == "range" and not (
-            isinstance(self.train.refreshes, tuple) and self.train.refreshes[0] <= self.train.refreshes[1]
-        ):
-            raise ValueError("train.refreshes: pairs over a range take [fewest, most]")
-        sample = self.sample
-        refreshing = [k for k in ("refresh_interval", "refreshes", "refresh_steps") if getattr(sample, k) is not None]
-        if refreshing and not dual and sample.cache_from_level is None:
+    def _check_experiment(self) -> Self:
+        method, sample = method_of(self.model.kind), self.sample
+        method.check(self)
+        given = [key for key in refresh.KEYS if getattr(sample, key) is not None]
+        if given and not method.needs_refreshes(self):
+            raise ValueError(f"sample.{given[0]}: a {self.model.kind} model refreshes nothing; leave it out")
+        if not given and method.needs_refreshes(self):
             raise ValueError(
-                f"sample.{refreshing[0]}: a single_rate model refreshes nothing; "
-                "set model.kind: dual_rate, or sample.cache_from_level for a feature cache"
+                f"sample.{refresh.KEYS[0]}: missing; set one of {', '.join(refresh.KEYS)} for a {self.model.kind} model"
             )
-        if not refreshing and (dual or sample.cache_from_level is not None):
-            raise ValueError(
-                "sample.refresh_interval: missing; set one of refresh_interval, refreshes, refresh_steps "
-                f"for a {'dual_rate model' if dual else 'feature cache'}"
-            )
-        if sample.cache_from_level is not None:
-            if dual:
-                raise ValueError("sample.cache_from_level: only a single_rate model can be cached")
-            if sample.cache_from_level >= len(self.model.levels):
-                raise ValueError(
-                    f"sample.cache_from_level: {sample.cache_from_level} is no level; "
-                    f"the model has levels 0 to {len(self.model.levels) - 1}"
-                )
         if sample.sigma_range is not None:
             try:
                 check_sigma_range(sample.sigma_range, self.diffusion.log_snr_range)
             except ValueError as error:
                 raise ValueError(f"sample.{error}") from None
-        if self.diffusion.preconditioning == "edm" and dual:
-            raise ValueError("diffusion.preconditioning: edm is a single_rate baseline")
         if sample.guidance is not None and not self.model.class_conditional:
             raise ValueError("sample.guidance: needs model.class_conditional: true")
         if sample.guidance is not None and sample.guidance != 1 and self.train.label_dropout == 0:
             raise ValueError("sample.guidance: needs train.label_dropout > 0, or no unconditional network is trained")
         if self.train.label_dropout > 0 and not self.model.class_conditional:
             raise ValueError("train.label_dropout: needs model.class_conditional: true")
-        if self.train.batch % self.train.accumulate:
-            raise ValueError(f"train.accumulate: {self.train.accumulate} does not divide the batch {self.train.batch}")
         if sample.compile and self.measure.latency.warmup == 0:
             raise ValueError(
                 "measure.latency.warmup: must be at least 1 with sample.compile, or compiling is in the times"
@@ -414,15 +381,102 @@ class Experiment(Section):
         return self
 
 
+COMMON: dict[str, type[Section]] = {"model": ModelConfig, "train": TrainConfig, "sample": SampleConfig}
+"""The sections that methods have keys of their own in, with the keys that all have."""
+
+
+@cache
+def section_class(section: str, kind: str) -> type[Any]:
+    """The section called `section` of an experiment of that kind: the common keys and the method's own."""
+    own: type[Settings] = getattr(method_of(kind), OF_METHODS[section])
+    twice = sorted(own.model_fields.keys() & COMMON[section].model_fields.keys())
+    if twice:
+        raise ConfigError("model.kind", [f"{kind!r} has {section}.{twice[0]}, which every method has already"])
+    if not own.model_fields:
+        return COMMON[section]
+    return create_model(COMMON[section].__name__, __base__=(own, COMMON[section]), __doc__=COMMON[section].__doc__)
+
+
+@cache
+def experiment_of(kind: str) -> type[Experiment]:
+    """The class of the experiments of that kind. Raises :class:`ConfigError` where there is no such kind."""
+    classes = {section: section_class(section, kind) for section in COMMON}
+    fields: dict[str, Any] = {section: (made, Field(default_factory=made)) for section, made in classes.items()}
+    return create_model("Experiment", __base__=Experiment, __doc__=Experiment.__doc__, **fields)
+
+
+def _class_with(section: str, values: Mapping[str, Any]) -> type[Any]:
+    """The common section, or the first method's that has all the keys of `values`."""
+    kinds = (kind for kind in known_methods() if values.keys() <= section_class(section, kind).model_fields.keys())
+    has_all = values.keys() <= COMMON[section].model_fields.keys()
+    kind = None if has_all else next(kinds, None)
+    return COMMON[section] if kind is None else section_class(section, kind)
+
+
+def own_keys() -> dict[str, dict[str, FieldInfo]]:
+    """Of each method known so far, its own keys, dotted."""
+    return {
+        kind: {
+            f"{section}.{name}": field
+            for section, attribute in OF_METHODS.items()
+            for name, field in getattr(method, attribute).model_fields.items()
+        }
+        for kind, method in known_methods().items()
+    }
+
+
+def owners_of(key: str) -> list[str]:
+    """The kinds known so far that have the dotted `key` as their own."""
+    return [kind for kind, keys in own_keys().items() if key in keys]
+
+
+def every_key() -> type[BaseModel]:
+    """An experiment with the keys of all methods known so far, each said to be whose it is: to list them."""
+    kinds, of_kinds = list(known_methods()), own_keys()
+    sections: dict[str, Any] = {}
+    for section, common in COMMON.items():
+        fields: dict[str, Any] = {}
+        for dotted in dict.fromkeys(key for keys in of_kinds.values() for key in keys):
+            if dotted.startswith(f"{section}."):
+                owned = [kind for kind in kinds if dotted in of_kinds[kind]]
+                field = of_kinds[owned[0]][dotted]
+                whose = "" if set(owned) >= set(METHODS) else f"{', '.join(owned)}: "
+                told = FieldInfo.merge_field_infos(field, description=f"{whose}{field.description or ''}")
+                fields[dotted.partition(".")[2]] = (field.annotation, told)
+        sections[section] = (create_model(common.__name__, __base__=common, **fields), ...)
+    return create_model("Experiment", __base__=Experiment, **sections)
+
+
+def key_types() -> dict[str, Any]:
+    """Every dotted key of an experiment of any method known so far, with the type of its value."""
+    kinds = tuple(known_methods())
+    return _key_types(kinds)
+
+
+@cache
+def _key_types(kinds: tuple[str, ...]) -> dict[str, Any]:
+    types: dict[str, Any] = {}
+    for kind in kinds:
+        for key, annotation in types_of_keys(experiment_of(kind)).items():
+            known = types.setdefault(key, annotation)
+            if known != annotation:  # of another method's key of that name
+                types[key] = Union[known, annotation]  # noqa: UP007 - they are values
+    return types
+
+
 def parse_section(model: type[Section], values: Mapping[str, Any], source: str) -> Any:
     """Validate `values` as `model`. Raises :class:`ConfigError` that lists every problem, prefixed with `source`."""
-    foreign = [f"{key}: {printable(text)!r} is not UTF-8; {NOT_UTF_8}" for key, text in _not_utf8(values)]
-    if foreign:
-        raise ConfigError(source, foreign)
+    _check_utf8(values, source)
     try:
         return model.model_validate_json(json.dumps(as_typed(model, values)))
     except ValidationError as failure:
         raise ConfigError(source, complaints(failure, model)) from None
+
+
+def _check_utf8(values: Mapping[str, Any], source: str) -> None:
+    foreign = [f"{key}: {printable(text)!r} is not UTF-8; {NOT_UTF_8}" for key, text in _not_utf8(values)]
+    if foreign:
+        raise ConfigError(source, foreign)
 
 
 NOT_UTF_8 = "name the file by a pattern (caf*.zip), by a link to it, or rename it"
@@ -461,25 +515,79 @@ def _without_unset(values: dict[str, Any], model: type[BaseModel]) -> dict[str, 
     return kept
 
 
-DUAL_RATE_DEFAULTS: dict[str, dict[str, Any]] = {
-    "model": {"light_width": 0.5, "context_levels": "all", "context_entry": "level"},
-    "train": {"context_dropout": 0.0, "pairs": "range", "denoiser_times": 1},
-}
-REFRESHES_DEFAULTS: dict[str, Any] = {"range": [4, 32], "grid": 8}
-
-
-def with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` with the defaults that only a dual_rate model has, so that a single_rate one may not set them."""
-    model, train = values.get("model", {}), values.get("train", {})
-    if not (isinstance(model, dict) and isinstance(train, dict) and model.get("kind") == "dual_rate"):
-        return dict(values)
-    model = {**DUAL_RATE_DEFAULTS["model"], **model}
-    train = {**DUAL_RATE_DEFAULTS["train"], **train}
-    if train["pairs"] in REFRESHES_DEFAULTS:
-        train.setdefault("refreshes", REFRESHES_DEFAULTS[train["pairs"]])
-    return {**values, "model": model, "train": train}
-
-
 def parse_experiment(values: Mapping[str, Any], source: str) -> Experiment:
     """A resolved experiment from a plain mapping; `source` (a file, an arm) opens every message."""
-    return parse_section(Experiment, with_defaults(values), source)
+    kind = _kind_in(values)
+    try:
+        chosen = experiment_of(kind)
+    except ConfigError:  # which the key itself will tell, beside all others that are wrong
+        chosen, values = experiment_of(DEFAULT_KIND), _without_own_keys(values)
+    experiment = BaseModel.__new__(chosen)
+    _fill(experiment, values, source)
+    return experiment
+
+
+def _fill(experiment: Experiment, values: Mapping[str, Any], source: str) -> None:
+    """Validate `values` into the new `experiment`. Raises :class:`ConfigError` that lists every problem."""
+    chosen = type(experiment)
+    plain = {key: _given(value) for key, value in values.items()}
+    plain = _without_nothing(plain, chosen)
+    _check_utf8(plain, source)
+    try:
+        text = json.dumps(as_typed(chosen, plain))
+        chosen.__pydantic_validator__.validate_json(text, self_instance=experiment)
+    except ValidationError as failure:
+        kind = _kind_in(plain)
+        raise ConfigError(source, complaints(failure, chosen, lambda key: _whose(key, kind))) from None
+
+
+def _given(value: Any) -> Any:
+    """A section as the mapping that a file would have in its place: of the keys that were set."""
+    return value.model_dump(mode="json", exclude_unset=True) if isinstance(value, BaseModel) else value
+
+
+def _kind_in(values: Mapping[str, Any]) -> str:
+    model = _given(values.get("model"))
+    kind = model.get("kind", DEFAULT_KIND) if isinstance(model, Mapping) else DEFAULT_KIND
+    return kind if isinstance(kind, str) else DEFAULT_KIND
+
+
+def _whose(key: str, kind: str) -> str | None:
+    """Why an experiment of `kind` does not have `key`, if it is another method's."""
+    owners = owners_of(key)
+    if not owners:
+        return None
+    have = f"a {owners[0]} model has it" if len(owners) == 1 else f"{', '.join(owners)} models have it"
+    return f"only {have}, this one is {kind}"
+
+
+def _without_nothing(values: Mapping[str, Any], chosen: type[Experiment]) -> dict[str, Any]:
+    """`values` without the keys of methods that are null where that says nothing.
+
+    So a grid can zip kinds with keys that only some have: null is a key left out, of a method that does not have it and
+    of one whose key takes no null.
+    """
+
+    def says_something(section: str, key: str, value: Any) -> bool:
+        dotted = f"{section}.{key}"
+        if value is not None or not owners_of(dotted):
+            return True
+        fields = types_of_keys(chosen)
+        return dotted in fields and type(None) in options_of(fields[dotted])
+
+    return {
+        section: {key: value for key, value in content.items() if says_something(section, key, value)}
+        if section in COMMON and isinstance(content, Mapping)
+        else content
+        for section, content in values.items()
+    }
+
+
+def _without_own_keys(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` without the keys that only some methods have."""
+    return {
+        section: {key: value for key, value in content.items() if not owners_of(f"{section}.{key}")}
+        if section in COMMON and isinstance(content, Mapping)
+        else content
+        for section, content in values.items()
+    }

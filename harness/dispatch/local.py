@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from harness.config.methods import environment, method_of
 from harness.dispatch.plan import Plan, save_experiments
 from harness.dispatch.progress import Reporter, SweepProgress
 from harness.dispatch.slurm.logs import telling
@@ -52,10 +53,10 @@ def describe(target: Target, sweep: Sweep) -> str:
     cells = [cell for cell in sweep.cells.values() if cell.training == target.id]
     arms = list(dict.fromkeys(arm for cell in cells for arm, _ in cell.rows))
     model = sweep.trainings[target.id].experiment.model
-    light = f" light_width={model.light_width:g}" if model.light_width is not None else ""
+    telling = {key: getattr(model, key) for key in method_of(model.kind).telling_keys}
     seed = sweep.trainings[target.id].experiment.seed
     shown = ", ".join(arms[:2]) + (", …" if len(arms) > 2 else "")
-    return f"training for {shown}{light} seed={seed}"
+    return f"training for {shown}{f' {_short(telling)}' if telling else ''} seed={seed}"
 
 
 def _short(varied: Mapping[str, Any]) -> str:
@@ -237,7 +238,7 @@ class _Launcher:
         self.executor.update_parameters(timeout_min=7 * 24 * 60, **gpus)
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which a child inherits
         try:
-            with own_packages_first():
+            with own_packages_first(environment()):
                 return self.executor.submit(LocalJob(self.root, target))
         finally:
             signal.signal(signal.SIGINT, before)

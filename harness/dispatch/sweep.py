@@ -16,12 +16,13 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
-from harness.config.dotted import KEY_TYPES, KEYS, flatten, hint_of, nest
+from harness.config.dotted import flatten, hint_of, load_kinds, nest
 from harness.config.schema import (
     Experiment,
     Section,
     Seed,
     distinct,
+    key_types,
     nearest,
     parse_experiment,
     parse_section,
@@ -39,10 +40,9 @@ def _read_keys(values: Any, prefix: str = "") -> Any:
     """Nested or dotted keys of an experiment, each value as its key means it."""
     if not isinstance(values, Mapping):
         return values
+    types = key_types()
     return {
-        key: as_typed(KEY_TYPES[prefix + key], value)
-        if prefix + key in KEY_TYPES
-        else _read_keys(value, f"{prefix}{key}.")
+        key: as_typed(types[prefix + key], value) if prefix + key in types else _read_keys(value, f"{prefix}{key}.")
         for key, value in values.items()
     }
 
@@ -58,7 +58,7 @@ def _read_grid(grid: Any) -> Any:
 
 
 def _read_point(keys: list[str], value: Any) -> Any:
-    types = [KEY_TYPES.get(key, Any) for key in keys]
+    types = [key_types().get(key, Any) for key in keys]
     if len(keys) == 1:
         return as_typed(types[0], value)
     if not isinstance(value, list) or len(value) != len(keys):
@@ -182,6 +182,7 @@ def load_sweep(path: Path, overrides: Iterable[str] = (), *, without_data: bool 
     Raises :class:`ConfigError` listing the problems of all arms, each once with the arms and cells that have it.
     """
     overrides = tuple(decoded(text, "--set") for text in overrides)
+    load_kinds(_as_mapping(overrides), "--set")
     config = _sweep_config(_inherit(path), path)
     fixed = parse_overrides(overrides)
     seeds = _checked_seeds(fixed.pop("seeds", config.seeds))
@@ -215,6 +216,7 @@ def load_sweep(path: Path, overrides: Iterable[str] = (), *, without_data: bool 
 def load_experiment(path: Path, overrides: Iterable[str] = (), arm: str | None = None) -> Experiment:
     """One experiment: a file of an experiment's keys, or the first cell of `arm` in a sweep file."""
     overrides = tuple(decoded(text, "--set") for text in overrides)
+    load_kinds(_as_mapping(overrides), "--set")
     values = _inherit(path)
     fixed = parse_overrides(overrides)
     if _is_sweep(values):
@@ -261,6 +263,12 @@ def _checked_seeds(seeds: Any) -> tuple[int, ...]:
     return tuple(seeds)
 
 
+def _as_mapping(overrides: Iterable[str]) -> dict[str, str]:
+    """The texts of ``key=value`` by key, as they stand."""
+    pairs = (text.partition("=") for text in overrides)
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
 def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
     """Dotted keys and values of ``key=value`` texts.
 
@@ -274,15 +282,17 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
         key = key.strip()
         if not equals:
             raise ConfigError("--set", [f"{text!r} is not key=value"])
-        if key not in (*KEYS, "seeds"):
-            raise ConfigError("--set", [f"{key}: unknown key{nearest(key, list(KEYS))}"])
-        values[key] = from_text(KEY_TYPES.get(key, Seeds), value, f"--set {key}")
+        known = key_types()
+        if key not in (*known, "seeds"):
+            raise ConfigError("--set", [f"{key}: unknown key{nearest(key, list(known))}"])
+        values[key] = from_text(known.get(key, Seeds), value, f"--set {key}")
     return values
 
 
 def _inherit(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The mapping of `path` merged over the file that it extends."""
     values = load_mapping(path)
+    load_kinds(values, str(path))
     parent = values.pop("extends", None)
     if parent is None:
         return values
@@ -370,7 +380,7 @@ def _points(grid: Mapping[str, list[Any]], source: str) -> list[dict[str, Any]]:
     taken: set[str] = set()
     for joined, values in grid.items():
         keys = _keys_of(joined)
-        problems += [f"grid: {key}: unknown key{hint_of(key)}" for key in keys if key not in KEYS]
+        problems += [f"grid: {key}: unknown key{hint_of(key)}" for key in keys if key not in key_types()]
         problems += [f"grid: seed: {NO_SEED}" for key in keys if key == "seed"]
         problems += [f"grid: {key}: appears twice" for key in keys if key in taken]
         taken.update(keys)
@@ -447,6 +457,6 @@ def _check_report(config: SweepConfig, source: str) -> None:
                 source, [f"report.{key}: no arm {arm!r}{nearest(arm, choices)}; choices: {', '.join(choices)}"]
             )
     for key, named in (("base_row", config.report.base_row), ("kinds", config.report.kinds)):
-        unknown = [f"report.{key}: {name}: unknown key{hint_of(name)}" for name in named if name not in KEYS]
+        unknown = [f"report.{key}: {name}: unknown key{hint_of(name)}" for name in named if name not in key_types()]
         if unknown:
             raise ConfigError(source, unknown)

@@ -1,25 +1,20 @@
-"""From a configuration to the objects of `models/`: networks, schedule, loss settings, steps, refreshes."""
+"""From a configuration to the objects of `models/`: networks, schedule, steps, refreshes."""
 
 from __future__ import annotations
 
 from typing import Any, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from harness.config.methods import method_of
 from harness.config.schema import DiffusionConfig, Experiment, ModelConfig, SampleConfig
 from harness.errors import ConfigError
-from models import refresh, spacing
-from models.cache import CachedSingleRate
-from models.dual_rate import DualRate, Parameterization, Preconditioning, Prediction, SingleRate
+from models import spacing
 from models.guidance import Guidance
 from models.method import Model
-from models.objective import LossSettings
+from models.methods import ImageShape, Method
 from models.process import CosineSchedule, resolution_shift
 from models.samplers import SAMPLERS
-from models.uvit import UViT, UViTConfig
-
-WIDTH_STEP = 8
-"""Widths are rounded to multiples of this."""
 
 
 class ImageInfo(Protocol):
@@ -33,87 +28,53 @@ class ImageInfo(Protocol):
     def classes(self) -> int | None: ...
 
 
-def build_model(experiment: Experiment, info: ImageInfo) -> SingleRate | DualRate:
-    """The networks of `experiment` for images of `info`, freshly initialised from torch's generator."""
-    model = experiment.model
-    classes = label_count(model, info)
-    if model.class_conditional and classes is None:
+def method_for(experiment: Experiment) -> Method:
+    """The method that `experiment` is of."""
+    return method_of(experiment.model.kind)
+
+
+def build_model(experiment: Experiment, info: ImageInfo) -> nn.Module:
+    """The networks of `experiment` for images of `info`, freshly initialised from torch's generator.
+
+    They have the face of :class:`models.method.Model`. Raises :class:`ConfigError` for networks that cannot be.
+    """
+    classes = label_count(experiment.model, info)
+    if experiment.model.class_conditional and classes is None:
         raise ConfigError("model.class_conditional", ["the data have no labels"])
-    recompute = experiment.train.checkpoint_activations
     try:
-        heavy = _network(model, info, classes, 1.0, recompute)
-        parameterization = _parameterization(experiment.diffusion)
-        if model.kind == "single_rate":
-            return SingleRate(UViT(heavy), parameterization)
-        light = _light_network(model, info, classes, recompute)
-        return DualRate(UViT(heavy), UViT(light), parameterization, model.context_levels or "all")
+        model = method_for(experiment).build(experiment, ImageShape(info.size, info.channels, classes))
     except ValueError as error:
         raise ConfigError("model", [str(error)]) from None
+    return _with_face(model, experiment.model.kind, classes)
 
 
-def build_stepper(model: SingleRate | DualRate, cache_from_level: int | None) -> Model:
-    """What a sampler steps: the model, or a feature cache over a single_rate one."""
-    if cache_from_level is not None and isinstance(model, SingleRate):
-        return CachedSingleRate(model, cache_from_level)
+FACE = ("networks", "classes", "step")
+
+
+def _with_face(model: Any, kind: str, classes: int | None) -> nn.Module:
+    """`model`, which has what a sampler and a training need of it."""
+    missing = [name for name in FACE if not hasattr(model, name)]
+    if not isinstance(model, nn.Module):
+        raise ConfigError("model.kind", [f"{kind} builds {type(model).__name__}, which is no torch.nn.Module"])
+    if missing:
+        raise ConfigError(
+            "model.kind", [f"{kind} builds {type(model).__name__}, which has no {missing[0]}: see models.method.Model"]
+        )
+    if model.classes != classes:
+        raise ConfigError("model.kind", [f"{kind} builds a network of {model.classes} classes for {classes}"])
+    if next(model.parameters(), None) is None:
+        raise ConfigError("model.kind", [f"{kind} builds {type(model).__name__}, which has no parameters to train"])
     return model
+
+
+def sampled_model(experiment: Experiment, model: nn.Module) -> Model:
+    """What a sampler steps: the trained model, or what the method puts around it in sampling."""
+    return method_for(experiment).sampled(model, experiment)
 
 
 def label_count(model: ModelConfig, info: ImageInfo) -> int | None:
     """Classes that the networks know; None without labels."""
     return info.classes if model.class_conditional else None
-
-
-def _parameterization(diffusion: DiffusionConfig) -> Parameterization:
-    if diffusion.preconditioning == "edm":
-        return Preconditioning(diffusion.sigma_data)
-    return Prediction(diffusion.prediction or "v")
-
-
-def _network(
-    model: ModelConfig,
-    info: ImageInfo,
-    classes: int | None,
-    scale: float,
-    recompute: bool,
-    *,
-    light: bool = False,
-) -> UViTConfig:
-    widths = tuple(rounded(model.width * multiplier * scale) for multiplier in model.multipliers)
-    blocks, kinds = model.blocks, model.levels
-    context: tuple[int, ...] | None = None
-    if light:
-        blocks, kinds = model.light_blocks or blocks, model.light_levels or kinds
-        wanted = tuple(model.context_channels or width for width in widths)
-        context = wanted if model.context_levels == "all" else (wanted[0], *(0,) * (len(widths) - 1))
-    feeds_context = model.kind == "dual_rate" and not light
-    return UViTConfig(
-        size=info.size,
-        channels=info.channels,
-        out_channels=None if feeds_context else info.channels,
-        patch=model.patch,
-        widths=widths,
-        blocks=blocks,
-        kinds=kinds,
-        head_width=model.head_width,
-        mlp_ratio=model.mlp_ratio,
-        embedding=rounded((model.embedding or 4 * model.width) * scale),
-        dropout=model.dropout,
-        classes=classes,
-        context_channels=context,
-        context_entry=model.context_entry or "level",
-        checkpoint_activations=recompute,
-    )
-
-
-def _light_network(model: ModelConfig, info: ImageInfo, classes: int | None, recompute: bool) -> UViTConfig:
-    if model.light_width is None:
-        raise ConfigError("model.light_width", ["is missing: a dual_rate model needs it"])
-    return _network(model, info, classes, model.light_width, recompute, light=True)
-
-
-def rounded(width: float) -> int:
-    """`width` to the nearest multiple of :data:`WIDTH_STEP`, and at least that."""
-    return max(WIDTH_STEP, round(width / WIDTH_STEP) * WIDTH_STEP)
 
 
 def build_schedule(diffusion: DiffusionConfig, size: int) -> CosineSchedule:
@@ -122,37 +83,15 @@ def build_schedule(diffusion: DiffusionConfig, size: int) -> CosineSchedule:
     return CosineSchedule(shift, diffusion.log_snr_range)
 
 
-def build_loss_settings(experiment: Experiment, size: int) -> LossSettings:
-    """What training minimises."""
-    diffusion, train = experiment.diffusion, experiment.train
-    common: dict[str, Any] = {
-        "schedule": build_schedule(diffusion, size),
-        "weighting": "edm" if diffusion.preconditioning == "edm" else "sigmoid",
-        "bias": diffusion.loss_bias,
-        "sigma_data": diffusion.sigma_data,
-        "log_sigma_mean": diffusion.log_sigma_mean,
-        "log_sigma_std": diffusion.log_sigma_std,
-        "label_dropout": train.label_dropout,
-    }
-    if experiment.model.kind == "dual_rate":
-        common |= {
-            "context_dropout": train.context_dropout or 0.0,
-            "pairs": train.pairs,
-            "refreshes": train.refreshes,
-            "denoiser_times": train.denoiser_times or 1,
-        }
-    return LossSettings(**common)
-
-
 def build_guidance(sample: SampleConfig) -> Guidance | None:
     """Classifier-free guidance, or none."""
     return None if sample.guidance is None else Guidance(sample.guidance, sample.guidance_interval)
 
 
 def clips(experiment: Experiment) -> bool:
-    """Whether x̂ is clipped to the range of the data: by default for all but EDM's network, as in EDM's own sampler."""
+    """Whether x̂ is clipped to the range of the data: what the configuration says, or else the method."""
     clip = experiment.sample.clip
-    return experiment.diffusion.preconditioning != "edm" if clip is None else clip
+    return method_for(experiment).clips(experiment) if clip is None else clip
 
 
 def time_steps(sample: SampleConfig, schedule: CosineSchedule) -> Tensor:
@@ -163,22 +102,10 @@ def time_steps(sample: SampleConfig, schedule: CosineSchedule) -> Tensor:
     if kind == "log_snr":
         return spacing.log_snr_steps(sample.steps, schedule)
     try:
-        return spacing.karras_steps(
-            sample.steps, schedule, sample.sigma_range, 7.0 if sample.rho is None else sample.rho
-        )
+        rho = {} if sample.rho is None else {"rho": sample.rho}
+        return spacing.karras_steps(sample.steps, schedule, sample.sigma_range, **rho)
     except ValueError as error:
         raise ConfigError("sample", [str(error)]) from None
-
-
-def refresh_mask(sample: SampleConfig) -> refresh.Refreshes | None:
-    """Which steps refresh; None for a network with nothing to refresh."""
-    if sample.refresh_interval is not None:
-        return refresh.every(sample.refresh_interval, sample.steps)
-    if sample.refreshes is not None:
-        return refresh.evenly(sample.refreshes, sample.steps)
-    if sample.refresh_steps is not None:
-        return refresh.explicit(sample.refresh_steps, sample.steps)
-    return None
 
 
 def sampler_options(sample: SampleConfig) -> dict[str, object]:

@@ -27,7 +27,7 @@ from harness.measure.fidelity import quality_meter, to_uint8
 from harness.measure.reference import Reference
 from harness.store.identity import identify
 from harness.store.lease import lease
-from harness.store.provenance import provenance
+from harness.store.provenance import method_provenance, provenance
 from harness.store.store import RECORD_SCHEMA, Store, Target
 from harness.store.weights import DamagedFile, load_tensors, save_tensors
 from harness.wording import count_of
@@ -204,7 +204,7 @@ def _record(
             drawing, measure.latency, progress=lambda done, total: progress(done, total, "timing")
         ),
         "samples": str(store.samples_path(cell).relative_to(store.root)),
-        "provenance": {**provenance(), **_training_provenance(store, training)},
+        "provenance": {**provenance(), **method_provenance(experiment), **_training_provenance(store, training)},
     }
 
 

@@ -41,9 +41,12 @@ class CompiledNetworks:
     def __init__(self, cuda_graphs: bool = False) -> None:
         prepare_dynamo()
         self.cuda_graphs = cuda_graphs
+        self.networks: set[str] = set()
+        """Names of the networks that were run, and so compiled."""
         self._compiled: dict[Callable[..., Any], Callable[..., Any]] = {}
 
     def __call__(self, name: str, function: Callable[..., Any], *inputs: Any) -> Any:
+        self.networks.add(name)
         compiled = self._compiled.get(function)
         if compiled is None:
             mode = "reduce-overhead" if self.cuda_graphs else "default"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from harness.config.schema import LatencyConfig
+from harness.engine.build import method_for
 from harness.measure.flops import network_costs, parameter_counts, sampling_macs, training_macs_per_step
 from harness.measure.latency import largest_batch, measure_time
 from models.method import RunNetwork
@@ -22,12 +23,12 @@ def sampling_cost(drawing: Drawing, evaluations: Mapping[str, int]) -> dict[str,
     shape, classes = drawing.image_shape, drawing.classes or 0
     costs = network_costs(drawing.stepper, shape, classes)
     macs = sampling_macs(costs, evaluations)
-    train = drawing.experiment.train
+    experiment, method = drawing.experiment, method_for(drawing.experiment)
     training = training_macs_per_step(
         network_costs(drawing.model, shape, classes, training=True),
-        train.batch,
-        denoiser_times=train.denoiser_times or 1,
-        recomputed=train.checkpoint_activations,
+        experiment.train.batch,
+        runs=method.runs_per_iteration(experiment),
+        recomputed=method.recomputes_activations(experiment),
     )
     return {
         "gmacs_per_image": macs / 1e9,
@@ -35,9 +36,9 @@ def sampling_cost(drawing: Drawing, evaluations: Mapping[str, int]) -> dict[str,
         "macs_per_image": macs,
         "evaluations": dict(evaluations),
         "gmacs_per_evaluation": {name: count.gmacs for name, count in costs.items()},
-        "parameters": parameter_counts(drawing.model),
+        "parameters": parameter_counts(drawing.model, method.network_parameters(drawing.model)),
         "training_gmacs_per_step": training / 1e9,
-        "training_steps": train.steps,
+        "training_steps": experiment.train.steps,
     }
 
 

@@ -7,21 +7,22 @@ FlopCounterMode, in seconds and in no memory; tests hold the two against each ot
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from harness.config.schema import DiffusionConfig, Experiment, ModelConfig, SampleConfig, TrainConfig
+from harness.config.schema import DiffusionConfig, Experiment, ModelConfig, SampleConfig
 from harness.data import DataInfo, known_info
 from harness.engine.build import (
-    ImageInfo,
     build_guidance,
     build_model,
     build_schedule,
-    build_stepper,
     label_count,
-    refresh_mask,
+    method_for,
+    sampled_model,
     sampler_options,
     time_steps,
 )
@@ -30,6 +31,7 @@ from harness.measure.flops import (
     flop_counter_macs,
     network_costs,
     network_evaluations,
+    observe_steps,
     sampling_macs,
     training_macs_per_step,
 )
@@ -52,8 +54,9 @@ class _Counting:
 
     classes: int | None = ANY_CLASS
 
-    def __init__(self, networks: tuple[str, ...], cached: bool) -> None:
-        self.networks, self.cached = networks, cached
+    def __init__(self, refresh: tuple[str, ...], between: tuple[str, ...]) -> None:
+        self.refresh, self.between = refresh, between
+        self.networks = tuple(dict.fromkeys((*refresh, *between)))
 
     def step(
         self,
@@ -63,49 +66,84 @@ class _Counting:
         state: object = None,
         run: RunNetwork = run_network,
     ) -> tuple[Tensor, tuple[()]]:
-        for name in self._networks_run(state is None):
+        for name in self.refresh if state is None else self.between:
             run(name, torch.zeros_like, z)
         return torch.zeros_like(z), ()
 
-    def _networks_run(self, refresh: bool) -> tuple[str, ...]:
-        if len(self.networks) == 1:
-            return self.networks
-        if refresh:
-            return self.networks[:1] if self.cached else self.networks
-        return self.networks[1:]
+
+@dataclass(frozen=True)
+class _Costed:
+    """What multiply-adds depend on; `experiment` has it all."""
+
+    info: DataInfo
+    model: ModelConfig
+    diffusion: DiffusionConfig
+    own_keys: tuple[tuple[str, Any], ...]
+    """Those of the sections `train` and `sample` that only its method has."""
+    training: bool
+    experiment: Experiment = field(compare=False)
+
+    @classmethod
+    def of(cls, experiment: Experiment, info: DataInfo, *, training: bool) -> _Costed:
+        method = method_for(experiment)
+        own = [("train", name) for name in method.train_settings.model_fields]
+        own += [] if training else [("sample", name) for name in method.sample_settings.model_fields]
+        values = tuple((f"{section}.{name}", getattr(getattr(experiment, section), name)) for section, name in own)
+        return cls(info, experiment.model, experiment.diffusion, values, training, experiment)
+
+    def build(self) -> Any:
+        """The networks, freshly initialised; in sampling with what the method puts around them."""
+        model = build_model(self.experiment, self.info)
+        return model if self.training else sampled_model(self.experiment, model)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.info.channels, self.info.size, self.info.size
+
+    @property
+    def classes(self) -> int:
+        return label_count(self.model, self.info) or 0
 
 
-def networks_of(experiment: Experiment) -> tuple[str, ...]:
-    """The kinds of evaluation that sampling makes: what runs at a refresh first, what runs at every step last."""
-    if experiment.model.kind == "dual_rate":
-        return ("encoder", "denoiser")
-    return ("network",) if experiment.sample.cache_from_level is None else ("network", "shallow")
+@dataclass(frozen=True)
+class PlannedCosts:
+    """Multiply-adds of one evaluation of each network for one image, and the networks that steps run."""
 
-
-def expected_evaluations(experiment: Experiment) -> dict[str, int]:
-    """Evaluations of each network per image."""
-    size = image_info(experiment).size if experiment.diffusion.base_resolution else 1
-    return dict(_evaluations(experiment.sample, experiment.diffusion, networks_of(experiment), size))
+    networks: dict[str, MacCount]
+    refresh: tuple[str, ...]
+    between: tuple[str, ...]
 
 
 @cache
-def _evaluations(
-    sample: SampleConfig, diffusion: DiffusionConfig, networks: tuple[str, ...], size: int
-) -> tuple[tuple[str, int], ...]:
-    schedule = build_schedule(diffusion, size)
-    times = time_steps(sample, schedule)
-    one = torch.zeros(1, dtype=torch.int64)
-    denoise = Denoise(
-        _Counting(networks, sample.cache_from_level is not None),
-        schedule,
-        times,
-        refresh_mask(sample),
-        labels=one,
-        guidance=build_guidance(sample),
-    )
-    noise = ImageNoise(0, one, (1, 1, 1), torch.device("cpu"))
-    SAMPLERS[sample.sampler](denoise, noise, times, schedule, **sampler_options(sample))
-    return tuple(sorted(denoise.evaluations.items()))
+def _counted(costed: _Costed) -> PlannedCosts:
+    """By fvcore, on networks that are built and run."""
+    model = costed.build()
+    seen = observe_steps(model, costed.shape, costed.classes)
+    networks = network_costs(model, costed.shape, costed.classes, training=costed.training)
+    return PlannedCosts(networks, seen.refresh, seen.between)
+
+
+def _counted_without_weights(costed: _Costed, least_parameters: float) -> PlannedCosts | None:
+    """By FlopCounterMode, in no memory; None for networks of fewer parameters, or that do not run without memory."""
+    try:
+        with torch.device("meta"):
+            model = costed.build()
+            if sum(parameter.numel() for parameter in model.parameters()) < least_parameters:
+                return None
+            seen = observe_steps(model, costed.shape, costed.classes)
+            calls = network_evaluations(model, costed.shape, costed.classes, training=costed.training)
+            networks = {
+                name: MacCount(flop_counter_macs(function, inputs, model=model), {}, {})
+                for name, (function, inputs) in calls.items()
+            }
+    except (NotImplementedError, RuntimeError):  # an operator that needs values: then they are counted with them
+        return None
+    return PlannedCosts(networks, seen.refresh, seen.between)
+
+
+@cache
+def _planned(costed: _Costed) -> PlannedCosts:
+    return _counted_without_weights(costed, LARGE_PARAMETERS) or _counted(costed)
 
 
 def image_info(experiment: Experiment) -> DataInfo:
@@ -113,57 +151,46 @@ def image_info(experiment: Experiment) -> DataInfo:
     return known_info(experiment.data, labelled=experiment.model.class_conditional)
 
 
-@cache
-def _network_costs(
-    info: DataInfo, model: ModelConfig, diffusion: DiffusionConfig, cache_from_level: int | None, training: bool
-) -> dict[str, MacCount]:
-    experiment = Experiment.model_construct(model=model, diffusion=diffusion, train=TrainConfig())
-    stepper = build_stepper(build_model(experiment, info), cache_from_level)
-    shape = (info.channels, info.size, info.size)
-    return network_costs(stepper, shape, label_count(model, info) or 0, training=training)
-
-
 def network_costs_of(experiment: Experiment, *, training: bool = False) -> dict[str, MacCount]:
     """Multiply-adds of one evaluation of each network, for one image."""
-    cache = None if training else experiment.sample.cache_from_level
-    return _network_costs(image_info(experiment), experiment.model, experiment.diffusion, cache, training)
+    return _counted(_Costed.of(experiment, image_info(experiment), training=training)).networks
+
+
+def planned_costs(experiment: Experiment, info: DataInfo, *, training: bool = False) -> dict[str, MacCount]:
+    """Multiply-adds of one evaluation of each network for one image of `info`, without allocating a weight."""
+    costed = _Costed.of(experiment, info, training=training)
+    return (_counted_without_weights(costed, 0) or _counted(costed)).networks
+
+
+def _planned_costs_of(experiment: Experiment, *, training: bool = False) -> PlannedCosts:
+    return _planned(_Costed.of(experiment, image_info(experiment), training=training))
+
+
+def expected_evaluations(experiment: Experiment) -> dict[str, int]:
+    """Evaluations of each network per image."""
+    costs = _planned_costs_of(experiment)
+    size = image_info(experiment).size if experiment.diffusion.base_resolution else 1
+    return dict(_evaluations(experiment.sample, experiment.diffusion, costs.refresh, costs.between, size))
 
 
 @cache
-def _planned_costs(
-    info: DataInfo, model: ModelConfig, diffusion: DiffusionConfig, cache_from_level: int | None, training: bool
-) -> dict[str, MacCount]:
-    if not _is_large(model):
-        return _network_costs(info, model, diffusion, cache_from_level, training)
-    experiment = Experiment.model_construct(model=model, diffusion=diffusion, train=TrainConfig())
-    return planned_costs(experiment, info, cache_from_level, training=training)
-
-
-def _is_large(model: ModelConfig) -> bool:
-    """Whether running the network once would take noticeable time and memory, roughly."""
-    widths = (model.width * multiplier for multiplier in model.multipliers)
-    return sum(18 * width**2 * blocks for width, blocks in zip(widths, model.blocks, strict=False)) > LARGE_PARAMETERS
-
-
-def planned_costs(
-    experiment: Experiment, info: ImageInfo, cache_from_level: int | None = None, *, training: bool = False
-) -> dict[str, MacCount]:
-    """Multiply-adds of one evaluation of each network for one image of `info`, without allocating a weight."""
-    classes = label_count(experiment.model, info) or 0
-    with torch.device("meta"):
-        network = build_model(experiment, info)
-        stepper = build_stepper(network, cache_from_level)
-        shape = (info.channels, info.size, info.size)
-        calls = network_evaluations(stepper, shape, classes, training=training)
-        return {
-            name: MacCount(flop_counter_macs(function, inputs, model=network), {}, {})
-            for name, (function, inputs) in calls.items()
-        }
-
-
-def _planned_costs_of(experiment: Experiment, *, training: bool = False) -> dict[str, MacCount]:
-    cache = None if training else experiment.sample.cache_from_level
-    return _planned_costs(image_info(experiment), experiment.model, experiment.diffusion, cache, training)
+def _evaluations(
+    sample: SampleConfig, diffusion: DiffusionConfig, refresh: tuple[str, ...], between: tuple[str, ...], size: int
+) -> tuple[tuple[str, int], ...]:
+    schedule = build_schedule(diffusion, size)
+    times = time_steps(sample, schedule)
+    one = torch.zeros(1, dtype=torch.int64)
+    denoise = Denoise(
+        _Counting(refresh, between),
+        schedule,
+        times,
+        sample.refresh_schedule,
+        labels=one,
+        guidance=build_guidance(sample),
+    )
+    noise = ImageNoise(0, one, (1, 1, 1), torch.device("cpu"))
+    SAMPLERS[sample.sampler](denoise, noise, times, schedule, **sampler_options(sample))
+    return tuple(sorted(denoise.evaluations.items()))
 
 
 def planned_gpu_hours(gmacs: float, precision: str) -> float:
@@ -174,7 +201,7 @@ def planned_gpu_hours(gmacs: float, precision: str) -> float:
 
 def gmacs_per_image(experiment: Experiment) -> float:
     """GMACs to draw one image."""
-    return sampling_macs(_planned_costs_of(experiment), expected_evaluations(experiment)) / GIGA
+    return sampling_macs(_planned_costs_of(experiment).networks, expected_evaluations(experiment)) / GIGA
 
 
 def cell_gmacs(experiment: Experiment) -> float:
@@ -187,12 +214,12 @@ def cell_gmacs(experiment: Experiment) -> float:
 
 def training_gmacs_per_step(experiment: Experiment, *, recomputed: bool = False) -> float:
     """GMACs of one training step over the global batch; with `recomputed` what activation checkpointing adds too."""
-    train = experiment.train
+    method = method_for(experiment)
     per_step = training_macs_per_step(
-        _planned_costs_of(experiment, training=True),
-        train.batch,
-        denoiser_times=train.denoiser_times or 1,
-        recomputed=recomputed and train.checkpoint_activations,
+        _planned_costs_of(experiment, training=True).networks,
+        experiment.train.batch,
+        runs=method.runs_per_iteration(experiment),
+        recomputed=recomputed and method.recomputes_activations(experiment),
     )
     return per_step / GIGA
 

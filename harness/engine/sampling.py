@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.config.schema import Experiment
 from harness.data import DataInfo, known_info, open_data
@@ -17,19 +17,17 @@ from harness.engine.build import (
     build_guidance,
     build_model,
     build_schedule,
-    build_stepper,
     clips,
     label_count,
-    refresh_mask,
+    sampled_model,
     sampler_options,
     time_steps,
 )
 from harness.engine.compiling import CompiledNetworks, compiled_normal, cuda_graphs_skipped
 from harness.engine.distributed import pick_device
 from harness.engine.labels import class_sequence
-from harness.errors import MissingDataError
+from harness.errors import ConfigError, MissingDataError
 from models.denoise import Denoise
-from models.dual_rate import DualRate, SingleRate
 from models.method import RunNetwork, run_network
 from models.noise import ImageNoise, normal
 from models.samplers import SAMPLERS
@@ -38,19 +36,17 @@ from models.samplers import SAMPLERS
 class Drawing:
     """A network ready to draw images, on its device."""
 
-    def __init__(
-        self, experiment: Experiment, model: SingleRate | DualRate, info: DataInfo, device: torch.device
-    ) -> None:
+    def __init__(self, experiment: Experiment, model: nn.Module, info: DataInfo, device: torch.device) -> None:
         sample = experiment.sample
         self.experiment, self.device = experiment, device
-        # half as quick again on a CPU, convolutions and transformers alike; GPUs' bfloat16 convolutions want it too
+        # half as fast again on a CPU, for convolutions and transformers; bfloat16 convolutions on GPUs prefer it too
         self.model = model.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
         self.image_shape = (info.channels, info.size, info.size)
         self.classes = label_count(experiment.model, info)
-        self.stepper = build_stepper(self.model, sample.cache_from_level)
+        self.stepper = sampled_model(experiment, self.model)
         self.schedule = build_schedule(experiment.diffusion, info.size)
         self.times = time_steps(sample, self.schedule)
-        self.refreshes = refresh_mask(sample)
+        self.refreshes = sample.refresh_schedule
         self._normal: Callable[..., Tensor] = normal
         self._run_network: RunNetwork = run_network
         self._replays = sample.compile and device.type == "cuda"
@@ -101,6 +97,10 @@ class Drawing:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=sample.precision == "bfloat16"):
             images = sampler(denoise, noise, self.times, self.schedule, callback=callback, **sampler_options(sample))
         self.evaluations = Counter(denoise.evaluations)
+        if isinstance(self._run_network, CompiledNetworks) and not self._run_network.networks:
+            raise ConfigError(
+                "sample.compile", ["the method's step runs no network through `run`, so there is nothing to compile"]
+            )
         return images.float().clamp(-1, 1)
 
     def _labels(self, indices: Tensor) -> Tensor | None:

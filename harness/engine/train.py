@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from harness.config.schema import DataConfig, Experiment, TrainConfig
 from harness.data import DataInfo, Dataset, batches, fingerprint, open_data
 from harness.data.loader import Batch
-from harness.engine.build import build_loss_settings, build_model
+from harness.engine.build import build_model, build_schedule, method_for
 from harness.engine.compiling import CompiledNetworks
 from harness.engine.distributed import Ranks, current_ranks, pick_device
 from harness.errors import ConfigError, Stopped
@@ -34,9 +34,9 @@ from harness.measure.latency import device_name
 from harness.store.checkpoints import CheckpointWriter, checkpoints, read_newest, set_aside_and_say
 from harness.store.weights import save_tensors
 from models.augment import augment
-from models.dual_rate import DualRate, SingleRate
 from models.method import RunNetwork, run_network
-from models.objective import LossSettings, Randomness, loss
+from models.methods import Loss
+from models.objective import Randomness
 
 log = logging.getLogger("harness")
 
@@ -55,13 +55,18 @@ class Diverged(Exception):
 class TrainingLoss(nn.Module):
     """Network and objective as one module: what DistributedDataParallel wraps."""
 
-    def __init__(self, model: SingleRate | DualRate, settings: LossSettings, run: RunNetwork = run_network) -> None:
+    def __init__(self, model: nn.Module, loss: Loss, run: RunNetwork = run_network) -> None:
         super().__init__()
-        self.model, self.settings, self.run = model, settings, run
+        self.model, self.loss, self.run = model, loss, run
 
     def forward(self, images: Tensor, labels: Tensor | None, randomness: Randomness) -> Tensor:
         """The mean loss of images (B, C, H, W) in [-1, 1]."""
-        return loss(self.model, images, labels, randomness, self.settings, self.run)
+        value = self.loss(self.model, images, labels, randomness, run=self.run)
+        if isinstance(self.run, CompiledNetworks) and not self.run.networks:
+            raise ConfigError(
+                "train.compile", ["the method's loss runs no network through `run`, so there is nothing to compile"]
+            )
+        return value
 
 
 @dataclass
@@ -120,7 +125,7 @@ def train_network(
     dataset = training_data(experiment)
     state, objective = build_training(experiment, dataset.info, device)
     _resume(state, training, folder, ranks)
-    module = objective if ranks.world == 1 else _distributed(objective, settings, device)
+    module = objective if ranks.world == 1 else _distributed(objective, experiment, device)
     journal = Journal(folder / "log.jsonl", state.step, ranks)
     started, first = time.monotonic(), state.step
     progress(state.step, settings.steps)
@@ -164,20 +169,17 @@ def build_training(experiment: Experiment, info: DataInfo, device: torch.device)
     model = build_model(experiment, info).to(device)
     average = {name: value.detach().clone() for name, value in model.state_dict().items()}
     run = CompiledNetworks() if experiment.train.compile else run_network
-    objective = TrainingLoss(model, build_loss_settings(experiment, info.size), run)
+    schedule = build_schedule(experiment.diffusion, info.size)
+    objective = TrainingLoss(model, method_for(experiment).loss(experiment, schedule), run)
     return State(model, average, _optimizer(model, experiment.train)), objective
 
 
-def _distributed(objective: nn.Module, settings: TrainConfig, device: torch.device) -> DistributedDataParallel:
-    """The loss over all ranks.
-
-    A context that is never dropped leaves the vector that stands in for it without a gradient, which
-    DistributedDataParallel must be told to look for.
-    """
+def _distributed(objective: nn.Module, experiment: Experiment, device: torch.device) -> DistributedDataParallel:
+    """The loss over all ranks."""
     return DistributedDataParallel(
         objective,
         device_ids=[device.index] if device.type == "cuda" else None,
-        find_unused_parameters=settings.context_dropout == 0,
+        find_unused_parameters=method_for(experiment).may_leave_parameters_unused(experiment),
         gradient_as_bucket_view=True,
     )
 
@@ -214,7 +216,7 @@ def _optimizer(model: nn.Module, settings: TrainConfig) -> torch.optim.Adam:
     )
 
 
-def _dropout_key(seed: int, step: int, position: int) -> int:
+def _generator_key(seed: int, step: int, position: int) -> int:
     """A seed of torch's generator for the micro-batch that starts at `position` of the global batch."""
     digest = hashlib.blake2b(f"{seed} {step} {position}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
@@ -237,8 +239,8 @@ def optimise(
     for number in range(count):
         part = slice(number * micro_batch, (number + 1) * micro_batch)
         randomness = Randomness(experiment.seed, state.step, positions[part], settings.batch)
-        if experiment.model.dropout:  # torch's own generator: keyed, so that a resumed run repeats it
-            torch.manual_seed(_dropout_key(experiment.seed, state.step, int(batch.positions[part.start])))
+        # torch's own generator, for dropout and the like: keyed, so that a resumed run repeats it
+        torch.manual_seed(_generator_key(experiment.seed, state.step, int(batch.positions[part.start])))
         scaled = augment(
             images[part].float().div_(127.5).sub_(1), randomness, settings.translation, settings.flip, BLACK
         )
@@ -291,7 +293,7 @@ def _finish(
     seconds: float,
     steps: int,
 ) -> dict[str, Any]:
-    from harness.store.provenance import provenance
+    from harness.store.provenance import method_provenance, provenance
 
     weights = folder / "weights.safetensors"
     done: dict[str, Any] = {}
@@ -311,7 +313,7 @@ def _finish(
             "seconds_of_last_run": round(seconds, 3),
             "steps_of_last_run": steps,
             "images_per_second": round(steps * experiment.train.batch / seconds, 2) if steps and seconds else None,
-            "provenance": provenance(),
+            "provenance": {**provenance(), **method_provenance(experiment)},
         }
         write_json(folder / "done.json", done)
         for path in checkpoints(folder):

@@ -21,8 +21,8 @@ import contextlib
 import dataclasses
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,9 +37,6 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     from fvcore.nn import FlopCountAnalysis
     from fvcore.nn.jit_handles import addmm_flop_jit, bmm_flop_jit, conv_flop_jit, get_shape, linear_flop_jit
-
-if TYPE_CHECKING:
-    pass
 
 
 class UnknownOperatorError(HarnessError):
@@ -284,6 +281,57 @@ def flop_counter_macs(
 Evaluation = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
+@dataclasses.dataclass(frozen=True)
+class StepRuns:
+    """What the two kinds of steps run, seen while a model made them.
+
+    Attributes:
+        calls: of each network its first call, name → (function, inputs).
+        refresh: names of the networks that a step runs which refreshes, in order.
+        between: of a step that uses what the refresh has left.
+        whole: a step that refreshes, as one call.
+    """
+
+    calls: dict[str, Evaluation]
+    refresh: tuple[str, ...]
+    between: tuple[str, ...]
+    whole: Evaluation
+
+
+def observe_steps(model: Any, image_shape: Sequence[int], classes: int = 0) -> StepRuns:
+    """Run a refresh step of `model` and the one after it, on one blank image.
+
+    Raises :class:`UnknownOperatorError` for a model that runs no network through the `run` it is given, or that runs one
+    which it does not name among its `networks`.
+    """
+    device = next(model.parameters()).device
+    z = torch.zeros(1, *image_shape, device=device)
+    log_snr = torch.zeros(1, device=device)
+    labels = torch.zeros(1, dtype=torch.int64, device=device) if classes else None
+    calls: dict[str, Evaluation] = {}
+    names: list[str] = []
+
+    def record(name: str, function: Callable[..., Any], *inputs: Any) -> Any:
+        calls.setdefault(name, (function, inputs))
+        names.append(name)
+        return function(*inputs)
+
+    with _evaluation_mode(model), torch.no_grad():
+        _, state = model.step(z, log_snr, labels, None, record)
+        at_refresh = len(names)
+        model.step(z, log_snr, labels, state, record)
+    if not calls:
+        raise UnknownOperatorError(
+            f"{type(model).__name__}: its step runs no network through `run`, so there is nothing to count"
+        )
+    unnamed = sorted(calls.keys() - set(model.networks))
+    if unnamed:
+        raise UnknownOperatorError(f"{type(model).__name__}: runs {unnamed[0]!r}, which is not among its networks")
+    return StepRuns(
+        calls, tuple(names[:at_refresh]), tuple(names[at_refresh:]), (model.step, (z, log_snr, labels, None))
+    )
+
+
 def network_evaluations(
     model: Any, image_shape: Sequence[int], classes: int = 0, *, training: bool = False
 ) -> dict[str, Evaluation]:
@@ -294,26 +342,8 @@ def network_evaluations(
     made at the first of them; it is left out of the evaluation, but part of it in `training`, where every
     step makes it.
     """
-    device = next(model.parameters()).device
-    z = torch.zeros(1, *image_shape, device=device)
-    log_snr = torch.zeros(1, device=device)
-    labels = torch.zeros(1, dtype=torch.int64, device=device) if classes else None
-    calls: dict[str, Evaluation] = {}
-
-    def record(name: str, function: Callable[..., Any], *inputs: Any) -> Any:
-        calls.setdefault(name, (function, inputs))
-        return function(*inputs)
-
-    with _evaluation_mode(model), torch.no_grad():
-        _, state = model.step(z, log_snr, labels, None, record)
-        model.step(z, log_snr, labels, state, record)
-    if not calls:
-        raise UnknownOperatorError(
-            f"{type(model).__name__}: its step runs no network through `run`, so there is nothing to count"
-        )
-    if training and len(calls) == 1:
-        return dict.fromkeys(calls, (model.step, (z, log_snr, labels, None)))
-    return calls
+    seen = observe_steps(model, image_shape, classes)
+    return dict.fromkeys(seen.calls, seen.whole) if training and len(seen.calls) == 1 else seen.calls
 
 
 def network_costs(
@@ -336,22 +366,27 @@ def sampling_macs(costs: Mapping[str, MacCount], evaluations: Mapping[str, int])
 
 
 def training_macs_per_step(
-    costs: Mapping[str, MacCount], batch: int, *, denoiser_times: int = 1, recomputed: bool = False
+    costs: Mapping[str, MacCount], batch: int, *, runs: Mapping[str, int] | None = None, recomputed: bool = False
 ) -> int:
     """Multiply-adds of one training step over a global batch of `batch` images.
 
-    By the usual convention the backward pass costs twice the forward pass, so a step is 3 × forward; 4 ×
-    where activations are recomputed (`recomputed`). A dual-rate step runs the encoder once and the denoiser
-    `denoiser_times`. `costs` are :func:`network_costs` with `training`.
+    By the usual convention the backward pass costs twice the forward pass, so a step is 3 × forward; 4 × where
+    activations are recomputed (`recomputed`). `runs` says how often a step runs each network, once where it does not
+    name it. `costs` are :func:`network_costs` with `training`.
     """
-    forward = sum(count.macs * (denoiser_times if name == "denoiser" else 1) for name, count in costs.items())
+    runs = runs or {}
+    unknown = sorted(runs.keys() - costs.keys())
+    if unknown:
+        raise UnknownOperatorError(f"{unknown[0]}: a training step runs it, but no step of sampling that was counted")
+    forward = sum(count.macs * runs.get(name, 1) for name, count in costs.items())
     return (4 if recomputed else 3) * forward * batch
 
 
-def parameter_counts(model: Any) -> dict[str, int]:
-    """Parameters by network: ``encoder`` and ``denoiser`` (all that is not the encoder's), or ``network``."""
-    total = sum(p.numel() for p in model.parameters())
-    if not hasattr(model, "encode"):
-        return {"network": total}
-    encoder = sum(p.numel() for p in model.encoder.parameters())
-    return {"encoder": encoder, "denoiser": total - encoder}
+def parameter_counts(model: nn.Module, by_network: Mapping[str, Iterable[nn.Parameter]]) -> dict[str, int]:
+    """Parameters of each network. Raises ValueError unless each of `model`'s belongs to one of them."""
+    owned = {name: list(parameters) for name, parameters in by_network.items()}
+    counts = {name: sum(parameter.numel() for parameter in parameters) for name, parameters in owned.items()}
+    given = [id(parameter) for parameters in owned.values() for parameter in parameters]
+    if sorted(given) != sorted(id(parameter) for parameter in model.parameters()):
+        raise ValueError(f"{type(model).__name__}: its networks do not divide its parameters: {counts}")
+    return counts

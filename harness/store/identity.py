@@ -8,17 +8,19 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
+from harness.config.methods import source_of
 from harness.config.schema import (
     DataConfig,
     Experiment,
     MeasureConfig,
+    ModelConfig,
     Section,
 )
 from harness.errors import ConfigError, MissingDataError
 from harness.files import expanded, tried
 from harness.measure.known_weights import weights_identity
 
-SCHEMA = 2
+SCHEMA = 3
 """Part of every id: raise it when a change of the code changes figures of the same configuration."""
 
 
@@ -77,7 +79,7 @@ class Identifier:
         known = not training.startswith(UNKNOWN_ID) and None not in measured.values()
         return training, cell if known else UNKNOWN_ID + cell
 
-    def _training_id(self, data: DataConfig, model: Section, diffusion: Section, train: Section, seed: int) -> str:
+    def _training_id(self, data: DataConfig, model: ModelConfig, diffusion: Section, train: Section, seed: int) -> str:
         from harness.data.pixels import PIXEL_RULES
 
         content = self._fingerprint(data, "train")
@@ -89,6 +91,9 @@ class Identifier:
             "train": _dump(train, NOT_IN_TRAINING_ID),
             "seed": seed,
         }
+        source = source_of(model.kind)
+        if source is not None:
+            identity["source"] = source.digest
         return _digest(identity) if content is not None else UNKNOWN_ID + _digest(identity)
 
     def _measure_identity(self, measure: MeasureConfig, data: DataConfig) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from harness.config.methods import source_of
+from harness.config.schema import Experiment
 from harness.processes import SOURCE
 
 PACKAGES = ("dual-rate-harness", "torch", "torch-fidelity", "fvcore", "numpy")
@@ -23,6 +25,14 @@ def provenance() -> dict[str, Any]:
         "host": platform.node(),
         "slurm_job_id": _slurm_job(),
     }
+
+
+def method_provenance(experiment: Experiment) -> dict[str, Any]:
+    """Of a method that is not the project's own: the SHA-256 of its source and the files it covers."""
+    source = source_of(experiment.model.kind)
+    if source is None:
+        return {}
+    return {"method_source": {"sha256": source.digest, "files": [file.as_posix() for file in source.files]}}
 
 
 @lru_cache(maxsize=1)

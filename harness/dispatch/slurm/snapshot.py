@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+from harness.config.methods import RECORD, loaded_sources, package_files
 from harness.errors import DispatchError
 from harness.store.provenance import commit_of
 from harness.store.store import Store
@@ -21,11 +23,14 @@ COMMIT_FILE = "SOURCE_COMMIT"
 def take_snapshot(store: Store) -> Path:
     """The folder under the store that holds a copy of our packages as they are now; put it on PYTHONPATH.
 
-    Its name is the hash of content and commit: the same source is copied once, by rename.
+    With them go the sources of the methods that are not the project's own: jobs import these copies, wherever they run,
+    and tell the same ids from them. Its name is the hash of content and commit: the same source is copied once, by
+    rename.
     """
     folders = {name: _package_folder(name) for name in PACKAGES}
     content = {f"{name}/{relative}": data for name, folder in folders.items() for relative, data in _files(folder)}
     content[f"harness/{COMMIT_FILE}"] = _commit_line(folders["harness"]).encode()
+    content |= _methods()
     digest = hashlib.sha256()
     for name, data in content.items():
         digest.update(f"{name} {len(data)}\n".encode() + data)
@@ -33,6 +38,16 @@ def take_snapshot(store: Store) -> Path:
     if not target.exists():
         _write(content, target)
     return target
+
+
+def _methods() -> dict[str, bytes]:
+    """The sources of the methods that this process has loaded, and the record of their digests."""
+    sources = loaded_sources()
+    content = {
+        file.as_posix(): (source.folder / file).read_bytes() for source in sources.values() for file in source.files
+    }
+    digests = {kind: source.digest for kind, source in sorted(sources.items())}
+    return {**content, RECORD: json.dumps(digests, indent=1).encode()} if sources else {}
 
 
 def _write(content: dict[str, bytes], target: Path) -> None:
@@ -61,11 +76,9 @@ def _package_folder(name: str) -> Path:
 
 def _files(folder: Path) -> Iterator[tuple[str, bytes]]:
     """All files of a package but caches, in a fixed order: (relative path, content)."""
-    for path in sorted(folder.rglob("*")):
-        relative = path.relative_to(folder)
-        hidden = any(part.startswith(".") or part == "__pycache__" for part in relative.parts)
-        if path.is_file() and not hidden and path.suffix != ".pyc" and path.name != COMMIT_FILE:
-            yield relative.as_posix(), path.read_bytes()
+    for path in package_files(folder):
+        if path.name != COMMIT_FILE:
+            yield path.relative_to(folder).as_posix(), path.read_bytes()
 
 
 def _commit_line(harness: Path) -> str:

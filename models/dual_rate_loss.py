@@ -1,0 +1,117 @@
+"""The loss of Dual-Rate Diffusion [DR]: pairs of times of a context and of the denoiser that is given it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from models.dual_rate import DualRate
+from models.limits import Pairing, check_pairs
+from models.method import RunNetwork, run_network
+from models.noise import Stream
+from models.objective import LossSettings, Randomness, drop_labels, sigmoid_weighted, weighted_error
+from models.process import bridge, diffuse, markov_step
+
+
+@dataclass(frozen=True)
+class PairSettings:
+    """How pairs are drawn.
+
+    Attributes:
+        context_dropout: probability that an image's context is dropped whole.
+        pairs: how τ is drawn given t: "grid", the times of one number of refreshes; "range", of a number
+            drawn per image.
+        refreshes: for "grid" one number; for "range" (fewest, most), log-uniform over the integers.
+        denoiser_times: times the denoiser is trained at per pass of the encoder.
+    """
+
+    context_dropout: float
+    pairs: Pairing
+    refreshes: int | tuple[int, int]
+    denoiser_times: int
+
+    def __post_init__(self) -> None:
+        check_pairs(self.pairs, self.refreshes)
+
+    @property
+    def refreshes_range(self) -> tuple[int, int]:
+        """(fewest, most)."""
+        return (self.refreshes, self.refreshes) if isinstance(self.refreshes, int) else self.refreshes
+
+
+class Pairs(NamedTuple):
+    """Times of the denoiser and of the context it is given, t ≤ τ."""
+
+    t: Tensor
+    """float64 (denoiser_times, B); each is uniform on (0, 1)."""
+    tau: Tensor
+    """float64 (B,)."""
+
+
+def draw_pairs(randomness: Randomness, settings: PairSettings) -> Pairs:
+    """t ~ U(0, 1) and τ = ⌈t·R⌉/R for R refreshes.
+
+    Further t's are uniform between τ − 1/R and τ, so that each has t's law.
+    """
+    t = randomness.time()
+    low, high = settings.refreshes_range
+    refreshes = torch.full_like(t, low)
+    if high > low:
+        draw = randomness.uniform(Stream.REFRESHES).double()
+        refreshes = (low * torch.exp(draw * math.log((high + 1) / low))).floor().clamp(low, high)
+    tau = (t * refreshes).ceil() / refreshes
+    later = randomness.uniform(Stream.LATER_TIME, (settings.denoiser_times - 1,)).double().T
+    return Pairs(torch.cat([t[None], tau - later / refreshes]).clamp(min=0), tau)
+
+
+def dual_rate_loss(
+    model: DualRate,
+    x: Tensor,
+    labels: Tensor | None,
+    randomness: Randomness,
+    settings: LossSettings,
+    pairs: PairSettings,
+    run: RunNetwork = run_network,
+) -> Tensor:
+    """Scalar: :func:`models.objective.loss` with x̂ from a context at τ ≥ t, in the mean over the times of each image.
+
+    Raises ValueError for another weighting than the sigmoid one.
+    """
+    if settings.weighting != "sigmoid":
+        raise ValueError(f"weighting: {settings.weighting!r} is for one network; a DualRate has the sigmoid weighting")
+    labels = drop_labels(labels, model, randomness, settings.label_dropout)
+    times = draw_pairs(randomness, pairs)
+    log_snr_tau = settings.schedule.log_snr(times.tau).to(x.dtype)
+    levels = [sigmoid_weighted(t, settings, x) for t in times.t]
+    noisy, z_tau = noisy_pair(x, [log_snr for log_snr, _ in levels], log_snr_tau, randomness)
+    keep = None
+    if pairs.context_dropout > 0:
+        keep = randomness.uniform(Stream.CONTEXT_DROPOUT) >= pairs.context_dropout
+    context = run("encoder", model.encode, z_tau, log_snr_tau, labels, keep)
+    errors = [
+        weighted_error(run("denoiser", model.denoise, z, log_snr, context), x, weight)
+        for z, (log_snr, weight) in zip(noisy, levels, strict=True)
+    ]
+    return torch.stack(errors).mean()
+
+
+def noisy_pair(
+    x: Tensor, log_snrs: Sequence[Tensor], log_snr_tau: Tensor, randomness: Randomness
+) -> tuple[list[Tensor], Tensor]:
+    """z_t of each log-SNR (B,), and z_τ of `log_snr_tau` (B,): each (z_t, z_τ) has the law of the Markov
+    process given x.
+
+    The first z_t comes from x and z_τ from it; further ones from the bridge q(z_t | z_τ, x), so that they
+    share one z_τ.
+    """
+    noise = randomness.normal(Stream.NOISE, (len(log_snrs), *x.shape[1:])).to(x.dtype)
+    first = diffuse(x, log_snrs[0], noise[:, 0])
+    onward = randomness.normal(Stream.CONTEXT_NOISE, x.shape[1:]).to(x.dtype)
+    z_tau = markov_step(first, log_snrs[0], log_snr_tau, onward)
+    later = [bridge(z_tau, x, log_snr_tau, log_snrs[i], noise[:, i]) for i in range(1, len(log_snrs))]
+    return [first, *later], z_tau

@@ -1,0 +1,188 @@
+"""What a method is: its settings, its networks, its loss, and what else the rest of the project asks of it.
+
+A method is one module with one class. The least that a person's own method needs is a network; everything else has a
+default::
+
+    class Settings(models.methods.Settings):
+        channels: int = Field(32, ge=1, description="channels of the hidden layers")
+
+    class Plain(Method):
+        model_settings = Settings
+
+        def build_network(self, config, images):
+            return Net(images.channels, config.model.channels)  # an nn.Module: (z, log_snr) -> v
+
+What is declared here is known without torch: it is imported inside the methods that need it, so that a configuration is
+checked, and a finished sweep reported, in no time. `models.methods.METHODS` has the project's own;
+``model.kind: package.module:Class`` names any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from models.method import Model, RunNetwork
+    from models.objective import LossSettings, Randomness
+    from models.process import CosineSchedule
+
+PositiveInt = Annotated[int, Field(ge=1, le=2**31 - 1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class Settings(BaseModel):
+    """Keys of a section of the configuration: immutable, of strict types, without unknown keys.
+
+    Each key is a field with its type, its range, its one default and a description. A check over several keys is a
+    pydantic ``model_validator`` that raises ValueError with the key first: ``"depth: …"``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class ImageShape:
+    """What a network is built for.
+
+    Attributes:
+        size: side of the images in pixels.
+        channels: of the images.
+        classes: number of classes that the network is told; None for one that is told none. Label `classes` is the
+            null label.
+    """
+
+    size: int
+    channels: int
+    classes: int | None
+
+
+class Configuration(Protocol):
+    """What a method sees of an experiment: its sections, each with the common keys and the method's own."""
+
+    @property
+    def model(self) -> Any: ...
+    @property
+    def diffusion(self) -> Any: ...
+    @property
+    def train(self) -> Any: ...
+    @property
+    def sample(self) -> Any: ...
+
+
+class Loss(Protocol):
+    """What a training step runs."""
+
+    def __call__(
+        self, model: Any, x: Tensor, labels: Tensor | None, randomness: Randomness, *, run: RunNetwork
+    ) -> Tensor:
+        """The scalar loss of images x (B, C, H, W) in [−1, 1] with labels (B,) int64 or None.
+
+        Every random number comes from `randomness`, so that a resumed training repeats an uninterrupted one, and every
+        network is run through `run`, which compiles it.
+        """
+
+
+class Method:
+    """A method. Overrides :meth:`build_network`, or :meth:`build`; the rest where the default does not fit."""
+
+    kind: str = ""
+    """Its name in ``model.kind``; set where it is registered or loaded."""
+    model_settings: ClassVar[type[Settings]] = Settings
+    """The keys of the section `model` that only it has, beside those that all methods have."""
+    train_settings: ClassVar[type[Settings]] = Settings
+    """The same of the section `train`."""
+    sample_settings: ClassVar[type[Settings]] = Settings
+    """The same of the section `sample`."""
+    telling_keys: ClassVar[tuple[str, ...]] = ()
+    """Its keys of the section `model` that tell its trainings apart where one is mentioned."""
+
+    def check(self, config: Configuration) -> None:
+        """Raise ValueError, with the dotted key first, where keys of several sections do not fit each other."""
+
+    def build_network(self, config: Configuration, images: ImageShape) -> nn.Module:
+        """A freshly initialised network ``network(z, log_snr[, labels])``.
+
+        z is (B, C, H, W), log_snr (B,), labels (B,) int64 where ``images.classes`` is not None. It answers with what
+        ``diffusion.prediction`` says, v by default.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has neither build nor build_network")
+
+    def build(self, config: Configuration, images: ImageShape) -> Model:
+        """The method's networks as one module with the face of :class:`models.method.Model`.
+
+        By default :meth:`build_network`'s, run at every step.
+        """
+        from models.parameterization import parameterization_of
+        from models.single_rate import OneNetwork
+
+        network = self.build_network(config, images)
+        return OneNetwork(network, parameterization_of(config.diffusion), images.classes)
+
+    def sampled(self, model: Any, config: Configuration) -> Model:
+        """What a sampler steps: the trained model itself, or something around it that needs no training."""
+        chosen: Model = model
+        return chosen
+
+    def loss(self, config: Configuration, schedule: CosineSchedule) -> Loss:
+        """What training minimises: by default the weighted error of x̂ at random times."""
+        from functools import partial
+
+        from models.objective import loss
+
+        return partial(loss, settings=self.loss_settings(config, schedule))
+
+    def loss_settings(self, config: Configuration, schedule: CosineSchedule) -> LossSettings:
+        """Settings of the default loss."""
+        from models.objective import LossSettings
+
+        diffusion = config.diffusion
+        return LossSettings(
+            schedule=schedule,
+            weighting="edm" if diffusion.preconditioning == "edm" else "sigmoid",
+            bias=diffusion.loss_bias,
+            sigma_data=diffusion.sigma_data,
+            log_sigma_mean=diffusion.log_sigma_mean,
+            log_sigma_std=diffusion.log_sigma_std,
+            label_dropout=config.train.label_dropout,
+        )
+
+    def runs_per_iteration(self, config: Configuration) -> Mapping[str, int]:
+        """How often one training iteration runs each network, by its name; once where it is not named here."""
+        return {}
+
+    def recomputes_activations(self, config: Configuration) -> bool:
+        """Whether the backward pass runs the forward pass again, which costs a third more."""
+        return False
+
+    def may_leave_parameters_unused(self, config: Configuration) -> bool:
+        """Whether a training step may leave a parameter without a gradient, for which several GPUs must look out."""
+        return True
+
+    def needs_refreshes(self, config: Configuration) -> bool:
+        """Whether sampling needs to be told at which steps it refreshes what is kept between steps."""
+        return False
+
+    def clips(self, config: Configuration) -> bool:
+        """Whether x̂ is clipped to the range of the data where the configuration does not say."""
+        return bool(config.diffusion.preconditioning != "edm")
+
+    def network_parameters(self, model: Any) -> Mapping[str, Iterable[nn.Parameter]]:
+        """Which parameters belong to which of ``model.networks``.
+
+        By default those of the submodule of that name; what is left over belongs to the last network, and all to an
+        only one.
+        """
+        *others, last = model.networks
+        children = dict(model.named_children())
+        owned = {name: list(children[name].parameters()) for name in others if name in children}
+        taken = {id(parameter) for parameters in owned.values() for parameter in parameters}
+        return {**owned, last: [parameter for parameter in model.parameters() if id(parameter) not in taken]}

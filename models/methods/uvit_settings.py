@@ -1,0 +1,93 @@
+"""The keys of a Residual U-ViT, which the project's own methods share, and the network that they describe."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from models.methods.base import ImageShape, PositiveInt, Probability, Settings
+
+if TYPE_CHECKING:
+    from models.uvit import UViTConfig
+
+MOST_CHANNELS = 2**20
+WIDTH_STEP = 8
+"""Widths are rounded to multiples of this."""
+Channels = Annotated[int, Field(ge=1, le=MOST_CHANNELS)]
+Factor = Annotated[float, Field(gt=0, le=1024)]
+BlockCount = Annotated[int, Field(ge=1, le=256)]
+LevelKind = Literal["conv", "transformer"]
+
+
+class UViTSettings(Settings):
+    """Of the section `model`. Tuples have one entry per resolution level, from the highest resolution to the lowest."""
+
+    patch: PositiveInt = Field(1, description="side of a patch in pixels")
+    width: Channels = Field(64, description="channels of level i are width × multipliers[i], to a multiple of 8")
+    multipliers: tuple[Factor, ...] = Field((1, 2), description="channels of each level over width")
+    blocks: tuple[BlockCount, ...] = Field(
+        (1, 4), description="blocks per level; on all levels but the lowest this many on the way down and again up"
+    )
+    levels: tuple[LevelKind, ...] = Field(
+        ("conv", "transformer"), min_length=1, description="kind of the blocks of each level; each halves the side"
+    )
+    head_width: Channels = Field(32, description="channels per attention head")
+    mlp_ratio: Factor = Field(4.0, description="hidden channels of a transformer block's MLP over its channels")
+    embedding: Channels | None = Field(None, description="width of the time and class embedding; 4 × width if unset")
+    dropout: Probability = Field(0.0, description="dropout inside transformer blocks")
+
+    @model_validator(mode="after")
+    def _check_levels(self) -> Self:
+        for key in self.per_level():
+            value = getattr(self, key)
+            if value is not None and len(value) != len(self.levels):
+                entries = "1 entry" if len(value) == 1 else f"{len(value)} entries"
+                raise ValueError(f"{key}: has {entries}, but levels has {len(self.levels)}")
+        widest = self.width * max(self.multipliers) * self.largest_scale()
+        if widest > MOST_CHANNELS:
+            raise ValueError(f"width: a level would have {widest:.4g} channels, more than {MOST_CHANNELS:,}")
+        return self
+
+    def per_level(self) -> tuple[str, ...]:
+        """The keys with one entry per level, beside `levels` itself."""
+        return ("multipliers", "blocks")
+
+    def largest_scale(self) -> float:
+        """Channels of the widest network over those that `width` says."""
+        return 1.0
+
+
+class UViTTraining(Settings):
+    """Of the section `train`."""
+
+    checkpoint_activations: bool = Field(
+        False, description="recompute activations in the backward pass: less memory, a third more compute"
+    )
+
+
+def uvit_config(model: Any, images: ImageShape, recompute: bool, scale: float = 1.0, **changes: Any) -> UViTConfig:
+    """The network of `model`, a :class:`UViTSettings`, with its widths times `scale`; `changes` win."""
+    from models.uvit import UViTConfig
+
+    values: dict[str, Any] = {
+        "size": images.size,
+        "channels": images.channels,
+        "out_channels": images.channels,
+        "patch": model.patch,
+        "widths": tuple(rounded(model.width * multiplier * scale) for multiplier in model.multipliers),
+        "blocks": model.blocks,
+        "kinds": model.levels,
+        "head_width": model.head_width,
+        "mlp_ratio": model.mlp_ratio,
+        "embedding": rounded((model.embedding or 4 * model.width) * scale),
+        "dropout": model.dropout,
+        "classes": images.classes,
+        "checkpoint_activations": recompute,
+    }
+    return UViTConfig(**values | changes)
+
+
+def rounded(width: float) -> int:
+    """`width` to the nearest multiple of :data:`WIDTH_STEP`, and at least that."""
+    return max(WIDTH_STEP, round(width / WIDTH_STEP) * WIDTH_STEP)
