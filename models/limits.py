@@ -1,4 +1,4 @@
-"""What values the science takes and starts from, as plain Python: a configuration is checked without importing torch."""
+"""Limits and defaults of the science, as plain Python: a configuration is checked without importing torch."""
 
 from __future__ import annotations
 

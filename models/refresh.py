@@ -39,7 +39,7 @@ def every(interval: int, steps: int) -> Refreshes:
     """Refresh at steps 0, interval, 2·interval, …; 1 ≤ interval ≤ steps."""
     _check_steps(steps)
     if not 1 <= interval <= steps:
-        raise ValueError(f"refresh_interval: {interval} is not between 1 and the number of steps, {steps}")
+        raise ValueError(f"refresh_interval: {interval} is not between 1 and {steps}, the number of steps")
     return tuple(step % interval == 0 for step in range(steps))
 
 
@@ -47,7 +47,7 @@ def evenly(refreshes: int, steps: int) -> Refreshes:
     """`refreshes` refreshes as evenly as whole steps allow: at steps ⌊i·steps/refreshes⌋; 1 ≤ refreshes ≤ steps."""
     _check_steps(steps)
     if not 1 <= refreshes <= steps:
-        raise ValueError(f"refreshes: {refreshes} is not between 1 and the number of steps, {steps}")
+        raise ValueError(f"refreshes: {refreshes} is not between 1 and {steps}, the number of steps")
     return explicit([i * steps // refreshes for i in range(refreshes)], steps)
 
 
@@ -58,5 +58,5 @@ def explicit(refresh_steps: Sequence[int], steps: int) -> Refreshes:
     if not chosen or chosen[0] != 0:
         raise ValueError(f"refresh_steps: {chosen} does not start with step 0")
     if chosen != sorted(set(chosen)) or chosen[-1] >= steps:
-        raise ValueError(f"refresh_steps: {chosen} does not rise below {steps} steps")
+        raise ValueError(f"refresh_steps: {chosen} does not rise, below {steps}, the number of steps")
     return tuple(step in set(chosen) for step in range(steps))

@@ -99,7 +99,7 @@ def test_every_package_has_a_floor() -> None:
         ("models.uvit", "from harness import errors"),
         ("harness.store.store", "from harness.engine import jobs"),
         ("harness.data.images", "def late():\n    import harness.cli.app"),
-        ("harness.errors", "from harness.config.dotted import KEYS"),
+        ("harness.errors", "from harness.config.dotted import flatten"),
         ("harness.report.page", "from harness.engine.build import build_model"),
     ],
 )

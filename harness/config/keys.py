@@ -89,6 +89,8 @@ def _marks(annotation: Any) -> Iterator[Any]:
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return NO_DEFAULT
+    if field.default_factory_takes_validated_data:  # it depends on another key
+        return "unset"
     value = field.get_default(call_default_factory=True)
     if value is None:
         return "unset"

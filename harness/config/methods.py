@@ -117,10 +117,8 @@ def _announced(kind: str) -> str:
     if kind in points:
         return points[kind].value
     choices = [*METHODS, *points]
-    problem = (
-        f"is not one of {', '.join(map(repr, choices))}{nearest(kind, choices)}, nor a method's package.module:Class"
-    )
-    raise UnknownMethod("model.kind", [f"{kind!r} {problem}"])
+    problem = f"is not one of {', '.join(map(repr, choices))}{nearest(kind, choices)}"
+    raise UnknownMethod("model.kind", [f"{kind!r} {problem}, nor a method's package.module:Class"])
 
 
 def _import(kind: str, place: str) -> tuple[object, ModuleType]:

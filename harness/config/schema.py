@@ -110,7 +110,7 @@ class ModelConfig(Section):
     def __new__(cls, **values: Any) -> Self:
         kind = values.get("kind", DEFAULT_KIND)
         chosen = section_class("model", kind) if cls is ModelConfig and isinstance(kind, str) else cls
-        return super().__new__(chosen)  # type: ignore[arg-type]
+        return super().__new__(chosen)
 
     @field_validator("kind")
     @classmethod
@@ -178,7 +178,7 @@ class TrainConfig(Section):
     workers: NonNegativeInt = Field(0, description="loader processes")
 
     def __new__(cls, **values: Any) -> Self:
-        return super().__new__(_class_with("train", values) if cls is TrainConfig else cls)  # type: ignore[arg-type]
+        return super().__new__(_class_with("train", values) if cls is TrainConfig else cls)
 
     @model_validator(mode="after")
     def _check_train(self) -> Self:
@@ -227,7 +227,7 @@ class _SampleConfig(Section):
     _distinct = field_validator("seeds")(distinct)
 
     def __new__(cls, **values: Any) -> Self:
-        return super().__new__(_class_with("sample", values) if cls is SampleConfig else cls)  # type: ignore[arg-type]
+        return super().__new__(_class_with("sample", values) if cls is SampleConfig else cls)
 
     @property
     def refresh_schedule(self) -> refresh.Refreshes | None:
@@ -338,8 +338,8 @@ class Experiment(Section):
     seed: Seed = Field(0, description="seed of the training: initial weights, data order, noise")
 
     def __new__(cls, **values: Any) -> Self:
-        chosen = experiment_of(_kind_in(values)) if cls is Experiment else cls
-        return super().__new__(chosen)  # type: ignore[arg-type]
+        chosen: Any = experiment_of(_kind_in(values)) if cls is Experiment else cls
+        return super().__new__(chosen)
 
     def __init__(self, **values: Any) -> None:
         """Of sections, or of mappings as a file has them. Raises :class:`ConfigError` like :func:`parse_experiment`."""

@@ -301,8 +301,8 @@ class StepRuns:
 def observe_steps(model: Any, image_shape: Sequence[int], classes: int = 0) -> StepRuns:
     """Run a refresh step of `model` and the one after it, on one blank image.
 
-    Raises :class:`UnknownOperatorError` for a model that runs no network through the `run` it is given, or that runs one
-    which it does not name among its `networks`.
+    Raises :class:`UnknownOperatorError` for a model that runs no network through the `run` it is given, or one that is
+    not named among its `networks`.
     """
     device = next(model.parameters()).device
     z = torch.zeros(1, *image_shape, device=device)

@@ -1,4 +1,4 @@
-"""The methods by name. A further one is a module here and a line below, or a class anywhere (`package.module:Class`)."""
+"""The methods by name. A further one is a module here and a line below, or any class (`package.module:Class`)."""
 
 from __future__ import annotations
 

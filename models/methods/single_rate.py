@@ -47,7 +47,8 @@ class SingleRateMethod(Method):
             )
         elif sample.cache_from_level >= levels:
             raise ValueError(
-                f"sample.cache_from_level: {sample.cache_from_level} is no level; the model has levels 0 to {levels - 1}"
+                f"sample.cache_from_level: {sample.cache_from_level} is no level; "
+                f"the model has levels 0 to {levels - 1}"
             )
 
     def build(self, config: Configuration, images: ImageShape) -> Model:

@@ -164,7 +164,7 @@ def test_bad_input_is_one_clear_message(case: str, tmp_path: Path) -> None:
 BAD_ARMS = {
     "interval over steps": (
         "set: {model.kind: dual_rate, sample.steps: 8, sample.refresh_interval: 9}",
-        r"arm 'a'.*sample\.refresh_interval: 9 is more than the 8 steps",
+        r"arm 'a'.*sample\.refresh_interval: 9 is not between 1 and 8",
     ),
     "missing interval": ("set: {model.kind: dual_rate}", r"sample\.refresh_interval: missing"),
     "unknown grid key": ("grid: {sample.stps: [1]}", r"grid: sample\.stps: unknown key \(did you mean 'sample\.steps'"),
@@ -180,7 +180,7 @@ BAD_ARMS = {
     "light width of a single network": ("set: {model.light_width: 0.5}", "only a dual_rate model has it"),
     "cached dual-rate": (
         "set: {model.kind: dual_rate, sample.cache_from_level: 1, sample.refreshes: 2}",
-        "only a single_rate model can be cached",
+        "cache_from_level: only a single_rate model has it, this one is dual_rate",
     ),
 }
 

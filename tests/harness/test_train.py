@@ -258,7 +258,7 @@ def test_profile_states_flops_of_the_model_and_leaves_a_trace(tmp_path: Path) ->
     model = build_training(experiment, open_data(experiment.data).info, CPU)[0].model
     costs = network_costs(model, (1, 8, 8), training=True)
     assert summary["gmacs_per_step"] * 1e9 == 3 * 8 * (costs["encoder"].macs + 2 * costs["denoiser"].macs)
-    assert summary["gmacs_per_step"] * 1e9 == training_macs_per_step(costs, 8, denoiser_times=2)
+    assert summary["gmacs_per_step"] * 1e9 == training_macs_per_step(costs, 8, runs={"denoiser": 2})
     expected = 2 * summary["gmacs_per_step"] / summary["seconds_per_step"] / 1e3
     assert summary["tflops_achieved"] == pytest.approx(expected)
     assert 0 < summary["share_of_reference"] < 1 and "measured here" in summary["reference"]

@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from models.cache import CachedSingleRate
-from models.dual_rate import DualRate, Preconditioning, SingleRate
+from models.dual_rate import DualRate
+from models.parameterization import Preconditioning
+from models.single_rate import SingleRate
 from models.uvit import UViT, UViTConfig
 
 HEAVY = UViTConfig(

@@ -27,6 +27,7 @@ from harness.measure.flops import (
     sampling_macs,
     training_macs_per_step,
 )
+from models.methods import METHODS
 from models.refresh import every
 from tests.measure import networks
 
@@ -276,7 +277,7 @@ def test_the_papers_arithmetic() -> None:
 def test_training_is_three_forward_passes_of_all_networks() -> None:
     costs = {"encoder": MacCount(1000, {}, {}), "denoiser": MacCount(10, {}, {})}
     assert training_macs_per_step(costs, batch=4) == 3 * 4 * 1010
-    assert training_macs_per_step(costs, batch=4, denoiser_times=3) == 3 * 4 * 1030
+    assert training_macs_per_step(costs, batch=4, runs={"denoiser": 3}) == 3 * 4 * 1030
     assert training_macs_per_step(costs, batch=4, recomputed=True) == 4 * 4 * 1010
 
 
@@ -293,10 +294,24 @@ def test_three_forward_passes_is_what_autograd_runs() -> None:
 
 def test_parameters_by_network() -> None:
     model = networks.dual_rate()
-    counts = parameter_counts(model)
+    counts = parameter_counts(model, METHODS["dual_rate"].network_parameters(model))
     assert sum(counts.values()) == sum(p.numel() for p in model.parameters())
     assert counts["encoder"] == sum(p.numel() for p in model.encoder.parameters())
-    assert set(parameter_counts(networks.cached())) == {"network"}
+    single = networks.single_rate()
+    assert set(parameter_counts(single, METHODS["single_rate"].network_parameters(single))) == {"network"}
+
+
+@pytest.mark.parametrize("wrong", [lambda model: model.encoder, lambda model: nn.ModuleList([model, model.encoder])])
+def test_parameters_that_belong_to_no_network_or_to_two_are_refused(wrong: Any) -> None:
+    model = networks.dual_rate()
+    owned = {"encoder": [p for part in wrong(model).children() for p in part.parameters()]}
+    with pytest.raises(ValueError, match="do not divide its parameters"):
+        parameter_counts(model, owned)
+
+
+def test_a_network_that_training_runs_and_sampling_does_not_is_said() -> None:
+    with pytest.raises(UnknownOperatorError, match="teacher: a training step runs it"):
+        training_macs_per_step({"network": MacCount(1, {}, {})}, batch=1, runs={"teacher": 1})
 
 
 def test_the_compute_of_a_record() -> None:

@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from models.cache import CachedSingleRate
-from models.dual_rate import ContextLevels, DualRate, Parameterization, SingleRate
+from models.dual_rate import ContextLevels, DualRate
+from models.parameterization import Parameterization
+from models.single_rate import SingleRate
 from models.uvit import ContextEntry, UViT, UViTConfig
 
 Net = TypeVar("Net", bound=nn.Module)

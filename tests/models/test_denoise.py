@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from models.denoise import Denoise, first
-from models.dual_rate import DualRate, SingleRate
+from models.dual_rate import DualRate
 from models.guidance import Guidance
 from models.noise import ImageNoise
 from models.process import CosineSchedule, noise_level
 from models.refresh import Refreshes, every, explicit
 from models.samplers import SAMPLERS
+from models.single_rate import SingleRate
 from models.spacing import karras_steps
 from tests.models.networks import CLASSES, IMAGE, METHODS, cached, dual_rate, single_rate
 

@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.dual_rate import ContextLevels, DualRate, Preconditioning, Prediction, SingleRate
+from models.dual_rate import ContextLevels, DualRate
+from models.parameterization import Preconditioning, Prediction
 from models.process import KINDS, Kind, alpha_sigma, diffuse, noise_level, to_x
+from models.single_rate import SingleRate
 from models.uvit import ContextEntry, UViT
 from tests.models.networks import CLASSES, IMAGE, config, dual_rate, single_rate
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from models.dual_rate import DualRate, Preconditioning, SingleRate
+from models.dual_rate import DualRate
+from models.dual_rate_loss import PairSettings, draw_pairs, dual_rate_loss, noisy_pair
 from models.noise import Stream
-from models.objective import LossSettings, Randomness, draw_pairs, edm_weight, loss, noisy_pair
+from models.objective import LossSettings, Randomness, edm_weight, loss
+from models.parameterization import Preconditioning
 from models.process import CosineSchedule, alpha_sigma, diffuse, noise_level
+from models.single_rate import SingleRate
 from tests.models.closed_forms import GAUSSIAN, TWO_GAUSSIANS, Mixture
 from tests.models.networks import CLASSES, IMAGE, dual_rate, single_rate
 
@@ -108,8 +112,8 @@ class Spy(DualRate):
 def test_the_loss_gives_the_networks_markov_pairs(pairs: Any, refreshes: Any, times: int) -> None:
     """z_τ is what q(z_τ | z_t) says: z_τ − (α_τ/α_t) z_t is independent of z_t, with the right variance."""
     spy, x = Spy(), images(20_000)[:, :, :1, :2]
-    settings = LossSettings(SCHEDULE, pairs=pairs, refreshes=refreshes, denoiser_times=times)
-    loss(spy, x, None, randomness(len(x)), settings)
+    settings = PairSettings(0.0, pairs, refreshes, times)
+    dual_rate_loss(spy, x, None, randomness(len(x)), LossSettings(SCHEDULE), settings)
     ((z_tau, tau, _, keep),) = spy.encoded
     assert keep is None
     assert len(spy.denoised) == times
@@ -139,7 +143,7 @@ def kolmogorov(values: Tensor) -> float:
 @pytest.mark.parametrize(("pairs", "refreshes"), [("grid", 6), ("range", (3, 20)), ("grid", 1), ("range", (5, 5))])
 @pytest.mark.parametrize("times", [1, 3])
 def test_times(pairs: Any, refreshes: Any, times: int) -> None:
-    settings = LossSettings(SCHEDULE, pairs=pairs, refreshes=refreshes, denoiser_times=times)
+    settings = PairSettings(0.0, pairs, refreshes, times)
     t, tau = draw_pairs(randomness(20_000), settings)
     assert t.shape == (times, 20_000)
     low, high = settings.refreshes_range
@@ -154,14 +158,14 @@ def test_times(pairs: Any, refreshes: Any, times: int) -> None:
 
 def test_grid_is_the_next_refresh_before_t() -> None:
     """Sampling runs from t = 1 down: the context in use at t was made at the smallest grid time that is not below t."""
-    t, tau = draw_pairs(randomness(1000), LossSettings(SCHEDULE, pairs="grid", refreshes=4))
+    t, tau = draw_pairs(randomness(1000), PairSettings(0.0, "grid", 4, 1))
     assert torch.allclose(tau, torch.ceil(t[0] * 4) / 4)
     assert tau.unique().tolist() == [0.25, 0.5, 0.75, 1.0]
 
 
 def test_range_draws_refreshes_log_uniformly() -> None:
     """R = r with probability log((r + 1)/r)/log((most + 1)/fewest); the t with τ = 1 and R = r are (1 − 1/r, 1)."""
-    settings = LossSettings(SCHEDULE, pairs="range", refreshes=(2, 4))
+    settings = PairSettings(0.0, "range", (2, 4), 1)
     t, tau = draw_pairs(randomness(60_000), settings)
     shares = {r: math.log((r + 1) / r) / math.log(5 / 2) for r in (2, 3, 4)}
     for value, expected in ((1 / 2, shares[2] / 2 + shares[4] / 4), (1 / 3, shares[3] / 3), (1 / 4, shares[4] / 4)):
@@ -274,18 +278,19 @@ def test_the_exact_denoiser_minimises_the_loss(data: Mixture) -> None:
 
 # --- what the loss is of the networks ---------------------------------------------------------------------
 
-SETTINGS = LossSettings(SCHEDULE, label_dropout=0.3, context_dropout=0.4, refreshes=(2, 8), denoiser_times=2)
+SETTINGS = LossSettings(SCHEDULE, label_dropout=0.3)
+PAIRS = PairSettings(context_dropout=0.4, pairs="range", refreshes=(2, 8), denoiser_times=2)
 
 
 class Case(NamedTuple):
     make: Callable[[], SingleRate | DualRate]
-    settings: LossSettings
+    loss: Callable[..., Tensor]
 
 
 CASES = {
-    "single_rate": Case(single_rate, SETTINGS),
-    "dual_rate": Case(dual_rate, SETTINGS),
-    "edm": Case(lambda: single_rate(Preconditioning()), replace(SETTINGS, weighting="edm")),
+    "single_rate": Case(single_rate, partial(loss, settings=SETTINGS)),
+    "dual_rate": Case(dual_rate, partial(dual_rate_loss, settings=SETTINGS, pairs=PAIRS)),
+    "edm": Case(lambda: single_rate(Preconditioning()), partial(loss, settings=replace(SETTINGS, weighting="edm"))),
 }
 
 
@@ -294,13 +299,13 @@ CASES = {
 def test_the_loss_is_the_mean_over_any_split_of_the_batch(case: Case, even: bool) -> None:
     model, x, labels = case.make(), images(12), torch.arange(12) % CLASSES
     batch = 12 if even else None
-    whole = loss(model, x, labels, Randomness(1, 5, torch.arange(12), batch), case.settings)
+    whole = case.loss(model, x, labels, Randomness(1, 5, torch.arange(12), batch))
     parts = [
-        loss(model, x[part], labels[part], Randomness(1, 5, part, batch), case.settings)
+        case.loss(model, x[part], labels[part], Randomness(1, 5, part, batch))
         for part in (torch.tensor([7, 2, 9, 0]), torch.tensor([1, 3, 4, 5]), torch.tensor([6, 8, 10, 11]))
     ]
     assert torch.stack(parts).mean().item() == pytest.approx(whole.item(), rel=1e-4)
-    other = loss(model, x, labels, Randomness(1, 6, torch.arange(12), batch), case.settings)
+    other = case.loss(model, x, labels, Randomness(1, 6, torch.arange(12), batch))
     assert other.item() != pytest.approx(whole.item(), rel=1e-3), "the next step draws anew"
 
 
@@ -310,7 +315,7 @@ def test_gradients_are_those_of_finite_differences(case: Case) -> None:
     x, labels = images(4).double(), torch.tensor([0, 1, 2, 0])
 
     def value() -> Tensor:
-        return loss(model, x, labels, randomness(4), case.settings)
+        return case.loss(model, x, labels, randomness(4))
 
     parameters = list(model.parameters())
     gradients = torch.autograd.grad(value(), parameters)
@@ -328,14 +333,14 @@ def test_gradients_are_those_of_finite_differences(case: Case) -> None:
 
 def test_every_parameter_of_both_networks_learns() -> None:
     model = dual_rate(context_entry="block")
-    loss(model, images(16), torch.arange(16) % CLASSES, randomness(16), SETTINGS).backward()
+    dual_rate_loss(model, images(16), torch.arange(16) % CLASSES, randomness(16), SETTINGS, PAIRS).backward()
     assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
 def test_where_all_context_is_dropped_the_encoder_learns_nothing_and_the_denoiser_still_does() -> None:
     model = dual_rate()
-    settings = replace(SETTINGS, context_dropout=1.0)
-    loss(model, images(8), torch.arange(8) % CLASSES, randomness(8), settings).backward()
+    pairs = replace(PAIRS, context_dropout=1.0)
+    dual_rate_loss(model, images(8), torch.arange(8) % CLASSES, randomness(8), SETTINGS, pairs).backward()
     assert all(not p.grad.any() for p in model.encoder.parameters() if p.grad is not None)
     assert model.denoiser.levels[0].enter.weight.grad.abs().max() > 0  # type: ignore[union-attr]
 
@@ -345,8 +350,8 @@ def test_dropping_is_keyed_per_image_and_moves_nothing_else() -> None:
     for dropout in (0.0, 0.5):
         spy = Spy()
         spy.classes = 10
-        settings = LossSettings(SCHEDULE, context_dropout=dropout, label_dropout=dropout)
-        loss(spy, images(2000), torch.full((2000,), 3), randomness(2000), settings)
+        settings, pairs = LossSettings(SCHEDULE, label_dropout=dropout), PairSettings(dropout, "range", (4, 32), 1)
+        dual_rate_loss(spy, images(2000), torch.full((2000,), 3), randomness(2000), settings, pairs)
         spies.append(spy)
     (z_tau, tau, labels, keep), (same_z_tau, same_tau, dropped, kept) = (spy.encoded[0] for spy in spies)
     assert torch.equal(z_tau, same_z_tau)
@@ -370,19 +375,23 @@ def test_labels_do_not_reach_a_model_without_classes() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"weighting": "uniform"}, "weighting: 'uniform' is not one of sigmoid, edm"),
         ({"pairs": "all"}, "pairs: 'all' is not one of grid, range"),
-        ({"pairs": "grid"}, "refreshes: .* does not fit pairs 'grid'"),
-        ({"refreshes": 4}, "refreshes: 4 does not fit pairs 'range'"),
-        ({"refreshes": (8, 4)}, "refreshes: .* fewest before most"),
+        ({"pairs": "grid"}, "refreshes: pairs on a grid take one number"),
+        ({"refreshes": 4}, r"refreshes: pairs over a range take \[fewest, most\]"),
+        ({"refreshes": (8, 4)}, r"refreshes: pairs over a range take \[fewest, most\]"),
         ({"refreshes": (0, 4)}, "refreshes: .* at least 1"),
     ],
 )
-def test_refuses(changes: dict[str, Any], message: str) -> None:
+def test_refuses_pairs(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        LossSettings(**changes)
+        replace(PAIRS, **changes)
+
+
+def test_refuses_an_unknown_weighting() -> None:
+    with pytest.raises(ValueError, match="weighting: 'uniform' is not one of sigmoid, edm"):
+        LossSettings(weighting="uniform")  # type: ignore[arg-type]
 
 
 def test_a_dual_rate_has_the_sigmoid_weighting() -> None:
     with pytest.raises(ValueError, match="weighting"):
-        loss(dual_rate(), images(2), None, randomness(2), LossSettings(weighting="edm"))
+        dual_rate_loss(dual_rate(), images(2), None, randomness(2), LossSettings(weighting="edm"), PAIRS)

@@ -41,14 +41,14 @@ def test_explicit() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: every(0, 4), "interval: 0 is not between 1 and the 4 steps"),
-        (lambda: every(5, 4), "interval: 5 is not between 1 and the 4 steps"),
-        (lambda: evenly(5, 4), "refreshes: 5 is not between 1 and the 4 steps"),
+        (lambda: every(0, 4), "refresh_interval: 0 is not between 1 and 4"),
+        (lambda: every(5, 4), "refresh_interval: 5 is not between 1 and 4"),
+        (lambda: evenly(5, 4), "refreshes: 5 is not between 1 and 4"),
         (lambda: every(1, 0), "steps: 0 is less than 1"),
         (lambda: explicit([1, 2], 4), "does not start with step 0"),
         (lambda: explicit([], 4), "does not start with step 0"),
-        (lambda: explicit([0, 4], 4), "does not rise below 4 steps"),
-        (lambda: explicit([0, 2, 2], 4), "does not rise below 4 steps"),
+        (lambda: explicit([0, 4], 4), "does not rise, below 4"),
+        (lambda: explicit([0, 2, 2], 4), "does not rise, below 4"),
     ],
 )
 def test_refuses(call: object, message: str) -> None:

@@ -157,7 +157,7 @@ def test_a_miniature_runs_from_end_to_end(tmp_path: Path) -> None:
     sweep, info = load_sweep(file), open_data(DataConfig(name="images", path=str(data))).info
     for cell in sweep.cells.values():
         record = json.loads((tmp_path / "results" / "runs" / "cells" / f"{cell.id}.json").read_text(encoding="utf-8"))
-        costs = planned_costs(cell.experiment, info, cell.experiment.sample.cache_from_level)
+        costs = planned_costs(cell.experiment, info)
         planned = sampling_macs(costs, expected_evaluations(cell.experiment))
         assert record["compute"]["macs_per_image"] == planned, "without weights, as fvcore counts them"
         assert record["time"]["compiled"] and record["time"]["dtype"] == "bfloat16"

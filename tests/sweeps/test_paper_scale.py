@@ -39,7 +39,7 @@ def experiment(sweep: str, arm: str, *overrides: str) -> Experiment:
 def gmacs(sweep: str, arm: str, *overrides: str) -> dict[str, float]:
     """Per evaluation of each network."""
     chosen = experiment(sweep, arm, *overrides)
-    costs = planned_costs(chosen, INFO[sweep], chosen.sample.cache_from_level)
+    costs = planned_costs(chosen, INFO[sweep])
     return {name: cost.gmacs for name, cost in costs.items()}
 
 
