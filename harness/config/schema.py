@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cache
-from typing import Annotated, Any, Literal, Self, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 
 from pydantic import BaseModel, Field, ValidationError, create_model, field_validator, model_validator
 from pydantic.fields import FieldInfo
@@ -22,6 +22,7 @@ from pydantic.fields import FieldInfo
 from harness.config.complaints import complaints, section_of
 from harness.config.complaints import key_types as types_of_keys
 from harness.config.complaints import nearest as nearest
+from harness.config.datasets import DATA_SETS
 from harness.config.methods import SECTIONS as OF_METHODS
 from harness.config.methods import known_methods, method_of
 from harness.config.values import as_typed, options_of
@@ -44,6 +45,10 @@ from models.methods.base import NonNegativeFloat, NonNegativeInt, PositiveFloat,
 from models.samplers import SAMPLERS
 
 Seed = Annotated[int, Field(ge=0, lt=SEEDS)]
+if TYPE_CHECKING:
+    DataName = str
+else:
+    DataName = Literal[tuple(DATA_SETS)]
 DEFAULT_KIND = "single_rate"
 SCORE_SPLITS = 10
 """The Inception score is the mean over this many parts of the images, as in the literature."""
@@ -65,9 +70,8 @@ def distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
 class DataConfig(Section):
     """Which images, and at what size."""
 
-    name: Literal["digits", "cifar10", "images"] = Field(
-        "digits",
-        description="scikit-learn's 8×8 digits, CIFAR-10's archive, or a folder or zip of images",
+    name: DataName = Field(
+        "digits", description="; ".join(f"{name}: {facts.description}" for name, facts in DATA_SETS.items())
     )
     path: str | None = Field(
         None,
@@ -83,17 +87,18 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.name == "digits" and self.path is not None:
+        facts = DATA_SETS[self.name]
+        if self.path is not None and not facts.needs_path:
             raise ValueError(
-                "path: the digits come with scikit-learn and take no path; for the images at this path set "
+                f"path: {self.name} ({facts.description}) takes no path; for the images at this path set "
                 f"data.name: {'cifar10' if 'cifar-10' in self.path.lower() else 'images'}"
             )
-        if self.name != "digits" and not self.path:
+        if facts.needs_path and not self.path:
             raise ValueError(f"path: {self.name} needs the path of its archive, folder or zip")
-        if self.name == "digits" and self.size not in (None, 8):
-            raise ValueError("size: the digits are 8×8")
-        if self.name in ("digits", "cifar10") and self.classes not in (None, 10):
-            raise ValueError(f"classes: {self.name} has 10")
+        if facts.size is not None and self.size not in (None, facts.size):
+            raise ValueError(f"size: {self.name} has images {facts.size}×{facts.size}")
+        if facts.classes is not None and self.classes not in (None, facts.classes):
+            raise ValueError(f"classes: {self.name} has {facts.classes}")
         return self
 
 
@@ -374,8 +379,9 @@ class Experiment(Section):
             raise ValueError(
                 "measure.latency.warmup: must be at least 1 with sample.compile, or compiling is in the times"
             )
-        if self.data.name == "digits" and self.measure.reference == "test":
-            raise ValueError("measure.reference: the digits have one split, train")
+        splits = DATA_SETS[self.data.name].splits
+        if self.measure.reference not in splits:
+            raise ValueError(f"measure.reference: {self.data.name} has one split, {splits[0]}")
         if self.measure.features == "digits" and self.data.name != "digits":
             raise ValueError("measure.features: the digits' extractor is for the digits only")
         return self

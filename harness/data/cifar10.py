@@ -15,13 +15,18 @@ import time
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness.config.schema import DataConfig
 from harness.data.checksums import State, file_digest, is_settled, state_of
+from harness.data.sets import DataSet
 from harness.errors import DataError, MissingDataError
 from harness.files import expanded, tried
+
+if TYPE_CHECKING:
+    from harness.data.dataset import DataInfo, Dataset
 
 SIZE = 32
 CLASSES = 10
@@ -169,3 +174,33 @@ def is_archive(path: str) -> bool:
     if place.is_file():
         return place.name.lower().endswith((".tar.gz", ".tgz", ".tar"))
     return any((place / name).exists() for name in ("data_batch_1", "cifar-10-batches-py"))
+
+
+def _identity(config: DataConfig, split: str) -> str:
+    return fingerprint(config.path or "", split)
+
+
+def _info(config: DataConfig, split: str = "train", images: int = 0, fingerprint: str = "") -> DataInfo:
+    from harness.data.dataset import DataInfo, display_name
+    from harness.data.pixels import check_averaging
+
+    size, channels = config.size or SIZE, config.channels or 3
+    try:
+        check_averaging(SIZE, SIZE, size)
+    except ValueError as failure:
+        raise DataError(f"{config.path}: every image {failure}") from None
+    name = display_name(config.label or "CIFAR-10", size, channels, 3)
+    return DataInfo(name, split, images, size, channels, CLASSES, fingerprint)
+
+
+def _opened(config: DataConfig, split: str) -> Dataset:
+    from harness.data.dataset import ArrayPixels, Dataset
+    from harness.data.pixels import area_average, with_channels
+
+    assert config.path is not None
+    images, labels = load(config.path, split)
+    info = _info(config, split, len(images), fingerprint(config.path, split))
+    return Dataset(info, labels, ArrayPixels(with_channels(area_average(images, info.size), info.channels)))
+
+
+DATA_SET = DataSet(_identity, _info, _opened)

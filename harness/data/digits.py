@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from harness.config.schema import DataConfig
+from harness.data.sets import DataSet
 from harness.errors import DataError
+
+if TYPE_CHECKING:
+    from harness.data.dataset import DataInfo, Dataset
 
 LEVELS = 16
 CLASSES = 10
@@ -18,13 +24,8 @@ CONTENT = "0b7e9c3202d7bcd255d6a19a238d3743bf5e320ba74812a6679958a017c55382"
 
 
 def to_uint8(values: np.ndarray) -> np.ndarray:
-    """Values 0..16 to uint8 0..255: v·255/16, rounded. No two values meet; :func:`to_values` goes back."""
+    """Values 0..16 to uint8 0..255: v·255/16, rounded. No two values meet."""
     return ((values.astype(np.int64) * 510 + LEVELS) // (2 * LEVELS)).astype(np.uint8)
-
-
-def to_values(pixels: np.ndarray) -> np.ndarray:
-    """Inverse of :func:`to_uint8` on its range: uint8 to int64 0..16."""
-    return (pixels.astype(np.int64) * 2 * LEVELS + 255) // 510
 
 
 @cache
@@ -37,3 +38,27 @@ def load() -> tuple[np.ndarray, np.ndarray]:
     if hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest() != CONTENT:
         raise DataError("digits: scikit-learn's digits are not those that are known here; install another version")
     return images, labels
+
+
+def _fingerprint(config: DataConfig, split: str) -> str:
+    return FINGERPRINT
+
+
+def _info(config: DataConfig, images: int = 0) -> DataInfo:
+    from harness.data.dataset import DataInfo, display_name
+
+    channels = config.channels or 1
+    name = display_name(config.label or "digits", SIZE, channels, 1)
+    return DataInfo(name, "train", images, SIZE, channels, CLASSES, FINGERPRINT)
+
+
+def _opened(config: DataConfig, split: str) -> Dataset:
+    from harness.data.dataset import ArrayPixels, Dataset
+    from harness.data.pixels import with_channels
+
+    images, labels = load()
+    info = _info(config, len(images))
+    return Dataset(info, labels, ArrayPixels(with_channels(images, info.channels)))
+
+
+DATA_SET = DataSet(_fingerprint, _info, _opened)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+from harness.config.datasets import DATA_SETS
 from harness.config.schema import DataConfig
-from harness.data import cifar10, digits
-from harness.data.listing import list_images
+from harness.data.sets import data_set
 from harness.errors import DataError
 
 SPLITS = ("train", "test")
@@ -20,27 +18,13 @@ def fingerprint(config: DataConfig, split: str = "train") -> str:
     configuration do. Raises :class:`DataError` if the data are not there, are damaged, or could be read in two ways.
     """
     check_split(config.name, split)
-    return FINGERPRINTS[config.name](config.path or "", split)
+    return data_set(config.name).fingerprint(config, split)
 
 
 def check_split(name: str, split: str) -> None:
-    """Raise :class:`DataError` unless data of kind `name` can have this split."""
+    """Raise :class:`DataError` unless the data set `name` has this split."""
     if split not in SPLITS:
         raise DataError(f"{split!r} is no split; choices: {', '.join(SPLITS)}")
-    if name == "digits" and split != "train":
-        raise DataError("digits: there is one split, train")
-
-
-def _of_digits(path: str, split: str) -> str:
-    return digits.FINGERPRINT
-
-
-def _of_images(path: str, split: str) -> str:
-    return list_images(path, split).fingerprint
-
-
-FINGERPRINTS: dict[str, Callable[[str, str], str]] = {
-    "digits": _of_digits,
-    "cifar10": cifar10.fingerprint,
-    "images": _of_images,
-}
+    has = DATA_SETS[name].splits
+    if split not in has:
+        raise DataError(f"{name}: there is one split, {has[0]}")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from harness.config.schema import DataConfig
 from harness.data import png
 from harness.data.damage import DamagedImageError
-from harness.data.dataset import DataInfo, Dataset, display_name
 from harness.data.listing import Listing, list_images
 from harness.data.pixels import (
     GREY_MODES,
@@ -21,8 +21,12 @@ from harness.data.pixels import (
     read_header,
     to_array,
 )
+from harness.data.sets import DataSet
 from harness.errors import DataError, printable
 from harness.files import expanded
+
+if TYPE_CHECKING:
+    from harness.data.dataset import DataInfo, Dataset
 
 PROBED = 64
 
@@ -55,6 +59,8 @@ class ImagePixels:
 
 def open_images(config: DataConfig, split: str) -> Dataset:
     """The images at ``config.path``. Raises :class:`DataError`, one message."""
+    from harness.data.dataset import DataInfo, Dataset, display_name
+
     assert config.path is not None
     listing = list_images(config.path, split)
     side, grey = known_or_probed(listing)
@@ -150,3 +156,14 @@ def _size(header: Header) -> str:
 
 def _mixed(size: tuple[int, int], side: int) -> str:
     return f"is {size[0]}×{size[1]}, others are {side}×{side}"
+
+
+def _fingerprint(config: DataConfig, split: str) -> str:
+    return list_images(config.path or "", split).fingerprint
+
+
+def _info(config: DataConfig) -> DataInfo:
+    return open_images(config, "train").info
+
+
+DATA_SET = DataSet(_fingerprint, _info, open_images)

@@ -1,13 +1,18 @@
-"""The samplers by name. A further one is a module here and a line below."""
+"""The samplers by name. A further one is a module here, which ends with its ``SAMPLER``, and a line below."""
 
 from __future__ import annotations
 
-from models.samplers.ancestral import ANCESTRAL
-from models.samplers.base import Option, Sampler
-from models.samplers.ddim import DDIM
-from models.samplers.dpmpp_2m import DPMPP_2M
-from models.samplers.heun import HEUN
+from importlib import import_module
 
-SAMPLERS: dict[str, Sampler] = {sampler.name: sampler for sampler in (ANCESTRAL, DDIM, HEUN, DPMPP_2M)}
+from models.samplers.base import Option, Sampler
+
+MODULES = (
+    "ancestral",
+    "ddim",
+    "heun",
+    "dpmpp_2m",
+)
+_DECLARED: list[Sampler] = [import_module(f"{__name__}.{module}").SAMPLER for module in MODULES]
+SAMPLERS: dict[str, Sampler] = {sampler.name: sampler for sampler in _DECLARED}
 
 __all__ = ["SAMPLERS", "Option", "Sampler"]

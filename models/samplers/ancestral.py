@@ -43,6 +43,6 @@ def ancestral(
     return last_step(denoise, z, t[grid.last], grid.last, callback)
 
 
-ANCESTRAL = Sampler(
+SAMPLER = Sampler(
     "ancestral", ancestral, {"variance": Option("0 posterior variance, 1 upper bound, in between", high=1.0)}
 )

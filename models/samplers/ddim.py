@@ -43,4 +43,4 @@ def ddim(
     return last_step(denoise, z, t[grid.last], grid.last, callback)
 
 
-DDIM = Sampler("ddim", ddim, {"eta": Option("0 deterministic, 1 ancestral", high=1.0)})
+SAMPLER = Sampler("ddim", ddim, {"eta": Option("0 deterministic, 1 ancestral", high=1.0)})

@@ -42,4 +42,4 @@ def dpmpp_2m(
     return last_step(denoise, z, t[grid.last], grid.last, callback)
 
 
-DPMPP_2M = Sampler("dpmpp_2m", dpmpp_2m)
+SAMPLER = Sampler("dpmpp_2m", dpmpp_2m)

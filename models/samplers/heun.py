@@ -62,7 +62,7 @@ def _raised(sigma: float, share: float, churn_range: tuple[float, float]) -> flo
     return sigma * (1 + min(share, math.sqrt(2) - 1)) if low <= sigma <= high else sigma
 
 
-HEUN = Sampler(
+SAMPLER = Sampler(
     "heun",
     heun,
     {

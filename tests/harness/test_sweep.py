@@ -145,7 +145,7 @@ BAD = {
     "zero steps": ("base: {sample.steps: 0}", r"sample\.steps: .*greater than or equal to 1, not 0"),
     "interval on single-rate": ("base: {sample.refresh_interval: 2}", "a single_rate model refreshes nothing"),
     "sampler's option": ("base: {sample.eta: 0.5}", r"sample\.eta: only ddim has it, the sampler is ancestral"),
-    "path of digits": ("base: {data.path: /x}", r"data\.path: the digits come with scikit-learn"),
+    "path of digits": ("base: {data.path: /x}", r"data\.path: digits \(scikit-learn's 8×8 digits\) takes no path"),
     "guidance without classes": ("base: {sample.guidance: 2.0}", r"needs model\.class_conditional"),
     "list for section": ("base: {train: [1]}", r"train: is a section of keys, not \[1\]"),
 }

@@ -29,7 +29,7 @@ SWEEPS = [path for path in sorted((Path(__file__).parents[2] / "sweeps").glob("*
 def architectures(sweep: Path) -> Iterator[tuple[Any, Experiment]]:
     """One experiment for each kind of network in `sweep`."""
     experiments = [cell.experiment for cell in load_sweep(sweep).cells.values()]
-    seen = {(e.model, e.diffusion.preconditioning, e.sample.cache_from_level): e for e in experiments}
+    seen = {(e.model, e.diffusion.preconditioning, getattr(e.sample, "cache_from_level", None)): e for e in experiments}
     yield from seen.items()
 
 
