@@ -343,7 +343,7 @@ class Experiment(Section):
     seed: Seed = Field(0, description="seed of the training: initial weights, data order, noise")
 
     def __new__(cls, **values: Any) -> Self:
-        chosen: Any = experiment_of(_kind_in(values)) if cls is Experiment else cls
+        chosen: Any = _class_for(values) if cls is Experiment else cls
         return super().__new__(chosen)
 
     def __init__(self, **values: Any) -> None:
@@ -523,14 +523,23 @@ def _without_unset(values: dict[str, Any], model: type[BaseModel]) -> dict[str, 
 
 def parse_experiment(values: Mapping[str, Any], source: str) -> Experiment:
     """A resolved experiment from a plain mapping; `source` (a file, an arm) opens every message."""
-    kind = _kind_in(values)
     try:
-        chosen = experiment_of(kind)
-    except ConfigError:  # which the key itself will tell, beside all others that are wrong
-        chosen, values = experiment_of(DEFAULT_KIND), _without_own_keys(values)
+        chosen = _class_for(values)
+    except ConfigError as error:
+        raise ConfigError(source, [f"model.kind: {problem}" for problem in error.problems]) from error
     experiment = BaseModel.__new__(chosen)
     _fill(experiment, values, source)
     return experiment
+
+
+def _class_for(values: Mapping[str, Any]) -> type[Experiment]:
+    """The class of the kind that `values` name; the default one where there is none, which the key itself will tell."""
+    kind = _kind_in(values)
+    try:
+        method_of(kind)
+    except ConfigError:
+        kind = DEFAULT_KIND
+    return experiment_of(kind)
 
 
 def _fill(experiment: Experiment, values: Mapping[str, Any], source: str) -> None:
@@ -538,6 +547,10 @@ def _fill(experiment: Experiment, values: Mapping[str, Any], source: str) -> Non
     chosen = type(experiment)
     plain = {key: _given(value) for key, value in values.items()}
     plain = _without_nothing(plain, chosen)
+    if (
+        chosen is experiment_of(DEFAULT_KIND) and _kind_in(plain) != DEFAULT_KIND
+    ):  # one complaint about the kind is enough
+        plain = _without_own_keys(plain)
     _check_utf8(plain, source)
     try:
         text = json.dumps(as_typed(chosen, plain))
