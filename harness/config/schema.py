@@ -7,6 +7,7 @@ reports *all* problems at once, each with the key, the value, the choices and th
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -35,6 +36,7 @@ MOST_CHANNELS = 2**20
 Channels = Annotated[int, Field(ge=1, le=MOST_CHANNELS)]
 Factor = Annotated[float, Field(gt=0, le=1024)]
 BlockCount = Annotated[int, Field(ge=1, le=256)]
+TRAINING_ID = r"training:(?:unknown-)?[0-9a-f]{16}"
 LevelKind = Literal["conv", "transformer"]
 
 
@@ -191,6 +193,19 @@ class TrainConfig(Section):
     checkpoint_every: PositiveInt = Field(200, description="steps between checkpoints")
     log_every: PositiveInt = 50
     workers: NonNegativeInt = Field(0, description="loader processes")
+    start: str | None = Field(
+        None,
+        min_length=1,
+        description="the weights that training begins with: an arm of the sweep (its training of the same seed), "
+        "training:ID, or the path of a weights file. Random weights if unset",
+    )
+
+    @field_validator("start")
+    @classmethod
+    def _start(cls, start: str | None) -> str | None:
+        if start is not None and start.startswith("training:") and not re.fullmatch(TRAINING_ID, start):
+            raise ValueError(f"{start!r} is no id of a training; write it as training:0123456789abcdef")
+        return start
 
 
 class _SampleConfig(Section):

@@ -1,16 +1,18 @@
-"""Preflight checks of every cell that is missing: data, extractor, disk."""
+"""Preflight checks of what is missing: data, extractor, disk, the weights that trainings start from."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.config.schema import Experiment, ModelConfig
 from harness.dispatch.plan import Plan
-from harness.errors import DataError, StoreError
+from harness.dispatch.sweep import Training
+from harness.errors import ConfigError, DataError, StoreError
+from harness.store.identity import start_file, start_training
 from harness.store.store import Store
 
 if TYPE_CHECKING:
@@ -21,10 +23,56 @@ LEAST_FREE_BYTES = 64 * 2**20
 
 def check_sweep(planned: Plan, store: Store) -> None:
     """Raise the first error that the missing cells would meet."""
-    experiments = [cell.experiment for cell in planned.missing_cells]
-    check_data(experiments)
-    check_measures(experiments)
+    cells = [cell.experiment for cell in planned.missing_cells]
+    check_data([*(training.experiment for training in planned.missing_trainings), *cells])
+    check_measures(cells)
     check_store(store)
+    check_starts(planned, store)
+
+
+def check_starts(planned: Plan, store: Store) -> None:
+    """Raise :class:`ConfigError` with all that keeps a missing training from starting with the weights it asks for."""
+    starting = [training for training in planned.missing_trainings if training.experiment.train.start is not None]
+    problems: dict[str, None] = {}
+    for training in starting:
+        if (reason := start_problem(training, planned.sweep.trainings, store)) is not None:
+            arms = ", ".join(map(repr, training.arms)) or f"training {training.id}"
+            problems[
+                f"{'arms' if len(training.arms) > 1 else 'arm' if training.arms else ''} {arms}: {reason}".strip()
+            ] = None
+    if problems:
+        raise ConfigError(str(planned.sweep.path), list(problems))
+
+
+def start_problem(training: Training, known: Mapping[str, Training], store: Store) -> str | None:
+    """Why `training` cannot start with the weights that it asks for, which may still have to be trained; None if it can.
+
+    `known` are the trainings of which the configuration is known.
+    """
+    from harness.engine.start import file_shapes, misfit, network_shapes
+
+    experiment = training.experiment
+    id, path = start_training(experiment), start_file(experiment)
+    if id is None and path is None:
+        return None
+    try:
+        if id is not None and store.is_trained(id):
+            shapes = file_shapes(store.weights_path(id), id)
+        elif id is not None and id in known:
+            shapes = network_shapes(known[id].experiment)
+        elif path is not None:
+            shapes = file_shapes(path)
+        else:
+            return (
+                f"train.start: {experiment.train.start}: {store.runs} holds neither its weights nor its configuration"
+            )
+    except StoreError as error:
+        return f"train.start: {error}"
+    reason = misfit(network_shapes(experiment), shapes)
+    if reason is None:
+        return None
+    arms = known[id].arms if id is not None and id in known else []
+    return f"train.start: {arms[0] if arms else experiment.train.start} {reason}"
 
 
 def check_data(experiments: Iterable[Experiment]) -> None:
