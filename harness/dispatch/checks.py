@@ -32,29 +32,26 @@ def check_sweep(planned: Plan, store: Store) -> None:
 
 def check_starts(planned: Plan, store: Store) -> None:
     """Raise :class:`ConfigError` with all that keeps a missing training from starting with the weights it asks for."""
-    starting = [training for training in planned.missing_trainings if training.experiment.train.start is not None]
-    problems: dict[str, None] = {}
-    for training in starting:
+    problems: dict[str, None] = {}  # those of several seeds once
+    for training in planned.missing_trainings:
         if (reason := start_problem(training, planned.sweep.trainings, store)) is not None:
-            arms = ", ".join(map(repr, training.arms)) or f"training {training.id}"
-            problems[
-                f"{'arms' if len(training.arms) > 1 else 'arm' if training.arms else ''} {arms}: {reason}".strip()
-            ] = None
+            arms = f"arm {' and '.join(map(repr, training.arms))}" if training.arms else str(training.target)
+            problems[f"{arms}: {reason}"] = None
     if problems:
         raise ConfigError(str(planned.sweep.path), list(problems))
 
 
 def start_problem(training: Training, known: Mapping[str, Training], store: Store) -> str | None:
-    """Why `training` cannot start with the weights that it asks for, which may still have to be trained; None if it can.
+    """Why `training` cannot start with the weights that it asks for; None if it can.
 
-    `known` are the trainings of which the configuration is known.
+    These may still have to be trained: of the `known` trainings the shapes follow from their configurations.
     """
-    from harness.engine.start import file_shapes, misfit, network_shapes
-
     experiment = training.experiment
     id, path = start_training(experiment), start_file(experiment)
     if id is None and path is None:
         return None
+    from harness.engine.start import file_shapes, misfit, network_shapes
+
     try:
         if id is not None and store.is_trained(id):
             shapes = file_shapes(store.weights_path(id), id)
@@ -63,16 +60,12 @@ def start_problem(training: Training, known: Mapping[str, Training], store: Stor
         elif path is not None:
             shapes = file_shapes(path)
         else:
-            return (
-                f"train.start: {experiment.train.start}: {store.runs} holds neither its weights nor its configuration"
-            )
+            return f"train.start: {store.runs} holds neither the weights nor the configuration of training {id}"
     except StoreError as error:
         return f"train.start: {error}"
     reason = misfit(network_shapes(experiment), shapes)
-    if reason is None:
-        return None
     arms = known[id].arms if id is not None and id in known else []
-    return f"train.start: {arms[0] if arms else experiment.train.start} {reason}"
+    return None if reason is None else f"train.start: {arms[0] if arms else experiment.train.start} {reason}"
 
 
 def check_data(experiments: Iterable[Experiment]) -> None:

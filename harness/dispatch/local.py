@@ -25,7 +25,6 @@ from harness.errors import FULL_CURE, FULL_WORDS, Blocked, DiskFull, Stopped
 from harness.interrupts import STOPPING, StopRequest, on_signal, stop_on_interrupt
 from harness.processes import name_for_submitit, own_packages_first
 from harness.store.lease import LeaseHeld, lease
-from harness.store.needs import missing_need
 from harness.store.store import Store, Target
 
 
@@ -227,7 +226,7 @@ def _block(plan: Plan, store: Store, waiting: list[Target], progress: SweepProgr
         if lost is None or store.is_done(lost):
             continue
         waiting.remove(target)
-        reason = outcome.blocked[target] = missing_need(store, lost)
+        reason = outcome.blocked[target] = outcome.blocked.get(lost) or f"{lost} failed: {outcome.failed[lost]}"
         with contextlib.suppress(LeaseHeld), lease(store.lease_path(target)):
             store.set_state(target, state="blocked", error=reason)
         progress.note(f"blocked  {progress.label(target)}: {reason}", target)
