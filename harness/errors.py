@@ -67,7 +67,7 @@ class DispatchError(HarnessError):
 
 
 class Blocked(HarnessError):
-    """A cell whose training has no weights, and why."""
+    """A target that cannot be made because something that it needs is not there, and why."""
 
 
 class Stopped(Exception):

@@ -185,6 +185,10 @@ def train(
     overrides: Overrides = [],  # noqa: B006
     arm: Arm = None,
     results: Results = RESULTS,
+    start: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="begin with the weights in this file; as --set train.start=FILE"),
+    ] = None,
     profile: Annotated[
         bool, typer.Option("--profile", help="time and trace a few steps, print achieved FLOP/s; train nothing")
     ] = False,
@@ -196,7 +200,7 @@ def train(
     if profile:
         single.profile(file, overrides, arm, results, json_output)
     else:
-        single.train(file, overrides, arm, results, json_output)
+        single.train(file, overrides, arm, results, json_output, start)
 
 
 @app.command()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +91,10 @@ def wait_for(sweep: Sweep, store: Store, out: Console, options: Sequence[str] = 
     shown, rest = "", _Rest(sweep, store, options)
     with Live(console=out, auto_refresh=False, transient=True) as live:
         while True:
-            status = read_status(plan(sweep, store), store)
+            planned = plan(sweep, store)
+            status = read_status(planned, store)
             if out.is_terminal:
-                live.update(table_of(status, sweep, out.height - 4, out.width), refresh=True)
+                live.update(table_of(status, planned.sweep, out.height - 4, out.width), refresh=True)
             elif (line := summary_line(status)) != shown:
                 out.print(line, highlight=False, markup=False)
                 shown = line
@@ -154,7 +154,7 @@ def retry(
     sweep, store, out = load_sweep(file, overrides), Store(results), console(json_output)
     planned = plan(sweep, store)
     status = read_status(planned, store)
-    chosen = set(find_targets(sweep, names)) if names else {row.target for row in status.in_states(TO_RETRY)}
+    chosen = set(find_targets(planned.sweep, names)) if names else {row.target for row in status.in_states(TO_RETRY)}
     if all(status.rows[target].state in LIVE | {"done"} for target in chosen):
         out.print(f"nothing to retry: {summary_line(status)}", highlight=False, markup=False)
         if status.in_states(["missing"]):
@@ -216,13 +216,7 @@ def _is_over(option: str) -> bool:
 def _retry_here(planned: Plan, store: Store, out: Console, chosen: Collection[Target]) -> list[Target]:
     from harness.dispatch.local import run_inline
 
-    trainings = {target.id for target in chosen if target.kind == "training"}
-    left_out = {
-        cell.id
-        for cell in planned.missing_cells
-        if Target("cell", cell.id) not in chosen and cell.training not in trainings
-    }
-    outcome = run_inline(replace(planned, done_cells=planned.done_cells | left_out), store, out)
+    outcome = run_inline(planned.only(chosen), store, out)
     if not outcome.is_complete:
         sys.exit(1)
     return outcome.done

@@ -13,14 +13,16 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from harness.cli.console import console, print_json
 from harness.cli.hints import Asked
 from harness.config.schema import Experiment
-from harness.dispatch.checks import check_data, check_folder, check_measures, check_store
+from harness.dispatch.checks import check_data, check_folder, check_measures, check_store, start_problem
+from harness.dispatch.plan import trainings_to_run
 from harness.dispatch.progress import in_words
-from harness.dispatch.sweep import load_experiment
+from harness.dispatch.sweep import Training, load_experiment, load_with_starts
 from harness.engine.progress import MAIN, JobProgress
-from harness.errors import StoreError
+from harness.errors import ConfigError, StoreError
 from harness.files import atomic_path, read_json, set_aside
 from harness.interrupts import stop_on_interrupt
-from harness.store.identity import identify
+from harness.store.identity import START_TRAINING, identify
+from harness.store.needs import missing_need
 from harness.store.store import Store, Target
 from harness.wording import count_of
 
@@ -77,32 +79,47 @@ def _run_job(store: Store, target: Target, out: Console) -> None:
                 raise KeyboardInterrupt(kept) from error
 
 
-def _trained(store: Store, experiment: Experiment, out: Console) -> str:
-    training, _ = identify(experiment)
-    target = Target("training", training)
-    if not store.is_done(target):
-        check_store(store)
-        check_data([experiment])
-        store.save_experiment(target, experiment)
-        _run_job(store, target, out)
-    return training
+def _trained(store: Store, experiment: Experiment, starts: Sequence[Training], out: Console) -> str:
+    """The id of the experiment's training, once it and all that it starts from (`starts`, in their order) are done."""
+    wanted = Training(identify(experiment)[0], experiment)
+    if store.is_done(wanted.target):
+        return wanted.id
+    missing = trainings_to_run(wanted, starts, store)
+    known = {training.id: training for training in [*starts, *missing]}
+    check_store(store)
+    check_data(training.experiment for training in missing)
+    for training in missing:
+        if (problem := start_problem(training, known, store)) is not None:
+            raise ConfigError(f"training {training.id}", [problem])
+    for training in missing:
+        store.save_experiment(training.target, training.experiment)
+        _run_job(store, training.target, out)
+    return wanted.id
 
 
 def _weights_of(store: Store, experiment: Experiment, command: str) -> Path:
     """Where the training's weights lie. Raises :class:`StoreError` with the `command` that trains where none are."""
-    from harness.engine.cell import blocked_reason
-
     training, _ = identify(experiment)
     if not store.is_trained(training):
-        reason = blocked_reason(store, training)
+        reason = missing_need(store, Target("training", training))
         raise StoreError(f"{reason}; train it first: {command}, or name other weights: --weights FILE")
     return store.weights_path(training)
 
 
-def train(file: Path, overrides: Sequence[str], arm: str | None, results: Path, json_output: bool) -> None:
+def _with_start(overrides: Sequence[str], start: str | None) -> list[str]:
+    """`overrides` with ``--start``, which names a file even where an arm has its name."""
+    if start is None:
+        return list(overrides)
+    is_file = "/" not in start and not start.startswith(START_TRAINING)
+    return [*overrides, f"train.start={'./' if is_file else ''}{start}"]
+
+
+def train(
+    file: Path, overrides: Sequence[str], arm: str | None, results: Path, json_output: bool, start: str | None = None
+) -> None:
     store, out = Store(results), console(json_output)
-    experiment = load_experiment(file, overrides, arm)
-    training = _trained(store, experiment, out)
+    experiment, starts = load_with_starts(file, _with_start(overrides, start), arm)
+    training = _trained(store, experiment, starts, out)
     if json_output:
         print_json({**read_json(store.done_path(training)), "weights": str(store.weights_path(training))})
     else:
@@ -138,7 +155,6 @@ def sample(
     import torch
 
     from harness.engine.cell import load_drawing
-    from harness.errors import ConfigError
     from harness.measure.fidelity import to_uint8
 
     if out_path.suffix.lower() != ".png":
@@ -191,7 +207,7 @@ def save_grid(images: Tensor, path: Path, most: int = 256) -> None:
 
 def measure(file: Path, overrides: Sequence[str], arm: str | None, results: Path, json_output: bool) -> None:
     store, out = Store(results), console(json_output)
-    experiment = load_experiment(file, overrides, arm)
+    experiment, starts = load_with_starts(file, overrides, arm)
     check_store(store)
     cell = identify(experiment)[1]
     target = Target("cell", cell)
@@ -199,7 +215,7 @@ def measure(file: Path, overrides: Sequence[str], arm: str | None, results: Path
         out.print(f"{reason}: set aside as {set_aside(store.cell_path(cell)).name}, and measured again")
     if not store.is_done(target):
         check_measures([experiment])
-        _trained(store, experiment, out)
+        _trained(store, experiment, starts, out)
         store.save_experiment(target, experiment)
         _run_job(store, target, out)
     record = store.read_cell(cell)

@@ -52,8 +52,9 @@ def run(file: Path | None, overrides: Sequence[str], results: Path, watch: bool,
         return
 
     def read() -> tuple[Callable[[int, int], RenderableType], bool]:
-        status = read_status(plan(sweep, store), store)
-        return lambda most, width: table_of(status, sweep, most, width, asked), status.is_live
+        planned = plan(sweep, store)
+        status = read_status(planned, store)
+        return lambda most, width: table_of(status, planned.sweep, most, width, asked), status.is_live
 
     _show(read, watch)
 
@@ -106,6 +107,7 @@ def as_plain(status: SweepStatus, sweep: Sweep) -> dict[str, Any]:
                 "state": row.state,
                 "reason": row.reason,
                 "progress": row.progress,
+                "phase": row.phase and dict(zip(("name", "done", "total"), row.phase, strict=True)),
                 "attempts": row.attempts,
                 "job": row.job,
                 "node": row.node,
@@ -174,13 +176,21 @@ def _columns(row: Row, sweep: Sweep) -> list[str | Text]:
         row.target.id[:SHOWN_ID],
         what,
         Text(row.state, style=style),
-        f"{row.progress[0]}/{row.progress[1]}" if row.progress else "",
+        _done(row),
         str(row.attempts or ""),
         row.job or "",
         row.node or "",
         clock_text(row.elapsed_seconds) if row.elapsed_seconds is not None else "",
         clock_text(row.eta_seconds) if row.eta_seconds is not None else "",
     ]
+
+
+def _done(row: Row) -> str:
+    """How far a target is, or what its job is at after that: ``120/300``, ``features 250/800``, ``counting``."""
+    if row.phase is not None:
+        name, done, total = row.phase
+        return f"{name} {done}/{total}" if total else name
+    return f"{row.progress[0]}/{row.progress[1]}" if row.progress else ""
 
 
 def hints(status: SweepStatus, asked: Asked) -> list[str]:
@@ -219,8 +229,7 @@ def submitted_targets(sweep: Sweep, store: Store) -> list[Target]:
 
 def find_targets(sweep: Sweep, names: Iterable[str], further: Iterable[Target] = ()) -> list[Target]:
     """Trainings and cells, and what is in `further`, by id or the start of one. Raises :class:`ConfigError`."""
-    own = [Target("training", id) for id in sweep.trainings] + [Target("cell", id) for id in sweep.cells]
-    everything = list(dict.fromkeys([*own, *further]))
+    everything = list(dict.fromkeys([*sweep.nodes, *further]))
     found: list[Target] = []
     problems: list[str] = []
     for name in names:

@@ -46,10 +46,15 @@ def run(
     asked = Asked(file, overrides, results, cluster, slurm)
     _set_aside(damaged, store, out, dry_run)
     if dry_run:
+        if not sweep.missing:
+            from harness.dispatch.checks import check_starts
+
+            check_starts(planned, store)
         show_plan(planned, store, out, chosen, slurm, json_output)
         return
     failures: dict[str, str] = {}
-    if planned.missing_cells:
+    sweep = planned.sweep
+    if planned.targets():
         from harness.dispatch.checks import check_sweep
 
         check_sweep(planned, store)

@@ -11,6 +11,7 @@ names, which declares them itself (:mod:`models.methods`): :func:`experiment_of`
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cache
@@ -54,6 +55,7 @@ SCORE_SPLITS = 10
 """The Inception score is the mean over this many parts of the images, as in the literature."""
 NEIGHBOURS = 3
 """Precision and recall take an image to reach as far as its nearest neighbour of this number, as in the literature."""
+TRAINING_ID = r"training:(?:unknown-)?[0-9a-f]{16}"
 
 
 class Section(Settings):
@@ -181,6 +183,19 @@ class TrainConfig(Section):
     checkpoint_every: PositiveInt = Field(200, description="steps between checkpoints")
     log_every: PositiveInt = Field(50, description="steps between lines of the training's log")
     workers: NonNegativeInt = Field(0, description="loader processes")
+    start: str | None = Field(
+        None,
+        min_length=1,
+        description="the weights that training begins with: an arm of the sweep (its training of the same seed), "
+        "training:ID, or the path of a weights file. Random weights if unset",
+    )
+
+    @field_validator("start")
+    @classmethod
+    def _start(cls, start: str | None) -> str | None:
+        if start is not None and start.startswith("training:") and not re.fullmatch(TRAINING_ID, start):
+            raise ValueError(f"{start!r} is no id of a training; write it as training:0123456789abcdef")
+        return start
 
     def __new__(cls, **values: Any) -> Self:
         return super().__new__(_class_with("train", values) if cls is TrainConfig else cls)
@@ -547,10 +562,8 @@ def _fill(experiment: Experiment, values: Mapping[str, Any], source: str) -> Non
     chosen = type(experiment)
     plain = {key: _given(value) for key, value in values.items()}
     plain = _without_nothing(plain, chosen)
-    if (
-        chosen is experiment_of(DEFAULT_KIND) and _kind_in(plain) != DEFAULT_KIND
-    ):  # one complaint about the kind is enough
-        plain = _without_own_keys(plain)
+    if chosen is experiment_of(DEFAULT_KIND) and _kind_in(plain) != DEFAULT_KIND:
+        plain = _without_own_keys(plain)  # one complaint about the kind is enough
     _check_utf8(plain, source)
     try:
         text = json.dumps(as_typed(chosen, plain))

@@ -1,16 +1,18 @@
-"""Preflight checks of every cell that is missing: data, extractor, disk."""
+"""Preflight checks of what is missing: data, extractor, disk, the weights that trainings start from."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.config.schema import Experiment, ModelConfig
 from harness.dispatch.plan import Plan
-from harness.errors import DataError, StoreError
+from harness.dispatch.sweep import Training
+from harness.errors import ConfigError, DataError, StoreError
+from harness.store.identity import start_file, start_training
 from harness.store.store import Store
 
 if TYPE_CHECKING:
@@ -21,10 +23,49 @@ LEAST_FREE_BYTES = 64 * 2**20
 
 def check_sweep(planned: Plan, store: Store) -> None:
     """Raise the first error that the missing cells would meet."""
-    experiments = [cell.experiment for cell in planned.missing_cells]
-    check_data(experiments)
-    check_measures(experiments)
+    cells = [cell.experiment for cell in planned.missing_cells]
+    check_data([*(training.experiment for training in planned.missing_trainings), *cells])
+    check_measures(cells)
     check_store(store)
+    check_starts(planned, store)
+
+
+def check_starts(planned: Plan, store: Store) -> None:
+    """Raise :class:`ConfigError` with all that keeps a missing training from starting with the weights it asks for."""
+    problems: dict[str, None] = {}  # those of several seeds once
+    for training in planned.missing_trainings:
+        if (reason := start_problem(training, planned.sweep.trainings, store)) is not None:
+            arms = f"arm {' and '.join(map(repr, training.arms))}" if training.arms else str(training.target)
+            problems[f"{arms}: {reason}"] = None
+    if problems:
+        raise ConfigError(str(planned.sweep.path), list(problems))
+
+
+def start_problem(training: Training, known: Mapping[str, Training], store: Store) -> str | None:
+    """Why `training` cannot start with the weights that it asks for; None if it can.
+
+    These may still have to be trained: of the `known` trainings the shapes follow from their configurations.
+    """
+    experiment = training.experiment
+    id, path = start_training(experiment), start_file(experiment)
+    if id is None and path is None:
+        return None
+    from harness.engine.start import file_shapes, misfit, network_shapes
+
+    try:
+        if id is not None and store.is_trained(id):
+            shapes = file_shapes(store.weights_path(id), id)
+        elif id is not None and id in known:
+            shapes = network_shapes(known[id].experiment)
+        elif path is not None:
+            shapes = file_shapes(path)
+        else:
+            return f"train.start: {store.runs} holds neither the weights nor the configuration of training {id}"
+    except StoreError as error:
+        return f"train.start: {error}"
+    reason = misfit(network_shapes(experiment), shapes)
+    arms = known[id].arms if id is not None and id in known else []
+    return None if reason is None else f"train.start: {arms[0] if arms else experiment.train.start} {reason}"
 
 
 def check_data(experiments: Iterable[Experiment]) -> None:

@@ -1,6 +1,6 @@
-"""Where jobs run: one after another in this process, or in processes of this machine; SLURM is harness.slurm's.
+"""Running a plan here: one target after another in this process, or several at once in processes of this machine.
 
-What needs torch is imported where it is used, so that a finished sweep is planned without it.
+torch is imported only where it is used, so that a finished sweep is planned without it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
@@ -21,15 +21,12 @@ from harness.config.methods import environment, method_of
 from harness.dispatch.plan import Plan, save_experiments
 from harness.dispatch.progress import Reporter, SweepProgress
 from harness.dispatch.slurm.logs import telling
-from harness.dispatch.sweep import Sweep
+from harness.dispatch.sweep import Sweep, Training
 from harness.errors import FULL_CURE, FULL_WORDS, Blocked, DiskFull, Stopped
 from harness.interrupts import STOPPING, StopRequest, on_signal, stop_on_interrupt
 from harness.processes import name_for_submitit, own_packages_first
-from harness.store.lease import LeaseHeld
+from harness.store.lease import LeaseHeld, lease
 from harness.store.store import Store, Target
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass
@@ -50,13 +47,21 @@ def describe(target: Target, sweep: Sweep) -> str:
     if target.kind == "cell":
         arm, varied = sweep.cells[target.id].rows[0]
         return f"{arm} {_short(varied)}".strip()
-    cells = [cell for cell in sweep.cells.values() if cell.training == target.id]
-    arms = list(dict.fromkeys(arm for cell in cells for arm, _ in cell.rows))
-    model = sweep.trainings[target.id].experiment.model
+    training = sweep.trainings[target.id]
+    model, seed = training.experiment.model, training.experiment.seed
     telling = {key: getattr(model, key) for key in method_of(model.kind).telling_keys}
-    seed = sweep.trainings[target.id].experiment.seed
-    shown = ", ".join(arms[:2]) + (", …" if len(arms) > 2 else "")
-    return f"training for {shown}{f' {_short(telling)}' if telling else ''} seed={seed}"
+    told = f" {_short(telling)}" if telling else ""
+    shown = ", ".join(training.arms[:2]) + (", …" if len(training.arms) > 2 else "")
+    return f"training for {shown or 'what starts from it'}{told}{_start_of(training, sweep)} seed={seed}"
+
+
+def _start_of(training: Training, sweep: Sweep) -> str:
+    """`` from base``: the arm, training or file whose weights a training starts from."""
+    start = training.experiment.train.start
+    if start is None:
+        return ""
+    before = next((sweep.trainings[need.id] for need in training.needs if need.id in sweep.trainings), None)
+    return f" from {before.arms[0] if before is not None and before.arms else start}"
 
 
 def _short(varied: Mapping[str, Any]) -> str:
@@ -65,14 +70,9 @@ def _short(varied: Mapping[str, Any]) -> str:
 
 def work_of(plan: Plan, targets: list[Target]) -> dict[Target, float]:
     """GMACs of each target."""
-    from harness.engine.estimate import cell_gmacs, training_gmacs
+    from harness.engine.estimate import target_gmacs
 
-    return {
-        target: training_gmacs(plan.sweep.trainings[target.id].experiment)
-        if target.kind == "training"
-        else cell_gmacs(plan.sweep.cells[target.id].experiment)
-        for target in targets
-    }
+    return {target: target_gmacs(target.kind, plan.sweep.nodes[target].experiment) for target in targets}
 
 
 def run_inline(plan: Plan, store: Store, console: Console) -> Outcome:
@@ -84,7 +84,7 @@ def run_inline(plan: Plan, store: Store, console: Console) -> Outcome:
     save_experiments(plan, store, targets)
     labels = {target: describe(target, plan.sweep) for target in targets}
     outcome = Outcome()
-    with SweepProgress(console, work_of(plan, targets), labels).shown() as progress:
+    with SweepProgress(console, work_of(plan, targets), labels, needs=plan.sweep.needs).shown() as progress:
         for target in targets:
             store.forget_failure(target)
             try:
@@ -112,7 +112,7 @@ def _run_one(store: Store, target: Target, progress: SweepProgress, label: str, 
             progress.note(f"blocked  {label}: {error}", target)
         except LeaseHeld as error:
             outcome.failed[target] = str(error)
-            progress.note(f"held     {label}: {error}", target)
+            progress.note(f"busy     {label}: {error}", target)
         except Exception as error:
             if stop.is_set():  # a terminal's Ctrl-C ends the loader's processes too, which the work may trip over
                 raise KeyboardInterrupt from error
@@ -185,23 +185,21 @@ def run_local(plan: Plan, store: Store, console: Console, workers: int, poll_sec
     logs = store.runs.resolve() / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     slots: dict[int, _Slot] = {}
-    training_of = {Target("cell", c.id): Target("training", c.training) for c in plan.sweep.cells.values()}
     for target in waiting:
         store.forget_failure(target)
-
-    def is_ready(target: Target) -> bool:
-        training = training_of.get(target)
-        return training is None or store.is_done(training) or training in outcome.failed
-
-    shown = SweepProgress(console, work_of(plan, waiting), labels, workers).shown()
+    shown = SweepProgress(console, work_of(plan, waiting), labels, workers, plan.sweep.needs).shown()
     with shown as progress, name_for_submitit(logs) as folder:
         launcher = _Launcher(store, torch.cuda.device_count(), folder)
         try:
             while waiting or slots:
+                _block(plan, store, waiting, progress, outcome)
                 for number in range(workers):
-                    ready = next((t for t in waiting if is_ready(t)), None)
-                    if number in slots or ready is None:
+                    if number in slots or not waiting:
                         continue
+                    ready = next((t for t in waiting if all(store.is_done(need) for need in plan.needs(t))), None)
+                    if ready is None and slots:
+                        continue
+                    ready = ready or waiting[0]  # what it needs has vanished: the job says so
                     waiting.remove(ready)
                     slots[number] = _Slot(ready, launcher.start(ready, number), progress.reporter(ready))
                 for number, slot in list(slots.items()):
@@ -221,6 +219,19 @@ def run_local(plan: Plan, store: Store, console: Console, workers: int, poll_sec
     if any(is_without_space(store, reason) for reason in outcome.failed.values()):
         raise DiskFull(f"{store.runs}: {FULL_WORDS[0]}; {FULL_CURE}")
     return outcome
+
+
+def _block(plan: Plan, store: Store, waiting: list[Target], progress: SweepProgress, outcome: Outcome) -> None:
+    """Take out of `waiting` what needs something that has failed or is blocked: `waiting` lists needs first."""
+    for target in list(waiting):
+        lost = next((need for need in plan.needs(target) if need in outcome.failed or need in outcome.blocked), None)
+        if lost is None or store.is_done(lost):
+            continue
+        waiting.remove(target)
+        reason = outcome.blocked[target] = outcome.blocked.get(lost) or f"{lost} failed: {outcome.failed[lost]}"
+        with contextlib.suppress(LeaseHeld), lease(store.lease_path(target)):
+            store.set_state(target, state="blocked", error=reason)
+        progress.note(f"blocked  {progress.label(target)}: {reason}", target)
 
 
 class _Launcher:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from harness.dispatch.graph import Needs, in_order
 from harness.engine.progress import MAIN, WAITING
 from harness.store.store import Target
 
@@ -42,12 +43,13 @@ def in_words(kind: str, done: int, total: int, phase: str = MAIN) -> str:
 class WorkClock:
     """Seconds that the remaining work will take, from what each phase of each kind of work has taken so far.
 
-    Work is in GMACs. The main phase goes at a rate per kind; what else a target does (starting, features, timing) is
-    known once one of its kind has finished. Before all that is left is known so, nothing is told.
+    Work is in GMACs. The main phase of each kind of target has a rate; the other phases (starting, features, timing)
+    are known once one target of the kind has finished. Until everything that is left can be estimated so, there is no
+    answer. `needs` is the graph of the work: what waits for something else cannot be made beside it.
     """
 
-    def __init__(self, work: Mapping[Target, float], workers: int = 1) -> None:
-        self.work, self.workers = dict(work), workers
+    def __init__(self, work: Mapping[Target, float], workers: int = 1, needs: Needs | None = None) -> None:
+        self.work, self.workers, self.needs = dict(work), workers, needs or {}
         self.fraction: dict[Target, float] = dict.fromkeys(work, 0.0)
         self.resumed: dict[Target, float] = {}
         self.finished: set[Target] = set()
@@ -91,8 +93,16 @@ class WorkClock:
             return 0.0
         if not all(estimate.is_grounded for estimate in estimates.values()):
             return None
-        total = sum(estimates[target.kind].seconds_left(target) for target in left)
-        return total / min(self.workers, len(left))
+        seconds = {target: estimates[target.kind].seconds_left(target) for target in left}
+        return max(sum(seconds.values()) / min(self.workers, len(left)), self._longest_chain(seconds))
+
+    def _longest_chain(self, seconds: Mapping[Target, float]) -> float:
+        """What takes longest of all that must be made one after another, however many workers there are."""
+        until: dict[Target, float] = {}
+        for target in in_order(seconds, self.needs):
+            before = max((until[need] for need in self.needs.get(target, ())), default=0.0)
+            until[target] = before + seconds.get(target, 0.0)
+        return max(until.values(), default=0.0)
 
     def done_fraction(self) -> float:
         """Share of the work that is done; a target counts in full once it has finished."""
@@ -144,10 +154,15 @@ class SweepProgress:
     """Bars on a terminal: the sweep and each target at work, with its phase; plain lines elsewhere."""
 
     def __init__(
-        self, console: Console, work: Mapping[Target, float], labels: Mapping[Target, str], workers: int = 1
+        self,
+        console: Console,
+        work: Mapping[Target, float],
+        labels: Mapping[Target, str],
+        workers: int = 1,
+        needs: Needs | None = None,
     ) -> None:
         self.console, self.labels = console, labels
-        self.clock = WorkClock(work, workers)
+        self.clock = WorkClock(work, workers, needs)
         self.bars = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),

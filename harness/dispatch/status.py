@@ -19,8 +19,9 @@ from harness.dispatch.slurm.endings import ending_in_log, ending_in_queue, noted
 from harness.dispatch.slurm.live import earlier_jobs, live_jobs, targets_of
 from harness.dispatch.slurm.queue import Job, Queue, read_queue
 from harness.dispatch.slurm.submissions import Assignment, Submission, SweepKey, assignments, read_records
+from harness.engine.progress import MAIN
 from harness.store.lease import is_held
-from harness.store.store import Store, Target
+from harness.store.store import Kind, Store, Target
 
 State = Literal["done", "running", "queued", "waiting", "failed", "blocked", "cancelled", "lost", "missing"]
 STATES: tuple[State, ...] = (
@@ -38,25 +39,27 @@ WORDS: dict[State, str] = {
     "done": "its result is on disk",
     "running": "a job or process is at work",
     "queued": "its job is in SLURM's queue",
-    "waiting": "its training has not finished",
+    "waiting": "what it needs has not finished",
     "failed": "it raised an error or was killed",
-    "blocked": "its training has failed or was cancelled",
+    "blocked": "what it needs has failed or was cancelled",
     "cancelled": "a person has cancelled it, or told it to stop",
     "lost": "its job is gone without a word",
     "missing": "nothing runs it",
 }
+WAITING_FOR: dict[Kind, str] = {"training": "for the training that it starts from", "cell": "for its training"}
 TO_RETRY: frozenset[State] = frozenset({"failed", "blocked", "cancelled", "lost"})
 LIVE: frozenset[State] = frozenset({"running", "queued", "waiting"})
 
 
 @dataclass
 class Row:
-    """One training or cell. `progress` counts steps or images; times are in seconds."""
+    """One target. `progress` counts steps or images, `phase` is what its job does beside that; times are in seconds."""
 
     target: Target
     state: State
     reason: str = ""
     progress: tuple[int, int] | None = None
+    phase: tuple[str, int, int] | None = None
     attempts: int = 0
     job: str | None = None
     node: str | None = None
@@ -98,26 +101,17 @@ def read_status(planned: Plan, store: Store) -> SweepStatus:
     assigned = assignments(submissions)
     queue = Queue({})
     if submissions:
-        missing = [t for t in _targets(planned) if t in assigned and not _is_done(t, planned)]
+        missing = [t for t in planned.sweep.nodes if t in assigned and t not in planned.done]
         queue = read_queue(_users(submissions), [(assigned[t].job, assigned[t].name) for t in missing])
     reader = _Reader(planned, store, assigned, queue)
     note = "; ".join(text for text in (queue.note, records.note) if text)
     earlier = earlier_jobs(live_jobs(submissions, queue.jobs), SweepKey.of(planned.sweep), targets_of(planned.sweep))
-    return SweepStatus({t: reader.row(t) for t in _targets(planned)}, note, assigned, [made.id for made in earlier])
+    rows = {target: reader.row(target) for target in planned.sweep.nodes}  # what a target needs comes before it
+    return SweepStatus(rows, note, assigned, [made.id for made in earlier])
 
 
 def _users(submissions: Iterable[Submission]) -> set[str]:
     return {submission.user for submission in submissions}
-
-
-def _targets(planned: Plan) -> list[Target]:
-    """Trainings first, so that a cell can look its own up."""
-    trainings = [Target("training", id) for id in planned.sweep.trainings]
-    return trainings + [Target("cell", id) for id in planned.sweep.cells]
-
-
-def _is_done(target: Target, planned: Plan) -> bool:
-    return target.id in (planned.done_trainings if target.kind == "training" else planned.done_cells)
 
 
 class _Reader:
@@ -126,7 +120,7 @@ class _Reader:
     def __init__(self, planned: Plan, store: Store, assigned: dict[Target, Assignment], queue: Queue) -> None:
         self.planned, self.store, self.assigned, self.queue = planned, store, assigned, queue
         self.now = time.time()
-        self.trainings: dict[str, Row] = {}
+        self.rows: dict[Target, Row] = {}
         self.noted = {kind: _names(store.state_path(Target(kind, "x")).parent) for kind in ("training", "cell")}
 
     def row(self, target: Target) -> Row:
@@ -141,13 +135,12 @@ class _Reader:
             node=noted.get("node") or noted.get("host"),
         )
         self._fill(row, noted, assignment)
-        if target.kind == "training":
-            self.trainings[target.id] = row
+        self.rows[target] = row
         return row
 
     def _fill(self, row: Row, noted: dict[str, Any], assignment: Assignment | None) -> None:
         target = row.target
-        if _is_done(target, self.planned):
+        if target in self.planned.done:
             row.state, row.progress = "done", None
             row.elapsed_seconds = _difference(noted.get("finished"), noted.get("started"))
             return
@@ -168,7 +161,7 @@ class _Reader:
             row.state, row.reason = said["state"], noted_failure(said, assignment)
         else:
             row.state, row.reason = self._ending(target, said, assignment, job)
-        self._blame_training(row)
+        self._blame_need(row)
 
     def _is_held(self, target: Target) -> bool:
         return f"{target.id}.lease" in self.noted[target.kind] and is_held(self.store.lease_path(target))
@@ -177,7 +170,8 @@ class _Reader:
         row.state = "running"
         row.job = noted.get("job") or row.job
         row.elapsed_seconds = _difference(self.now, noted.get("started"))
-        if row.progress is None:
+        row.phase = _phase(noted.get("phase"))
+        if row.progress is None or row.phase is not None:
             return
         done, total = row.progress
         first, since = noted.get("resumed") or (0, noted["started"])
@@ -193,7 +187,7 @@ class _Reader:
         row.node = None
         if job.reason.startswith("Dependency"):
             outside = assignment.outside if assignment else None
-            row.state, row.reason = "waiting", f"for {outside}" if outside else "for its training"
+            row.state, row.reason = "waiting", f"for {outside}" if outside else WAITING_FOR[row.target.kind]
         elif job.reason == "BeginTime" and job.started:
             held = time.strftime("%H:%M:%S", time.localtime(job.started))
             row.state, row.reason = "queued", f"held back by SLURM until {held}"
@@ -216,16 +210,20 @@ class _Reader:
             return "queued", f"submitted as job {assignment.job}; SLURM cannot be asked"
         return ending_in_log(target.kind, said, assignment)
 
-    def _blame_training(self, row: Row) -> None:
-        """A cell that cannot run because of its training says so, with the training's reason."""
-        if row.target.kind != "cell" or row.state in ("done", "running", "failed"):
+    def _blame_need(self, row: Row) -> None:
+        """What cannot run because of something that it needs says so, with the reason at the root of it."""
+        if row.state in ("done", "running", "failed"):
             return
-        training = self.trainings[self.planned.sweep.cells[row.target.id].training]
-        if training.state in ("failed", "cancelled", "lost"):
-            row.state = "blocked"
-            row.reason = f"training {training.target.id} {training.state}" + (
-                f": {training.reason}" if training.reason else ""
-            )
+        for need in self.planned.needs(row.target):
+            needed = self.rows[need]
+            if needed.state == "blocked":
+                row.state, row.reason = "blocked", needed.reason
+            elif needed.state in ("failed", "cancelled", "lost"):
+                row.state = "blocked"
+                row.reason = f"{need} {needed.state}" + (f": {needed.reason}" if needed.reason else "")
+            else:
+                continue
+            return
 
 
 def _names(folder: Path) -> frozenset[str]:
@@ -237,6 +235,13 @@ def _names(folder: Path) -> frozenset[str]:
 
 def _pair(value: Any) -> tuple[int, int] | None:
     return (int(value[0]), int(value[1])) if isinstance(value, list) and len(value) == 2 else None
+
+
+def _phase(value: Any) -> tuple[str, int, int] | None:
+    """(name, done, total) of a phase other than the main one."""
+    if isinstance(value, list) and len(value) == 3 and value[0] != MAIN:
+        return str(value[0]), int(value[1]), int(value[2])
+    return None
 
 
 def _difference(end: float | None, start: float | None) -> float | None:

@@ -2,6 +2,9 @@
 
 A sweep is a base experiment, named arms that override it, a grid per arm (keys joined by a comma are zipped: varied
 together), seeds, and inheritance from another file (`extends`) or another arm (`like`).
+
+`train.start: ARM` makes a training begin with the weights of that arm's training of the same seed, to any depth. In the
+resolved experiment it says ``training:ID``, so that the configuration in a record stands by itself.
 """
 
 from __future__ import annotations
@@ -9,8 +12,9 @@ from __future__ import annotations
 import copy
 import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,9 +33,11 @@ from harness.config.schema import (
 )
 from harness.config.values import ReadBy, as_typed, decoded, from_text
 from harness.config.yamlfile import load_mapping
+from harness.dispatch.graph import find_cycle, in_order
 from harness.errors import ConfigError
-from harness.store.identity import Identifier, _digest
-from harness.store.store import LOCAL
+from harness.files import expanded
+from harness.store.identity import START_TRAINING, UNKNOWN_ID, Identifier, _digest, start_training
+from harness.store.store import LOCAL, Target
 
 Seeds = tuple[Seed, ...]
 
@@ -85,6 +91,9 @@ class ArmConfig(Section):
 
     label: str | None = Field(None, description="name in tables and figures; the arm's key if unset")
     like: str | None = Field(None, description="another arm whose `set` and `grid` this one starts from")
+    cells: bool = Field(
+        True, description="false: only trained, for other arms to start from; it has no cells and no row in a report"
+    )
     set: ExperimentKeys = Field(default_factory=dict, description="keys of the experiment that this arm changes")
     grid: Annotated[dict[str, list[Any]], ReadBy(_read_grid)] = Field(
         default_factory=dict,
@@ -136,12 +145,24 @@ class SweepConfig(Section):
         return name
 
 
-@dataclass(frozen=True)
+@dataclass
 class Training:
-    """What trains one network."""
+    """What trains one network. One of several arms is trained once."""
 
     id: str
     experiment: Experiment
+    arms: list[str] = field(default_factory=list)
+    """The arms that ask for it; none where it is known from the store alone."""
+
+    @property
+    def target(self) -> Target:
+        return Target("training", self.id)
+
+    @property
+    def needs(self) -> tuple[Target, ...]:
+        """The training that it starts from, if it starts from one."""
+        start = start_training(self.experiment)
+        return () if start is None else (Target("training", start),)
 
 
 @dataclass
@@ -153,6 +174,14 @@ class Cell:
     experiment: Experiment
     rows: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     """(arm, varied keys with their values) of each arm that holds this cell."""
+
+    @property
+    def target(self) -> Target:
+        return Target("cell", self.id)
+
+    @property
+    def needs(self) -> tuple[Target, ...]:
+        return (Target("training", self.training),)
 
 
 @dataclass(frozen=True)
@@ -174,6 +203,101 @@ class Sweep:
             return self.config.name
         return f"{self.config.name}-set-{_digest(sorted(self.overrides))[:6]}"
 
+    @cached_property
+    def nodes(self) -> dict[Target, Training | Cell]:
+        """All that the sweep may have to make: trainings first, each after the one that it starts from."""
+        trainings = {training.target: training for training in self.trainings.values()}
+        needs = {target: [need for need in node.needs if need in trainings] for target, node in trainings.items()}
+        ordered = {target: trainings[target] for target in in_order(trainings, needs)}
+        return {**ordered, **{cell.target: cell for cell in self.cells.values()}}
+
+    @cached_property
+    def needs(self) -> dict[Target, tuple[Target, ...]]:
+        """The graph: of each target what must be done before it. Trainings that are no part of the sweep are left out;
+        of those only the weights matter."""
+        return {target: tuple(need for need in node.needs if need in self.nodes) for target, node in self.nodes.items()}
+
+
+Arms = Mapping[str, tuple[dict[str, Any], list[dict[str, Any]]]]
+"""By name, the keys that hold in all of an arm's cells, and the points of its grid."""
+
+
+class Starts:
+    """Finds the training that each `train.start` of a sweep names."""
+
+    def __init__(self, path: Path, arms: Arms, fixed: Mapping[str, Any], identify: Identifier) -> None:
+        self.path, self.arms, self.fixed, self.identify = path, arms, fixed, identify
+        self.trainings: dict[str, Training] = {}
+        """All trainings that were looked up, each after the one that it starts from."""
+        self.broken: ConfigError | None = None
+        """The problems of an arm that another starts from."""
+        self._of_arm: dict[tuple[str, int], str] = {}
+        if cycle := find_cycle({name: self._started_from(name) for name in arms}):
+            what = "arms start from each other in a circle" if len(cycle) > 2 else "an arm starts from itself"
+            raise ConfigError(str(path), [f"train.start: {what}: {' → '.join(cycle)}"])
+
+    def named_arms(self) -> set[str]:
+        """The arms that others start from."""
+        return {start for name in self.arms for start in self._started_from(name)}
+
+    def _started_from(self, name: str) -> list[str]:
+        arm_set, points = self.arms[name]
+        starts = [{**arm_set, **point, **self.fixed}.get("train.start") for point in points]
+        return list(dict.fromkeys(start for start in starts if isinstance(start, str) and start in self.arms))
+
+    def experiment(self, name: str, point: Mapping[str, Any], seed: int) -> Experiment:
+        """Arm `name` at one point of its grid. Raises :class:`ConfigError`."""
+        values = {**self.arms[name][0], **point, **self.fixed, "seed": seed}
+        start = values.get("train.start")
+        source = f"{self.path}: arm {name!r}"
+        if isinstance(start, str):
+            values["train.start"] = self._resolved(start, seed, source)
+        return parse_experiment(nest(values), source)
+
+    def _resolved(self, start: str, seed: int, source: str) -> str:
+        """``training:ID`` for the name of an arm; a path, or what is resolved already, as it is."""
+        if start in self.arms:
+            return START_TRAINING + self._training_of(start, seed, source)
+        if not start.startswith(START_TRAINING) and not _looks_like_a_file(start):
+            raise ConfigError(source, [f"train.start: {_no_arm(start, self.arms)}; nor is there a file {start}"])
+        return start
+
+    def _training_of(self, name: str, seed: int, source: str) -> str:
+        """The id of the one training of arm `name` with `seed`; a placeholder where the arm has problems of its own."""
+        if (name, seed) not in self._of_arm:
+            points = self.arms[name][1]
+            try:
+                experiments = [self.experiment(name, point, seed) for point in points]
+            except ConfigError as error:
+                self.broken = self.broken or error
+                return f"{UNKNOWN_ID}{'0' * 16}"
+            found: dict[str, Experiment] = {}
+            for experiment in experiments:
+                found.setdefault(self.identify(experiment)[0], experiment)
+            if len(found) > 1:
+                raise ConfigError(source, [_several_trainings(name, len(found), points)])
+            ((id, experiment),) = found.items()
+            self._of_arm[name, seed] = id
+            self.trainings.setdefault(id, Training(id, experiment, [name]))
+        return self._of_arm[name, seed]
+
+
+def _looks_like_a_file(start: str) -> bool:
+    return "/" in start or start.endswith(".safetensors") or expanded(start).exists()
+
+
+def _several_trainings(name: str, count: int, points: Sequence[Mapping[str, Any]]) -> str:
+    of_training = [key for key in points[0] if key.partition(".")[0] not in ("sample", "measure")]
+    keys = [key for key in of_training if len(_distinct(point[key] for point in points)) > 1]
+    return (
+        f"train.start: arm {name!r} has {count} trainings per seed, for its grid varies {' and '.join(keys)}; "
+        "start from an arm that has one"
+    )
+
+
+def _distinct(values: Iterable[Any]) -> set[str]:
+    return {json.dumps(value, sort_keys=True) for value in values}
+
 
 def load_sweep(path: Path, overrides: Iterable[str] = (), *, without_data: bool = False) -> Sweep:
     """Read, resolve and check the sweep at `path`; `overrides` are ``key=value`` that hold in every cell.
@@ -190,31 +314,53 @@ def load_sweep(path: Path, overrides: Iterable[str] = (), *, without_data: bool 
         seeds = (fixed.pop("seed"),)
     identify = Identifier(without_data=without_data)
     arms = _resolve_arms(config, path)
+    starts = Starts(path, arms, fixed, identify)
     trainings: dict[str, Training] = {}
     cells: dict[str, Cell] = {}
-    found = Problems({name: len(points) for name, (_, points) in arms.items()})
-    for name, (arm_set, points) in arms.items():
+    problems = Problems({name: len(points) for name, (_, points) in arms.items()})
+    for name, (_, points) in arms.items():
         for place, varied in enumerate(points):
             for seed in seeds:
-                values = {**arm_set, **varied, **fixed, "seed": seed}
                 try:
-                    experiment = parse_experiment(nest(values), f"{path}: arm {name!r}")
+                    experiment = starts.experiment(name, varied, seed)
                 except ConfigError as error:
-                    found.add(error.problems, name, place, varied)
+                    problems.add(error.problems, name, place, varied)
                     continue
                 training, cell = identify(experiment)
-                trainings.setdefault(training, Training(training, experiment))
-                held = cells.setdefault(cell, Cell(cell, training, experiment))
+                asked = trainings.setdefault(training, Training(training, experiment))
+                asked.arms += [name] if name not in asked.arms else []
+                if not config.arms[name].cells:
+                    continue
+                shared = cells.setdefault(cell, Cell(cell, training, experiment))
                 row = (name, {key: value for key, value in varied.items() if key not in fixed})
-                if row not in held.rows:  # what was varied may have been fixed since
-                    held.rows.append(row)
-    found.raise_if_any(path)
+                if row not in shared.rows:  # what was varied may have been fixed since
+                    shared.rows.append(row)
+    problems.raise_if_any(path, _arms_for_nothing(config, starts))
     _check_report(config, str(path))
     return Sweep(config, path, overrides, trainings, cells, tuple(identify.missing))
 
 
+def _arms_for_nothing(config: SweepConfig, starts: Starts) -> list[str]:
+    """Problems of arms without cells."""
+    without = [name for name, arm in config.arms.items() if not arm.cells]
+    if len(without) == len(config.arms):
+        return ["arms: none of them has cells; leave out cells: false"]
+    used = starts.named_arms()
+    return [f"arm {name!r}: cells: false, and no arm starts from it" for name in without if name not in used]
+
+
 def load_experiment(path: Path, overrides: Iterable[str] = (), arm: str | None = None) -> Experiment:
     """One experiment: a file of an experiment's keys, or the first cell of `arm` in a sweep file."""
+    return load_with_starts(path, overrides, arm, without_data=True)[0]
+
+
+def load_with_starts(
+    path: Path, overrides: Iterable[str] = (), arm: str | None = None, *, without_data: bool = False
+) -> tuple[Experiment, list[Training]]:
+    """(One experiment, the trainings of other arms that its own starts from, each after the one that it starts from).
+
+    The experiment is that of a file of an experiment's keys, or the first cell of `arm` in a sweep file.
+    """
     overrides = tuple(decoded(text, "--set") for text in overrides)
     load_kinds(_as_mapping(overrides), "--set")
     values = _inherit(path)
@@ -225,15 +371,23 @@ def load_experiment(path: Path, overrides: Iterable[str] = (), arm: str | None =
             raise ConfigError(str(path), [f"is a sweep; choose one with --arm; choices: {', '.join(config.arms)}"])
         if arm not in config.arms:
             raise ConfigError(str(path), [_no_arm(arm, config.arms)])
-        arm_set, points = _resolve_arms(config, path)[arm]
-        flat = {**arm_set, **points[0], "seed": _checked_seeds(fixed.pop("seeds", config.seeds))[0]}
-    else:
-        if arm is not None:
-            raise ConfigError(str(path), [f"is one experiment and has no arms; leave out --arm {arm}"])
-        if "seeds" in fixed:
-            raise ConfigError("--set", ["seeds: is a sweep's; one experiment has a seed, as --set seed=3"])
-        flat = flatten(values, str(path))
-    return parse_experiment(nest({**flat, **fixed}), str(path))
+        seed = _checked_seeds(fixed.pop("seeds", config.seeds))[0]
+        seed = fixed.pop("seed", seed)
+        arms = _resolve_arms(config, path)
+        starts = Starts(path, arms, fixed, Identifier(without_data=without_data))
+        experiment = starts.experiment(arm, arms[arm][1][0], seed)
+        if starts.broken is not None:
+            raise starts.broken
+        return experiment, list(starts.trainings.values())
+    if arm is not None:
+        raise ConfigError(str(path), [f"is one experiment and has no arms; leave out --arm {arm}"])
+    if "seeds" in fixed:
+        raise ConfigError("--set", ["seeds: is a sweep's; one experiment has a seed, as --set seed=3"])
+    flat = {**flatten(values, str(path)), **fixed}
+    start = flat.get("train.start")
+    if isinstance(start, str) and not start.startswith(START_TRAINING) and not _looks_like_a_file(start):
+        raise ConfigError(str(path), [f"train.start: there is no file {start}; arms are a sweep's"])
+    return parse_experiment(nest(flat), str(path)), []
 
 
 def _is_sweep(values: Mapping[str, Any]) -> bool:
@@ -453,9 +607,9 @@ def _check_report(config: SweepConfig, source: str) -> None:
     for key in ("base", "subject"):
         arm = getattr(config.report, key)
         if arm is not None and arm not in config.arms:
-            raise ConfigError(
-                source, [f"report.{key}: no arm {arm!r}{nearest(arm, choices)}; choices: {', '.join(choices)}"]
-            )
+            raise ConfigError(source, [f"report.{key}: {_no_arm(arm, choices)}"])
+        if arm is not None and not config.arms[arm].cells:
+            raise ConfigError(source, [f"report.{key}: arm {arm!r} has no cells (cells: false)"])
     for key, named in (("base_row", config.report.base_row), ("kinds", config.report.kinds)):
         unknown = [f"report.{key}: {name}: unknown key{hint_of(name)}" for name in named if name not in key_types()]
         if unknown:

@@ -27,6 +27,7 @@ from harness.measure.fidelity import quality_meter, to_uint8
 from harness.measure.reference import Reference
 from harness.store.identity import identify
 from harness.store.lease import lease
+from harness.store.needs import missing_need
 from harness.store.provenance import method_provenance, provenance
 from harness.store.store import RECORD_SCHEMA, Store, Target
 from harness.store.weights import DamagedFile, load_tensors, save_tensors
@@ -59,7 +60,7 @@ def measure_cell(
     ranks = current_ranks()
     training, _ = identify(experiment)
     if not store.is_trained(training):
-        raise Blocked(blocked_reason(store, training))
+        raise Blocked(missing_need(store, Target("training", training)))
     dataset = open_data(experiment.data)
     drawing = load_drawing(experiment, store.weights_path(training), pick_device(ranks))
     shards = Shards(store.partial_folder(cell), cell, experiment)
@@ -103,16 +104,6 @@ def time_again(store: Store, cell: str) -> dict[str, Any]:
         record["provenance"] |= {"timed": {**provenance(), "at": time.time()}}
         write_json(store.cell_path(cell), record)
     return record
-
-
-def blocked_reason(store: Store, training: str) -> str:
-    """Why a training has no weights, in one line."""
-    state = store.state(Target("training", training))
-    if state.get("state") in ("failed", "cancelled"):
-        return f"training {training} {state['state']}: {state.get('error') or 'no reason noted'}"
-    if store.done_path(training).exists():
-        return f"training {training}: {store.weights_path(training)} is missing or cut short"
-    return f"training {training} has not finished"
 
 
 class Shards:

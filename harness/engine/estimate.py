@@ -36,6 +36,7 @@ from harness.measure.flops import (
     training_macs_per_step,
 )
 from harness.measure.peaks import PEAK_TFLOPS
+from harness.store.store import Kind
 from models.denoise import Denoise
 from models.method import RunNetwork, run_network
 from models.noise import ImageNoise
@@ -227,3 +228,8 @@ def training_gmacs_per_step(experiment: Experiment, *, recomputed: bool = False)
 def training_gmacs(experiment: Experiment) -> float:
     """GMACs of a whole training: forward and backward of every network at every step."""
     return experiment.train.steps * training_gmacs_per_step(experiment, recomputed=True)
+
+
+def target_gmacs(kind: Kind, experiment: Experiment) -> float:
+    """GMACs of a whole training or cell."""
+    return training_gmacs(experiment) if kind == "training" else cell_gmacs(experiment)

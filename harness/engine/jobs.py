@@ -13,6 +13,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.config.schema import Experiment
@@ -20,8 +21,9 @@ from harness.engine.distributed import current_ranks
 from harness.engine.progress import MAIN, WAITING, JobProgress, silent
 from harness.errors import FULL_CURE, Blocked, DataError, DiskFull, HarnessError, is_full
 from harness.files import set_aside
-from harness.store.identity import identify
+from harness.store.identity import identify, needs_of, start_file, start_training
 from harness.store.lease import LeaseHeld, describe_holder, lease
+from harness.store.needs import missing_need
 from harness.store.provenance import provenance
 from harness.store.store import Store, Target
 
@@ -95,27 +97,53 @@ def _without_space(error: Exception, store: Store) -> str:
 
 
 def _work(store: Store, target: Target, progress: JobProgress, should_stop: Callable[[], bool]) -> None:
-    from harness.engine.cell import measure_cell
-    from harness.engine.train import train_network
     from harness.store.weights import DamagedFile
 
     experiment = store.load_experiment(target)
     _check_identity(target, experiment)
-    if target.kind == "training":
-        train_network(experiment, target.id, store.training_folder(target.id), progress, should_stop)
-        return
+    _check_needs(store, target, experiment)
     try:
-        measure_cell(store, target.id, experiment, progress, should_stop)
+        _make(store, target, experiment, progress, should_stop)
     except DamagedFile as error:
         if current_ranks().world > 1:  # the other ranks are at another place
             raise
         _set_aside_weights(store, error)
+        if target.kind == "training":
+            raise
         log.warning("%s; set aside, and drawn again", error)
+        _make(store, target, experiment, progress, should_stop)
+
+
+def _make(
+    store: Store, target: Target, experiment: Experiment, progress: JobProgress, should_stop: Callable[[], bool]
+) -> None:
+    from harness.engine.cell import measure_cell
+    from harness.engine.train import train_network
+
+    if target.kind == "cell":
         measure_cell(store, target.id, experiment, progress, should_stop)
+    else:
+        folder, start = store.training_folder(target.id), start_weights(store, experiment)
+        train_network(experiment, target.id, folder, progress, should_stop, start)
+
+
+def start_weights(store: Store, experiment: Experiment) -> Path | None:
+    """The file of weights that the training of `experiment` begins with; None for random ones."""
+    training = start_training(experiment)
+    return store.weights_path(training) if training is not None else start_file(experiment)
+
+
+def _check_needs(store: Store, target: Target, experiment: Experiment) -> None:
+    """Raise :class:`Blocked` unless all that `target` needs is done, or the target has gone beyond the need of it."""
+    if target.kind == "training" and store.checkpoints(target.id):
+        return
+    for need in needs_of(target, experiment):
+        if not store.is_done(need):
+            raise Blocked(missing_need(store, need))
 
 
 def _set_aside_weights(store: Store, error: DamagedFile) -> None:
-    """Where a training's weights are what is damaged: set them aside, for they must be trained again."""
+    """If it is a training's weights that are damaged, set them aside: they must be trained again."""
     if error.path.parent.parent == store.runs / "trainings":
         aside = set_aside(error.path)
         raise Blocked(f"{error}; set aside as {aside.name}: the same command trains again") from error
@@ -127,8 +155,8 @@ def _check_identity(target: Target, experiment: Experiment) -> None:
     if target.id != (training if target.kind == "training" else cell):
         where = experiment.data.path or experiment.data.name
         raise DataError(
-            f"{where}: is not what it was when {target} was planned: the data, the extractor's weights or harness "
-            "itself have changed; harness sweep plans anew"
+            f"{where}: is not what it was when {target} was planned: the data, the extractor's weights, the weights to "
+            "start from or harness itself have changed; harness sweep plans anew"
         )
 
 

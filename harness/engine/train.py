@@ -28,10 +28,12 @@ from harness.data.loader import Batch
 from harness.engine.build import build_model, build_schedule, method_for
 from harness.engine.compiling import CompiledNetworks
 from harness.engine.distributed import Ranks, current_ranks, pick_device
+from harness.engine.start import load_start
 from harness.errors import ConfigError, Stopped
 from harness.files import file_sha256, set_aside, write_atomically, write_json
 from harness.measure.latency import device_name
 from harness.store.checkpoints import CheckpointWriter, checkpoints, read_newest, set_aside_and_say
+from harness.store.identity import start_training
 from harness.store.weights import save_tensors
 from models.augment import augment
 from models.method import RunNetwork, run_network
@@ -113,10 +115,12 @@ def train_network(
     folder: Path,
     progress: Progress = lambda done, total: None,
     should_stop: Callable[[], bool] = lambda: False,
+    start: Path | None = None,
 ) -> dict[str, Any]:
     """Train `experiment`'s network to the end and leave weights.safetensors (the average) and done.json in `folder`.
 
-    Goes on from the newest whole checkpoint. Every rank of a job calls it; the first writes. Returns what done.json
+    Begins with the weights in `start`, if it is given, but with a new optimiser and at step 0. Goes on from the newest
+    whole checkpoint. Every rank of a job calls it; the first writes. Returns what done.json
     holds. Raises :class:`Stopped` (saved) when `should_stop`, :class:`Diverged`, and HarnessError for bad input.
     """
     settings, ranks = experiment.train, current_ranks()
@@ -124,7 +128,8 @@ def train_network(
     device = pick_device(ranks)
     dataset = training_data(experiment)
     state, objective = build_training(experiment, dataset.info, device)
-    _resume(state, training, folder, ranks)
+    if not _resume(state, training, folder, ranks) and start is not None:
+        _start_from(state, start, start_training(experiment))
     module = objective if ranks.world == 1 else _distributed(objective, experiment, device)
     journal = Journal(folder / "log.jsonl", state.step, ranks)
     started, first = time.monotonic(), state.step
@@ -272,8 +277,15 @@ def _update_average(state: State, decay: float) -> None:
         state.average[name].copy_(current[name])
 
 
-def _resume(state: State, training: str, folder: Path, ranks: Ranks) -> None:
-    """Take over the newest checkpoint that is whole; a damaged one is set aside by the first rank, and said."""
+def _start_from(state: State, path: Path, training: str | None) -> None:
+    """Begin with the weights in `path`, those of `training` if it is given; the average begins with them too."""
+    load_start(state.model, path, training)
+    for name, value in state.model.state_dict().items():
+        state.average[name].copy_(value)
+
+
+def _resume(state: State, training: str, folder: Path, ranks: Ranks) -> bool:
+    """Take over the newest whole checkpoint, if there is one; the first rank sets a damaged one aside and says so."""
     folder.mkdir(parents=True, exist_ok=True)
     ranks.barrier()
     found = read_newest(folder, training, set_aside_and_say if ranks.is_first else lambda path, error: None)
@@ -281,6 +293,7 @@ def _resume(state: State, training: str, folder: Path, ranks: Ranks) -> None:
         state.restore(*found)
         log.info("training %s goes on from step %d", training, state.step)
     ranks.barrier()
+    return found is not None
 
 
 def _finish(

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from harness.config.methods import source_of
@@ -15,21 +16,45 @@ from harness.config.schema import (
     MeasureConfig,
     ModelConfig,
     Section,
+    TrainConfig,
 )
 from harness.errors import ConfigError, MissingDataError
 from harness.files import expanded, tried
 from harness.measure.known_weights import weights_identity
+from harness.store.store import Target
 
 SCHEMA = 3
 """Part of every id: raise it when a change of the code changes figures of the same configuration."""
 
 
 NOT_IN_TRAINING_ID = {"checkpoint_every", "log_every", "workers"}
+START_TRAINING = "training:"
+"""How a `train.start` begins that names a training by its id; any other is the path of a weights file."""
 
 
 def identify(experiment: Experiment) -> tuple[str, str]:
     """(training id, cell id): hashes of all that changes the weights, and of all that changes the figures."""
     return Identifier()(experiment)
+
+
+def start_training(experiment: Experiment) -> str | None:
+    """The id of the training whose weights `experiment`'s training starts from, if it starts from a training."""
+    start = experiment.train.start
+    return start.removeprefix(START_TRAINING) if start is not None and start.startswith(START_TRAINING) else None
+
+
+def start_file(experiment: Experiment) -> Path | None:
+    """The file of weights that `experiment`'s training starts from, if it starts from a file."""
+    start = experiment.train.start
+    return None if start is None or start.startswith(START_TRAINING) else expanded(start)
+
+
+def needs_of(target: Target, experiment: Experiment) -> tuple[Target, ...]:
+    """What must be done before the job of `target` can run."""
+    if target.kind == "cell":
+        return (Target("training", identify(experiment)[0]),)
+    start = start_training(experiment)
+    return () if start is None else (Target("training", start),)
 
 
 @lru_cache(maxsize=4096)
@@ -47,21 +72,21 @@ def _digest(value: Any) -> str:
 
 
 UNKNOWN_ID = "unknown-"
-"""How an id begins that cannot be told, since the data it depends on are not there."""
+"""How a placeholder id begins: the data that the real one depends on are missing."""
 
 
 class Identifier:
-    """Tells the ids of many experiments, looking at each file that they depend on once.
+    """Computes the ids of many experiments, reading each file that they depend on once.
 
-    With `without_data` the ids of experiments whose data or weights are not there are made up: they begin with
-    :data:`UNKNOWN_ID` and tell the experiments apart, but match no result.
+    With `without_data`, experiments whose data or weights are missing get placeholder ids: these begin with
+    :data:`UNKNOWN_ID` and keep the experiments apart, but match no result.
     """
 
     def __init__(self, *, without_data: bool = False) -> None:
         self.missing: list[str] = []
-        """What was not there, each message once."""
+        """Messages about what is missing, each once."""
         self._without_data = without_data
-        self._content: dict[tuple[DataConfig, str] | str, str | None] = {}
+        self._content: dict[tuple[DataConfig | str, str], str | None] = {}
         self._trainings: dict[tuple[Any, ...], str] = {}
         self._measures: dict[tuple[MeasureConfig, DataConfig], dict[str, Any]] = {}
 
@@ -79,29 +104,41 @@ class Identifier:
         known = not training.startswith(UNKNOWN_ID) and None not in measured.values()
         return training, cell if known else UNKNOWN_ID + cell
 
-    def _training_id(self, data: DataConfig, model: ModelConfig, diffusion: Section, train: Section, seed: int) -> str:
+    def _training_id(
+        self, data: DataConfig, model: ModelConfig, diffusion: Section, train: TrainConfig, seed: int
+    ) -> str:
         from harness.data.pixels import PIXEL_RULES
 
         content = self._fingerprint(data, "train")
+        start = self._start_identity(train)
         identity = {
             "schema": SCHEMA,
             "data": {**_dump(data, NOT_IN_DATA_ID), "fingerprint": content, "pixel_rules": PIXEL_RULES},
             "model": _dump(model),
             "diffusion": _dump(diffusion),
-            "train": _dump(train, NOT_IN_TRAINING_ID),
+            "train": {**_dump(train, NOT_IN_TRAINING_ID), **({} if train.start is None else {"start": start})},
             "seed": seed,
         }
         source = source_of(model.kind)
         if source is not None:
             identity["source"] = source.digest
-        return _digest(identity) if content is not None else UNKNOWN_ID + _digest(identity)
+        is_known = content is not None and not (start or "").startswith(UNKNOWN_ID)
+        return _digest(identity) if is_known else UNKNOWN_ID + _digest(identity)
+
+    def _start_identity(self, train: TrainConfig) -> str | None:
+        """What stands for the weights that a training starts from: a training's id, or the content of a file."""
+        if train.start is None:
+            return None
+        if train.start.startswith(START_TRAINING):
+            return train.start.removeprefix(START_TRAINING)
+        return self._file_digest(train.start, "train.start") or UNKNOWN_ID + train.start
 
     def _measure_identity(self, measure: MeasureConfig, data: DataConfig) -> dict[str, Any]:
         """What a cell's figures depend on beside its images; None stands for what is not there."""
         identity = _dump(measure, {"weights", "batch"})
         if measure.reference == "test":
             identity["reference_fingerprint"] = self._fingerprint(data, "test")
-        digest = None if measure.weights is None else self._file_digest(measure.weights)
+        digest = None if measure.weights is None else self._file_digest(measure.weights, "measure.weights")
         if measure.weights is not None and digest is None:
             return {**identity, "extractor_weights": None}
         return {**identity, "extractor_weights": weights_identity(measure.features, digest) or "unknown"}
@@ -109,15 +146,16 @@ class Identifier:
     def _fingerprint(self, data: DataConfig, split: str) -> str | None:
         from harness.data import fingerprint
 
-        return self._told((data, split), lambda: fingerprint(data, split))
+        return self._content_of((data, split), lambda: fingerprint(data, split))
 
-    def _file_digest(self, path: str) -> str | None:
-        return self._told(path, lambda: _weights_digest(path))
+    def _file_digest(self, path: str, key: str) -> str | None:
+        return self._content_of((key, path), lambda: _weights_digest(path, key))
 
-    def _told(self, key: tuple[DataConfig, str] | str, tell: Callable[[], str]) -> str | None:
+    def _content_of(self, key: tuple[DataConfig | str, str], hashed: Callable[[], str]) -> str | None:
+        """The hash of a file or data set, from `hashed` the first time; None where it is not there and need not be."""
         if key not in self._content:
             try:
-                self._content[key] = tell()
+                self._content[key] = hashed()
             except MissingDataError as missing:
                 if not self._without_data:
                     raise
@@ -126,18 +164,19 @@ class Identifier:
         return self._content[key]
 
 
-def _weights_digest(path: str) -> str:
+def _weights_digest(path: str, key: str) -> str:
+    """The hash of the weights file that the configuration's `key` names."""
     from harness.data.checksums import file_digest
 
     place = expanded(path)
     try:
         return file_digest(place)
     except FileNotFoundError:
-        raise MissingDataError(f"measure.weights: {path} does not exist{tried(place)}") from None
+        raise MissingDataError(f"{key}: {path} does not exist{tried(place)}") from None
     except IsADirectoryError:
-        raise ConfigError("measure.weights", [f"{path} is a folder; give the path of the file of weights"]) from None
+        raise ConfigError(key, [f"{path} is a folder; give the path of the file of weights"]) from None
     except OSError as error:
-        raise ConfigError("measure.weights", [f"{path} cannot be read: {error.strerror}"]) from None
+        raise ConfigError(key, [f"{path} cannot be read: {error.strerror}"]) from None
 
 
 NOT_IN_DATA_ID = {"path", "label", "classes"}

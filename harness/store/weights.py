@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -38,16 +40,36 @@ def load_tensors(path: Path, training: str | None = None) -> tuple[dict[str, Ten
 
     Raises :class:`DamagedFile`, or :class:`StoreError` for another training's file.
     """
+    with _opened(path) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        metadata = _facts(path, file.metadata(), training)
+    return tensors, metadata
+
+
+def tensor_shapes(path: Path, training: str | None = None) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor in `path`, from its header alone. Raises as :func:`load_tensors` does."""
+    with _opened(path) as file:
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        _facts(path, file.metadata(), training)
+    return shapes
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     if not path.exists():
         raise StoreError(f"{path}: no such file")
     try:
         with safe_open(path, framework="pt") as file:
-            facts = (file.metadata() or {}).get(FORMAT)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            yield file
     except SafetensorError as error:
         raise DamagedFile(path, error) from None
     except OSError as error:  # no permission, no memory: that says nothing of what is in it
         raise StoreError(f"{path}: cannot be read ({error})") from None
+
+
+def _facts(path: Path, header: Mapping[str, str] | None, training: str | None) -> dict[str, str]:
+    """What the file says of itself, if it is of this project and of `training`."""
+    facts = (header or {}).get(FORMAT)
     if facts is None:
         raise StoreError(f"{path}: was not written by this project (no {FORMAT!r} in its metadata)")
     metadata: dict[str, str] = json.loads(facts)
@@ -56,4 +78,4 @@ def load_tensors(path: Path, training: str | None = None) -> tuple[dict[str, Ten
             f"{path}: belongs to training {metadata.get('training')}, not to {training}: "
             "it was made with another configuration"
         )
-    return tensors, metadata
+    return metadata

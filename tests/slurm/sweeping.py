@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from harness.cli.app import app
 from harness.dispatch.plan import plan, save_experiments
+from harness.dispatch.slurm import calls as calls_module
 from harness.dispatch.slurm import queue
-from harness.dispatch.slurm import submit as submit_module
 from harness.dispatch.slurm.settings import load_settings
 from harness.dispatch.slurm.submissions import current_user, load_submissions
 from harness.dispatch.slurm.submit import Submitted, submit
@@ -163,18 +163,18 @@ class Running:
 @contextmanager
 def controller_lost_after_one_array() -> Iterator[None]:
     """SLURM takes the first array of a submission; then its controller is gone until the block ends."""
-    original = submit_module.submit_array
+    original = calls_module.submit_array
 
     def submit_then_stop(*given: Any) -> str:
         number = original(*given)
         script("controller", "stop")
         return number
 
-    submit_module.submit_array = submit_then_stop
+    calls_module.submit_array = submit_then_stop
     try:
         yield
     finally:
-        submit_module.submit_array = original
+        calls_module.submit_array = original
         script("controller", "start")
 
 

@@ -206,7 +206,7 @@ def test_who_cancelled_it_is_told(submission: Submission, training: Target, cell
     other = read(jobs(Job("1", "t", "CANCELLED", "by 4000000000"))).rows[training]
     assert told(other) == ("cancelled", "by scancel of user 4000000000")
     dependent = read(jobs(Job("1", "t", "CANCELLED", "DependencyNeverSatisfied"))).rows[training]
-    assert told(dependent) == ("cancelled", "with what it depended on")
+    assert told(dependent) == ("cancelled", "with what it waited for")
 
 
 SET_UP = (

@@ -259,7 +259,7 @@ def test_an_array_is_cut_where_others_took_the_places_meanwhile(
         for array in cells:  # each cell waits for its own training
             for place, (cell,) in enumerate(array.elements):
                 parent = trainings.elements.index((sweep.sweep.cells[cell].training,))
-                assert array.parent_of(place) == trainings.job_of(parent)
+                assert array.parents_of(place) == (trainings.job_of(parent),)
         harness("cancel", sweep)
 
 

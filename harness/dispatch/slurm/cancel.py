@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterable
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -79,18 +79,33 @@ def _cancel(
     )
 
 
-def _needed_by(chosen: Iterable[LiveJob], others: Iterable[LiveJob], foreign: Iterable[Submission]) -> dict[str, str]:
-    """By job, who else needs it, in words: jobs of other sweeps that wait for it, or sweeps that rely on its result."""
-    who: dict[str, Counter[str]] = {made.id: Counter() for made in chosen}
+def _needed_by(chosen: Sequence[LiveJob], others: Iterable[LiveJob], foreign: Iterable[Submission]) -> dict[str, str]:
+    """By job of `chosen`, who else needs it, in words: jobs of other sweeps that wait for it, sweeps that rely on its
+    result, and whoever needs a job that waits for it, to any depth."""
+    waiting: dict[str, Counter[tuple[str, str]]] = {made.id: Counter() for made in chosen}
     for other in others:
-        if other.parent in who:
-            who[other.parent][other.submission.describe()] += len(other.targets)
-    relying = {(id, submission.describe()) for submission in foreign for id in submission.shared if id in who}
-    needed = {id: [f"{count_of(n, 'cell')} of {name}" for name, n in said.items()] for id, said in who.items()}
-    for id, name in sorted(relying):
-        if name not in who[id]:
-            needed[id].append(name)
-    return {id: f"needed by {', '.join(said)}" for id, said in needed.items() if said}
+        for parent in waiting.keys() & set(other.parents):
+            waiting[parent].update((other.submission.describe(), target.kind) for target in other.targets)
+    relying: dict[str, set[str]] = defaultdict(set)
+    for submission in foreign:
+        for id in waiting.keys() & set(submission.shared):
+            relying[id].add(submission.describe())
+    needed = {id: _in_words(waiting[id], relying[id]) for id in waiting if waiting[id] or relying[id]}
+    parents = {made.id: [id for id in made.parents if id in waiting] for made in chosen}
+    reached = list(needed)
+    while reached:
+        id = reached.pop()
+        for parent in parents[id]:
+            if parent not in needed:
+                needed[parent] = needed[id]
+                reached.append(parent)
+    return needed
+
+
+def _in_words(waiting: Counter[tuple[str, str]], relying: Collection[str]) -> str:
+    said = [f"{count_of(count, kind)} of {name}" for (name, kind), count in waiting.items()]
+    said += sorted(set(relying) - {name for name, _ in waiting})
+    return f"needed by {', '.join(said)}"
 
 
 def _note(ended: Iterable[LiveJob]) -> None:

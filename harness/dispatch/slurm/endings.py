@@ -99,7 +99,7 @@ def _cancelled(kind: Kind, assignment: Assignment, job: Job) -> Ending:
         by_another = whose not in ("", assignment.submission.user)
         return "cancelled", f"by scancel of user {whose}" if by_another else "by scancel"
     if job.reason.startswith(DEPENDENCY):
-        return "cancelled", "with its training" if kind == "cell" else "with what it depended on"
+        return "cancelled", "with its training" if kind == "cell" else "with what it waited for"
     return "lost", f"SLURM itself cancelled job {job.id}: its queue was lost, or what the job waited for"
 
 

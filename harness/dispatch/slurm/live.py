@@ -19,8 +19,8 @@ class LiveJob:
     job: Job
     targets: tuple[Target, ...]
     submission: Submission
-    parent: str | None
-    """The job that it waits for."""
+    parents: tuple[str, ...]
+    """The jobs that it waits for, to make what its targets need."""
 
     @property
     def id(self) -> str:
@@ -42,15 +42,13 @@ def live_jobs(submissions: Iterable[Submission], jobs: Mapping[str, Job]) -> lis
                 job = jobs.get(array.job_of(place) or "")
                 if job is not None and job.name == array.name and job.is_live:
                     targets = tuple(Target(array.kind, id) for id in element)
-                    found.append(LiveJob(job, targets, submission, array.parent_of(place)))
+                    found.append(LiveJob(job, targets, submission, array.parents_of(place)))
     return found
 
 
 def targets_of(sweep: Sweep) -> frozenset[Target]:
-    """All trainings and cells of the sweep as its file stands."""
-    return frozenset(
-        {Target("training", id) for id in sweep.trainings} | {Target("cell", id) for id in sweep.cells},
-    )
+    """All targets of the sweep as its file stands."""
+    return frozenset(sweep.nodes)
 
 
 def earlier_jobs(live: Iterable[LiveJob], key: SweepKey, targets: Collection[Target]) -> list[LiveJob]:

@@ -7,10 +7,12 @@ from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 
+from harness.dispatch.graph import depths
 from harness.dispatch.plan import Plan
 from harness.dispatch.slurm import queue
+from harness.dispatch.slurm.arrays import jobs_of
 from harness.dispatch.slurm.sbatch import sbatch_options, sbatch_parameters
-from harness.dispatch.slurm.settings import ClusterSettings, JobSettings
+from harness.dispatch.slurm.settings import KINDS, ClusterSettings, JobSettings
 from harness.dispatch.slurm.trial import room_for
 from harness.store.store import Kind, Target
 
@@ -20,29 +22,20 @@ def choose_portion(
 ) -> tuple[list[Target], str]:
     """Those of `wanted` that SLURM takes at once, and the name of the limit if these are not all.
 
-    First cells that can run at once, then trainings, then cells that wait for theirs: no place in the queue is held by
-    a job that waits while one that could run is left out. Raises :class:`SlurmError`.
+    First what can run at once, cells before trainings, then what waits for it and so on, trainings before cells: no
+    place in the queue is held by a job that waits while one that could run is left out. Raises :class:`SlurmError`.
     """
     if not wanted or not _limits_are_enforced():
         return list(wanted), ""
-    trainings = [target for target in wanted if target.kind == "training"]
-    cells = [target for target in wanted if target.kind == "cell"]
-    submitted = set(trainings)
-
-    def is_ready(cell: Target) -> bool:
-        training = Target("training", planned.sweep.cells[cell.id].training)
-        return training not in submitted and training not in live
-
-    ordered = [*(c for c in cells if is_ready(c)), *trainings, *(c for c in cells if not is_ready(c))]
-    jobs = _jobs(planned, ordered, settings.cell.cells_per_job)
-    room = _Room(settings, {kind: sum(job[0].kind == kind for job in jobs) for kind in ("training", "cell")})
+    submitted = set(wanted)
+    needs = {target: [need for need in planned.needs(target) if need in submitted or need in live] for target in wanted}
+    depth = depths(wanted, needs)
+    ordered = sorted(wanted, key=lambda target: (depth[target], (target.kind == "training") == (depth[target] == 0)))
+    jobs = jobs_of(ordered, needs, settings.per_job)
+    room = _Room(settings, {kind: sum(job[0].kind == kind for job in jobs) for kind in KINDS})
     chosen: set[Target] = set()
     for job in jobs:
-        kind, first = job[0].kind, job[0]
-        parent = Target("training", planned.sweep.cells[first.id].training) if kind == "cell" else None
-        if parent in submitted and parent not in chosen:
-            continue
-        if room.take(kind):
+        if all(need in chosen or need in live for need in needs[job[0]]) and room.take(job[0].kind):
             chosen.update(job)
     return [target for target in wanted if target in chosen], room.limit
 
@@ -76,22 +69,6 @@ class _Room:
 def _queue_of(settings: JobSettings) -> tuple[str | None, ...]:
     """What SLURM's limits on the number of jobs go by."""
     return settings.partition, settings.account, settings.qos
-
-
-def _jobs(planned: Plan, targets: Sequence[Target], cells_per_job: int) -> list[list[Target]]:
-    """`targets` by the jobs that make them, in their order."""
-    jobs: list[list[Target]] = []
-    open_job: dict[str, list[Target]] = {}
-    for target in targets:
-        training = planned.sweep.cells[target.id].training if target.kind == "cell" else None
-        job = open_job.get(training) if training is not None else None
-        if job is not None and len(job) < cells_per_job:
-            job.append(target)
-            continue
-        jobs.append([target])
-        if training is not None:
-            open_job[training] = jobs[-1]
-    return jobs
 
 
 def trial_options(settings: JobSettings, elements: int) -> list[str]:

@@ -192,6 +192,11 @@ class ClusterSettings:
     def of(self, kind: Kind) -> JobSettings:
         return self.training if kind == "training" else self.cell
 
+    @property
+    def per_job(self) -> dict[Kind, int]:
+        """How many targets one job makes, by their kind."""
+        return {"training": 1, "cell": self.cell.cells_per_job}
+
 
 def user_file() -> Path:
     """``$XDG_CONFIG_HOME/harness/cluster.yaml``, by default under ``~/.config``."""

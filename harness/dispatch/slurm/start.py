@@ -14,7 +14,7 @@ import sys
 def main() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2, signal.SIGTERM})
     here, _, _ = __file__.rpartition("/")
-    source = here.removesuffix("/harness/dispatch/slurm")
+    source, *_ = here.rsplit("/", 3)  # of SOURCE/harness/dispatch/slurm
     sys.path[:] = [source, *(folder for folder in sys.path if folder not in (here, source))]
 
     from pathlib import Path

@@ -60,10 +60,13 @@ class SubmittedArray:
             return None
         return self.job if len(self.elements) == 1 else f"{self.job}_{element}"
 
-    def parent_of(self, element: int) -> str | None:
-        """Id of the job that one element waits for."""
-        kind, _, parent = (self.dependency or "").partition(":")
-        return f"{parent}_{element}" if kind == "aftercorr" else parent or None
+    def parents_of(self, element: int) -> tuple[str, ...]:
+        """Ids of the jobs that one element waits for, to make what it needs."""
+        found: list[str] = []
+        for dependency in (self.dependency or "").split(","):
+            kind, *jobs = dependency.split(":")
+            found += [f"{job}_{element}" for job in jobs] if kind == "aftercorr" else jobs
+        return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -144,8 +147,8 @@ class Assignment:
     job: str
     name: str
     submission: Submission
-    parent: str | None = None
-    """The job that it waits for."""
+    parents: tuple[str, ...] = ()
+    """The jobs that it waits for, to make what its target needs."""
     array: SubmittedArray | None = None
 
     @property
@@ -155,8 +158,8 @@ class Assignment:
 
     @property
     def outside(self) -> str | None:
-        """Jobs of others that it waits for, in words, if it waits for no training."""
-        if self.parent is not None or self.array is None or self.array.after is None:
+        """Jobs of others that it waits for, in words, if it waits for none of its own sweep."""
+        if self.parents or self.array is None or self.array.after is None:
             return None
         return f"job {', '.join(text.partition(':')[2] for text in self.array.after.split(','))}"
 
@@ -239,7 +242,7 @@ def all_assignments(submissions: list[Submission]) -> dict[Target, list[Assignme
             if array.withdrawn or array.job is None:
                 continue
             for place, element in enumerate(array.elements):
-                assigned = Assignment(array.job_of(place) or "", array.name, submission, array.parent_of(place), array)
+                assigned = Assignment(array.job_of(place) or "", array.name, submission, array.parents_of(place), array)
                 for id in element:
                     found.setdefault(Target(array.kind, id), []).append(assigned)
     return found

@@ -1,0 +1,91 @@
+"""The weights that a training starts from: whether they fit its network, and loading them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from harness.config.schema import Experiment
+from harness.data import known_info
+from harness.engine.build import build_model
+from harness.errors import ConfigError
+from harness.store.weights import load_tensors, tensor_shapes
+from harness.wording import count_of
+
+Shapes = Mapping[str, tuple[int, ...]]
+SHOWN_TENSORS = 3
+
+
+def network_shapes(experiment: Experiment) -> dict[str, tuple[int, ...]]:
+    """The shape of every weight of `experiment`'s network, which is built without allocating any."""
+    info = known_info(experiment.data, labelled=experiment.model.class_conditional)
+    with torch.device("meta"):
+        return _shapes(build_model(experiment, info).state_dict())
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def file_shapes(path: Path, training: str | None = None) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor of a weights file, from its header alone. Raises :class:`StoreError`."""
+    return tensor_shapes(path, training)
+
+
+def misfit(network: Shapes, start: Shapes) -> str | None:
+    """Why weights with the shapes of `start` cannot be those of `network`, in one sentence; None if they can."""
+    differing = [name for name in network if name in start and start[name] != network[name]]
+    problems = [f"{name} is {_size(start[name])} there and {_size(network[name])} here" for name in differing]
+    problems += [f"{name} is not there" for name in network if name not in start]
+    problems += [f"{name} is not here" for name in start if name not in network]
+    if not problems:
+        return None
+    rest = len(problems) - SHOWN_TENSORS
+    more = f", and {count_of(rest, 'more tensor')}" if rest > 0 else ""
+    return f"does not fit: {', '.join(problems[:SHOWN_TENSORS])}{more}; {_what_fits(network, start)}"
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape)) if shape else "a number"
+
+
+def _what_fits(network: Shapes, start: Shapes) -> str:
+    """Which part of the start would fit which part of the network, whatever the parts are called."""
+    best: tuple[int, str] = (0, "")
+    for there, given in _parts(start).items():
+        for here, wanted in _parts(network).items():
+            count = sum(wanted.get(name) == shape for name, shape in given.items())
+            if count > best[0]:
+                whole = "all" if count == len(wanted) else f"{count} of {len(wanted)}"
+                best = count, f"its {there} would fit as {here}: {whole} tensors" + _all_but(wanted, given)
+    return best[1] or "no part of it would fit"
+
+
+def _all_but(wanted: Shapes, given: Shapes) -> str:
+    lacking = [name for name, shape in wanted.items() if given.get(name) != shape]
+    return f", all but {', '.join(lacking)}" if 0 < len(lacking) <= SHOWN_TENSORS else ""
+
+
+def _parts(shapes: Shapes) -> dict[str, dict[str, tuple[int, ...]]]:
+    """The tensors of each network, by their names inside it."""
+    parts: dict[str, dict[str, tuple[int, ...]]] = defaultdict(dict)
+    for name, shape in shapes.items():
+        part, _, inside = name.partition(".")
+        parts[part][inside] = shape
+    return parts
+
+
+def load_start(model: nn.Module, path: Path, training: str | None) -> None:
+    """Put the weights in `path` into `model`; those of `training`, if it is given.
+
+    Raises :class:`StoreError` for a file that cannot be used, :class:`ConfigError` for one that does not fit.
+    """
+    tensors, _ = load_tensors(path, training)
+    reason = misfit(_shapes(model.state_dict()), _shapes(tensors))
+    if reason is not None:
+        raise ConfigError("train.start", [f"{path} {reason}"])
+    model.load_state_dict(tensors)

@@ -1,0 +1,18 @@
+"""Why what a target needs is not there."""
+
+from __future__ import annotations
+
+from harness.store.store import Store, Target
+
+
+def missing_need(store: Store, need: Target) -> str:
+    """Why `need` has no result yet, in one line; where it is blocked itself, the reason for that."""
+    state = store.state(need)
+    word, error = state.get("state"), state.get("error")
+    if word == "blocked" and error:
+        return str(error)
+    if word in ("failed", "cancelled"):
+        return f"{need} {word}: {error or 'no reason noted'}"
+    if need.kind == "training" and store.done_path(need.id).exists():
+        return f"{need}: {store.weights_path(need.id)} is missing or cut short"
+    return f"{need} has not finished"
