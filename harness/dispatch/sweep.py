@@ -29,6 +29,7 @@ from harness.config.schema import (
 from harness.config.values import ReadBy, as_typed, decoded, from_text
 from harness.config.yamlfile import load_mapping
 from harness.errors import ConfigError
+from harness.metrics import DEFAULT
 from harness.store.identity import Identifier, _digest
 from harness.store.store import LOCAL
 
@@ -103,6 +104,9 @@ class ReportConfig(Section):
     base: str | None = Field(None, description="the arm that speed-ups are relative to; the first if unset")
     base_row: ExperimentKeys = Field(default_factory=dict, description="varied keys of that arm's row")
     subject: str | None = Field(None, description="the arm whose gain the headline states; 'dual-rate' if there is one")
+    metric: str = Field(
+        DEFAULT, description="the measure that rows are ranked and compared by, such as kernel or inception_score"
+    )
     kinds: dict[str, str] = Field(default_factory=dict, description="label of each varied key in tables")
 
 

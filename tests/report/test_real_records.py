@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from harness.cli import app as cli
-from harness.measure import features
+from harness.metrics.extractors import EXTRACTORS
 from harness.report import Panel, load_rows, panels
 from harness.report.figures import frontier_figure
 from harness.report.reported import agreeing, read_reported
@@ -42,7 +43,8 @@ def official(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Stand-in weights of Inception, which count as the official ones while this module's tests run."""
     path = make_inception(tmp_path_factory.mktemp("inception") / "random.pth")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(features, "INCEPTION_HASH", hashlib.sha256(path.read_bytes()).hexdigest()[:8])
+        known = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+        patch.setitem(EXTRACTORS, "inception", replace(EXTRACTORS["inception"], weights_sha256=known))
         yield path
 
 
