@@ -13,7 +13,7 @@ from harness.metrics import DEFAULT, measures
 from harness.report.noise import Distance, distances
 from harness.report.rows import Condition, ReportCell, Row, canonical, is_finite
 from harness.report.timing import timing_noise
-from harness.store.records import CellRecord, MeasureRecord
+from harness.store.records import SIDED, CellRecord, MeasureRecord
 
 MISSING = "missing"
 
@@ -166,8 +166,7 @@ def condition_of(record: CellRecord, metric: str = DEFAULT) -> Condition:
 def renamed(data: str, record: CellRecord) -> str:
     """The name of the data, with its side, under the label of the record's configuration if there is one."""
     label = record.config.get("data", {}).get("label")
-    size = record.data.size
-    side = f"{size}×{size}" if size else ""
+    side = data.rpartition(" ")[2] if SIDED.fullmatch(data) else ""
     if not label:
         return data
     return str(label) if not side or str(label).endswith(f" {side}") else f"{label} {side}"

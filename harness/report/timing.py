@@ -60,7 +60,7 @@ def timing_noise(rows: Sequence[Row]) -> dict[Row, float]:
 
 def _spread(time: TimeRecord) -> float | None:
     """Relative standard deviation of one repeat, from the quartiles of all; None where the record does not tell it."""
-    quartiles, repeats = time.seconds_per_image_quartiles, time.repeats or 0
+    quartiles, repeats = time.seconds_per_image_quartiles or (), time.repeats or 0
     positive = [quartile for quartile in quartiles if is_finite(quartile) and quartile > 0]
     if len(quartiles) != 2 or len(positive) != 2 or repeats < 2:
         return None

@@ -117,9 +117,9 @@ class TimeRecord(Part):
     """Seconds per image, and the conditions that they hold for."""
 
     seconds_per_image: float | None = None
-    seconds_per_image_quartiles: tuple[float | None, ...] = ()
+    seconds_per_image_quartiles: tuple[float | None, ...] | None = None
     latency_seconds: float | None = None
-    latency_seconds_quartiles: tuple[float | None, ...] = ()
+    latency_seconds_quartiles: tuple[float | None, ...] | None = None
     device: str | None = None
     dtype: str | None = None
     compiled: bool = False

@@ -190,11 +190,11 @@ def test_a_reference_at_another_size_is_another(first: int, tmp_path: Path) -> N
     for size in (first, 20 - first, first):
         reference = of_data(path, size=size)
         meter = QualityMeter(pooled(), reference, [METRICS["frechet"]], cache=tmp_path / "references")
-        assert meter.measure(reference.images())["frechet"] == pytest.approx(0, abs=1e-2)
-    alone = QualityMeter(pooled(), of_data(path, size=16))
+        assert meter.measure(reference.images())["frechet"].value == pytest.approx(0, abs=1e-2)
+    alone = QualityMeter(pooled(), of_data(path, size=16), [METRICS["frechet"]])
     other = of_data(path, size=4).images()
-    within = QualityMeter(pooled(), of_data(path, size=16), cache=tmp_path / "references")
-    assert within.measure(other)["frechet"] == alone.measure(other)["frechet"] > 100
+    within = QualityMeter(pooled(), of_data(path, size=16), [METRICS["frechet"]], cache=tmp_path / "references")
+    assert within.measure(other)["frechet"].value == alone.measure(other)["frechet"].value > 100
 
 
 def ids(*references: Reference) -> list[str]:
