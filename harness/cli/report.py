@@ -216,8 +216,10 @@ def _digest(sweep: Sweep, store: Store, failures: Mapping[str, str], folder: Pat
         sorted(failures.items()),
     ]
     for cell in sweep.cells.values():
-        path = store.cell_path(cell.id)
-        seen = path.stat() if path.exists() else None
+        try:
+            seen = store.cell_path(cell.id).stat()
+        except OSError:
+            seen = None
         labels = [sweep.config.arms[arm].label for arm, _ in cell.rows]
         data = cell.experiment.data.label
         parts.append([cell.id, cell.rows, labels, data, seen and [seen.st_size, seen.st_mtime_ns]])

@@ -14,6 +14,7 @@ from harness.report.options import ReportOptions
 from harness.report.panel import Panel
 from harness.report.reported import Reported, agreeing, has_figure, of_data, read_reported, reported_figure
 from harness.report.rows import Row
+from harness.report.shown import first_cell, sample_rows
 from harness.report.tables.numbers import number
 from harness.report.timing import untrusted
 
@@ -119,12 +120,6 @@ def _axes(panel: Panel) -> dict[str, list[Row]]:
     return found
 
 
-def sample_rows(panel: Panel) -> list[Row]:
-    """The rows whose images are shown: each arm's best."""
-    by_arm = [[row for row in panel.measured if row.arm == arm] for arm in panel.arms]
-    return [row for rows in by_arm if (row := panel.best(rows)) is not None]
-
-
 def sample_lines(panel: Panel, samples: Mapping[str, np.ndarray]) -> list[tuple[str, np.ndarray]]:
     """(name with distance, images) of each row that is shown and has images."""
     summaries = panel.distances
@@ -133,8 +128,3 @@ def sample_lines(panel: Panel, samples: Mapping[str, np.ndarray]) -> list[tuple[
         for row in sample_rows(panel)
         if first_cell(row) in samples
     ]
-
-
-def first_cell(row: Row) -> str:
-    """The cell whose images stand for the row."""
-    return row.records[0].id

@@ -54,9 +54,9 @@ def roles(panel: Panel, base: str | None = None, subject: str | None = None) -> 
 def comparisons(panel: Panel, who: Roles, cost: Cost, by_sampler: bool = False) -> list[Comparison]:
     """Every arm outside the base family against that family; with `by_sampler`, sampler against the same sampler."""
     key = (who.base, who.family, cost, by_sampler)
-    if key not in panel.compared:
-        panel.compared[key] = list(_compared(panel, who, cost, by_sampler))
-    return list(panel.compared[key])
+    if key not in panel.memory:
+        panel.memory[key] = list(_compared(panel, who, cost, by_sampler))
+    return list(panel.memory[key])
 
 
 def _compared(panel: Panel, who: Roles, cost: Cost, by_sampler: bool) -> Iterator[Comparison]:

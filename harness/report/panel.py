@@ -27,8 +27,8 @@ class Panel:
     arms: tuple[str, ...] = field(default=())
     metric: str = DEFAULT
     """Name of the measure that rows are ranked and compared by."""
-    compared: dict[Any, Any] = field(default_factory=dict, repr=False)
-    """Comparisons made so far: the headline and two tables ask for the same ones."""
+    memory: dict[Any, Any] = field(default_factory=dict, repr=False)
+    """What several tables and the headline ask for alike: comparisons, and the conditions in words."""
 
     @cached_property
     def measured(self) -> tuple[Row, ...]:

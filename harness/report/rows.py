@@ -101,6 +101,7 @@ class Row:
     statuses: tuple[str, ...] = ()
     """One per training seed that has no result: why."""
     condition: Condition | None = None
+    _means: dict[str, float] = field(default_factory=dict, repr=False)
 
     @property
     def measured(self) -> bool:
@@ -140,6 +141,11 @@ class Row:
 
     def mean(self, measure: str) -> float:
         """Mean of a measure of quality over all seeds; nan where it was not taken."""
+        if measure not in self._means:
+            self._means[measure] = self._mean(measure)
+        return self._means[measure]
+
+    def _mean(self, measure: str) -> float:
         return _mean(seed.values.get(measure) for record in self.records for seed in record.quality.per_seed)
 
     def stated_error(self, measure: str) -> float:
@@ -261,12 +267,12 @@ def mistrust(time: TimeRecord) -> tuple[str, ...]:
 
 
 def _mean(values: Iterable[float | None]) -> float:
-    known = [value for value in values if is_finite(value)]
+    known = [value for value in values if value is not None and math.isfinite(value)]
     return sum(known) / len(known) if known else math.nan
 
 
 def _median(values: Iterable[float | None]) -> float:
-    known = [value for value in values if is_finite(value)]
+    known = [value for value in values if value is not None and math.isfinite(value)]
     return median(known) if known else math.nan
 
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -13,19 +14,22 @@ import pandas as pd
 from harness.errors import StoreError
 from harness.files import write_atomically
 from harness.report.cells_file import cells_json
-from harness.report.figure_list import first_cell, report_figures, sample_rows
 from harness.report.frontier import Comparison
 from harness.report.headline import Headline, Roles, comparisons, headline, roles
 from harness.report.options import ReportOptions
 from harness.report.page import Part, Picture, page
 from harness.report.panel import Panel, panels
-from harness.report.render import begin
+from harness.report.render import Draw, begin
 from harness.report.rows import ReportCell, Row, rank
 from harness.report.samples import SHOWN, pack, read_samples, unpack
+from harness.report.shown import first_cell, sample_rows
 from harness.report.tables import Table, ablation_table, main_table, matched_table, sampler_table
 from harness.report.tables.table import markdown_escape
 from harness.report.timing import time_command, untrusted, why
 from harness.store.store import REPORT_CELLS, REPORT_SAMPLES, report_head
+
+if TYPE_CHECKING:
+    from harness.report.figure_list import Drawn
 
 log = logging.getLogger("harness")
 
@@ -82,8 +86,7 @@ def write_report(
     grouped = panels(cells, arms, options.metric)
     samples = {**unpack(out_dir / SAMPLES), **collect_samples(grouped, samples_root)}
     kept = {key: samples[key] for panel in grouped for row in sample_rows(panel) if (key := first_cell(row)) in samples}
-    drawn = [report_figures(panel, options, kept, reported) for panel in grouped]
-    rendered = begin([item.figure for items in drawn for item in items], apart=len(cells) >= MANY_CELLS)
+    rendered = begin(_drawing(grouped, options, kept, reported), apart=len(cells) >= MANY_CELLS)
     suffixes = file_suffixes(grouped)
     command = time_command(options.command)
     headlines = [headline(panel, options.base, options.subject, command) for panel in grouped]
@@ -96,14 +99,11 @@ def write_report(
         lead = [f"# {markdown_escape(title or name)}", f"**{markdown_escape(said.line)}**"]
         lead += [markdown_escape(said.conditions)] if said.conditions else []
         files |= _table_files(of_panel, "\n\n".join([*lead, ""]))
-    images = iter(rendered())
     parts = []
-    for panel, said, suffix, of_panel, items in zip(grouped, headlines, suffixes, tables, drawn, strict=True):
-        pictures = []
-        for item in items:
-            picture, document = next(images)
-            pictures.append(Picture(f"{item.name}{suffix}", item.caption, picture))
-            files |= {f"{item.name}{suffix}.png": picture, f"{item.name}{suffix}.pdf": document}
+    for panel, said, suffix, of_panel, drawn in zip(grouped, headlines, suffixes, tables, rendered(), strict=True):
+        pictures = [Picture(f"{one.name}{suffix}", one.caption, one.png) for one in drawn]
+        for one in drawn:
+            files |= {f"{one.name}{suffix}.png": one.png, f"{one.name}{suffix}.pdf": one.pdf}
         notes = _notes(panel, options, pictures)
         parts.append(Part(panel, said, tuple(of_panel), tuple(pictures), notes))
     files["index.html"] = page(name, title, parts, options.command).encode()
@@ -119,6 +119,18 @@ def write_report(
         tuple(sorted(files)),
         parts[0].panel.distance,
     )
+
+
+def _drawing(
+    grouped: Sequence[Panel], options: ReportOptions, samples: Mapping[str, np.ndarray], reported: Path | None
+) -> Draw:
+    def draw() -> list[list[Drawn]]:
+        # Imported here since matplotlib takes long to load, and a large report needs it in its second process only.
+        from harness.report.figure_list import report_figures
+
+        return [report_figures(panel, options, samples, reported) for panel in grouped]
+
+    return draw
 
 
 def file_suffixes(grouped: Sequence[Panel]) -> list[str]:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from harness.errors import StoreError
 from harness.report import Report, ReportCell, load_options, load_rows, render, write
+from harness.report.figure_list import Drawn
 from harness.report.figures import frontier_figure
 from harness.report.samples import read_samples
 from harness.report.tables.table import markdown_escape
@@ -155,9 +156,11 @@ def test_a_large_report_is_the_same_bytes_by_two_processes(
 
 
 def test_a_child_that_dies_costs_time_but_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
-    figure = frontier_figure(panels(small())[0])
+    def draw() -> list[list[Drawn]]:
+        return [[Drawn("frontier", "a frontier", frontier_figure(panels(small())[0]))]]
+
     monkeypatch.setattr(render, "_send", lambda *_: os._exit(1))
-    assert render.begin([figure], apart=True)() == render.render([figure])
+    assert render.begin(draw, apart=True)() == render.render(draw)
 
 
 def test_a_report_imports_no_torch() -> None:

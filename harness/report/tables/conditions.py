@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from harness.report.panel import Panel
-from harness.report.rows import Row, show
+from harness.report.rows import Condition, Row, show
 from harness.report.timing import MARK, untrusted, why
 from harness.wording import count_of
 
@@ -14,9 +14,16 @@ def conditions(panel: Panel) -> str:
     """What holds for every figure of a panel: data, N, features, reference, seeds, device, dtype, batch, threads."""
     if panel.condition is None:
         return "Nothing has been measured yet."
+    if "conditions" not in panel.memory:
+        panel.memory["conditions"] = _conditions(panel, panel.condition)
+    words: str = panel.memory["conditions"]
+    return words
+
+
+def _conditions(panel: Panel, condition: Condition) -> str:
     singular = any(record.quality.covariance_singular for row in panel.measured for record in row.records)
     warning = " Fewer images than features: the distances are a rough guide." if singular else ""
-    return f"{panel.condition.text}; {_seeds(panel.measured)}; {timing(panel.measured)}.{warning}"
+    return f"{condition.text}; {_seeds(panel.measured)}; {timing(panel.measured)}.{warning}"
 
 
 def _seeds(rows: Sequence[Row]) -> str:
