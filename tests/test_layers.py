@@ -21,6 +21,7 @@ FLOORS = (
     ("harness.measure",),
     ("harness.data",),
     ("harness.config",),
+    ("harness.metrics",),
     (BASE,),
     ("models",),
 )

@@ -12,16 +12,17 @@ import argparse
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from harness.cli.console import console, main_of
 from harness.errors import ConfigError
-from harness.report.write import CELLS, load_rows
+from harness.metrics import DEFAULT
+from harness.report import load_rows
+from harness.store.records import CellRecord
 from harness.store.store import LOCAL
+from harness.store.store import REPORT_CELLS as CELLS
 from harness.wording import count_of
 
 
@@ -59,22 +60,22 @@ def compare(mine: Path, other: Path) -> Agreement:
     )
 
 
-def _records(path: Path) -> dict[str, dict[str, Any]]:
+def _records(path: Path) -> dict[str, CellRecord]:
     """Records by arm, what is varied, and seed: names that hold from one version of the data's files to another."""
     named = {}
-    for row in load_rows(path):
-        if (record := row["record"]) is not None:
-            varied = " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in sorted(row["varied"].items()))
-            named[f"{row['arm']} {varied} seed={record['config'].get('seed', 0)}"] = record
+    for cell in load_rows(path):
+        if cell.record is not None:
+            varied = " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in sorted(cell.varied.items()))
+            named[f"{cell.arm} {varied} seed={cell.record.seed}"] = cell.record
     return named
 
 
-def _distances(record: Mapping[str, Any]) -> list[float]:
-    return [seed["frechet"] for seed in record["quality"]["per_seed"]]
+def _distances(record: CellRecord) -> list[float]:
+    return [value for seed in record.quality.per_seed if (value := seed.values[DEFAULT]) is not None]
 
 
-def _gmacs(record: Mapping[str, Any]) -> float:
-    return round(record["compute"]["gmacs_per_image"], 9)
+def _gmacs(record: CellRecord) -> float:
+    return round(record.compute.gmacs_per_image or 0.0, 9)
 
 
 def _apart(one: float, two: float) -> float:

@@ -26,7 +26,7 @@ from harness.data import open_data
 from harness.dispatch.sweep import load_experiment, parse_overrides
 from harness.errors import ConfigError
 from harness.measure.features import load_extractor
-from harness.measure.frechet import Bias, held_out_bias, small_sample_bias
+from harness.metrics.frechet_distance import Bias, held_out_bias, small_sample_bias
 from harness.wording import count_of
 
 IMAGES = (200, 400, 500, 1000, 2000)
@@ -37,9 +37,9 @@ def reference_features(experiment: Experiment) -> tuple[str, NDArray]:
     """(name of the reference with its number of images, its features (N, width))."""
     data = open_data(experiment.data, experiment.measure.reference)
     extractor = load_extractor(experiment.measure.features, experiment.measure.weights)
-    features = extractor.extract(data.all_uint8(), experiment.measure.batch)[extractor.kind.layer]
+    features = extractor.extract(data.all_uint8(), experiment.measure.batch)[extractor.kind.layer_name]
     name = f"{data.info.name} {experiment.measure.reference} ({count_of(len(features), 'image')})"
-    return f"{extractor.frechet_label} to {name}", features.numpy()
+    return f"{extractor.label('frechet')} to {name}", features.numpy()
 
 
 def biases(features: NDArray, sizes: Sequence[int], repeats: int) -> dict[str, list[Bias]]:

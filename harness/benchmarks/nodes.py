@@ -26,7 +26,6 @@ from harness.dispatch.slurm.submit import submit
 from harness.dispatch.status import TO_RETRY, read_status
 from harness.dispatch.sweep import Sweep, load_experiment, load_sweep
 from harness.errors import DispatchError
-from harness.files import read_json
 from harness.store.identity import identify
 from harness.store.store import Store, Target
 
@@ -67,8 +66,8 @@ def _run(sweep: Sweep, store: Store, training: str, nodes: int, settings: Cluste
                 raise DispatchError(f"{target} on {nodes} nodes: {row.state}: {row.reason}")
     finally:
         cancel_jobs(sweep, store)
-    done = read_json(store.done_path(training))
-    return Run(nodes, done["ranks"], done["images_per_second"])
+    done = store.read_training(training)
+    return Run(nodes, done.ranks, done.images_per_second or 0.0)
 
 
 def show(title: str, runs: Sequence[Run]) -> None:

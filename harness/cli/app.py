@@ -171,12 +171,15 @@ def report(
     publish: Annotated[
         bool, typer.Option("--publish", help="write RESULTS/NAME as a published report: no sweep's own takes its place")
     ] = False,
+    metric: Annotated[
+        str | None, typer.Option("--metric", help="rank and compare by this measure instead of the Fréchet distance")
+    ] = None,
     json_output: AsJson = False,
 ) -> None:
     """Make a sweep's tables and figures from the results that are there. Never trains or samples."""
     from harness.cli import report as reporting
 
-    reporting.run(file, overrides, results, json_output, publish)
+    reporting.run(file, overrides, results, json_output, publish, metric)
 
 
 @app.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -19,10 +19,11 @@ from harness.dispatch.progress import in_words
 from harness.dispatch.sweep import Training, load_experiment, load_with_starts
 from harness.engine.progress import MAIN, JobProgress
 from harness.errors import ConfigError, StoreError
-from harness.files import atomic_path, read_json, set_aside
+from harness.files import atomic_path, set_aside
 from harness.interrupts import stop_on_interrupt
 from harness.store.identity import START_TRAINING, identify
 from harness.store.needs import missing_need
+from harness.store.records import CellRecord
 from harness.store.store import Store, Target
 from harness.wording import count_of
 
@@ -121,7 +122,7 @@ def train(
     experiment, starts = load_with_starts(file, _with_start(overrides, start), arm)
     training = _trained(store, experiment, starts, out)
     if json_output:
-        print_json({**read_json(store.done_path(training)), "weights": str(store.weights_path(training))})
+        print_json({**store.read_training(training).plain, "weights": str(store.weights_path(training))})
     else:
         out.print(f"training {training}: {store.weights_path(training)}", highlight=False)
 
@@ -220,29 +221,29 @@ def measure(file: Path, overrides: Sequence[str], arm: str | None, results: Path
         _run_job(store, target, out)
     record = store.read_cell(cell)
     if json_output:
-        print_json(record)
+        print_json(record.plain)
         return
     show_record(record, store, out)
 
 
-def show_record(record: dict[str, Any], store: Store, out: Console) -> None:
+def show_record(record: CellRecord, store: Store, out: Console) -> None:
     """A cell's figures with their conditions, for people."""
     from rich.table import Table
 
-    quality, compute, timing = record["quality"], record["compute"], record["time"]
-    table = Table(show_header=False, title=f"cell {record['id']}", title_justify="left")
-    for values in quality["per_seed"]:
-        seed = f"sampling seed {values['seed']}"
-        table.add_row(f"{quality['frechet_label']}, {seed}", f"{values['frechet']:.4f}")
-        table.add_row(f"{quality['kernel_label']}, {seed}", f"{values['kernel']:.5f} ± {values['kernel_std']:.5f}")
-    table.add_row(
-        "images", f"{quality['images']} against {quality['reference']['images']} of {quality['reference']['name']}"
-    )
-    table.add_row("GMACs per image", f"{compute['gmacs_per_image']:.4g}")
-    table.add_row("GFLOPs per image", f"{compute['gflops_per_image']:.4g}")
-    table.add_row("evaluations", ", ".join(f"{k} {v}" for k, v in compute["evaluations"].items()))
-    table.add_row(
-        "seconds per image", f"{timing['seconds_per_image']:.4g} (batch {timing['batch']}, {timing['device']})"
-    )
+    quality, compute, timing = record.quality, record.compute, record.time
+    table = Table(show_header=False, title=f"cell {record.id}", title_justify="left")
+    for seed in quality.per_seed:
+        for name, measure in quality.measures.items():
+            value, error = seed.values.get(name), seed.standard_errors.get(name)
+            shown = "–" if value is None else f"{value:.4g}"
+            table.add_row(
+                f"{measure.label}, sampling seed {seed.seed}", f"{shown} (se {error:.2g})" if error else shown
+            )
+    table.add_row("images", f"{quality.images} against {quality.reference.images} of {quality.reference.name}")
+    table.add_row("GMACs per image", f"{compute.gmacs_per_image:.4g}")
+    table.add_row("GFLOPs per image", f"{compute.gflops_per_image:.4g}")
+    table.add_row("evaluations", ", ".join(f"{name} {count}" for name, count in compute.evaluations.items()))
+    if timing is not None:
+        table.add_row("seconds per image", f"{timing.seconds_per_image:.4g} (batch {timing.batch}, {timing.device})")
     out.print(table)
-    out.print(f"record: {store.cell_path(record['id'])}", highlight=False)
+    out.print(f"record: {store.cell_path(record.id)}", highlight=False)

@@ -7,21 +7,25 @@ import gc
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from harness.cli.console import console, print_json
 from harness.cli.fitting import fitted
 from harness.cli.hints import Asked
-from harness.config.schema import Experiment, as_plain
+from harness.config.schema import Experiment, as_plain, nearest
 from harness.dispatch.sweep import Sweep, load_sweep
 from harness.errors import ConfigError, StoreError
 from harness.files import as_unicode, read_json, write_atomically, write_json
-from harness.store.store import LOCAL, REPORT_CELLS, REPORT_SAMPLES, DamagedRecord, Store, Target
+from harness.store.records import CellRecord, DamagedRecord
+from harness.store.store import LOCAL, REPORT_CELLS, REPORT_SAMPLES, Store, Target
+
+if TYPE_CHECKING:
+    from harness.report import Report, ReportCell
 
 REPORT_SOURCE = Path(__file__).parent.parent / "report"
 REPORTED = "reported.csv"
@@ -37,41 +41,72 @@ class Made:
     summary: dict[str, Any]
 
 
-def run(file: Path, overrides: Sequence[str], results: Path, json_output: bool, publish: bool = False) -> None:
-    # Ten thousand records are millions of objects, none of them garbage: to look for it takes longer than to read them.
-    gc.disable()
-    if file.is_dir():
-        made = remake(file, publish)
-    else:
-        from harness.dispatch.checks import check_folder
+def run(
+    file: Path,
+    overrides: Sequence[str],
+    results: Path,
+    json_output: bool,
+    publish: bool = False,
+    metric: str | None = None,
+) -> None:
+    """Make the report of a sweep, or of a report's folder, again; `metric` is what rows are ranked by this time."""
+    with _without_garbage_collection():
+        if file.is_dir():
+            made = remake(file, publish, metric)
+        else:
+            from harness.dispatch.checks import check_folder
 
-        sweep = load_sweep(file, overrides)
-        check_folder(results)
-        made = make(sweep, Store(results), {}, again=True, publish=publish)
+            sweep = load_sweep(file, overrides)
+            check_folder(results)
+            made = make(sweep, Store(results), {}, again=True, publish=publish, metric=metric)
     if json_output:
         print_json(made.summary)
     else:
         show(made, console())
 
 
-def remake(folder: Path, publish: bool = False) -> Made:
-    """A report again from its own cells.json, without the runs it was made from; in place, or published."""
-    from harness.report import kept_options, kept_rows, load_cells, write_report
+@contextlib.contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Ten thousand records are millions of objects, none of them garbage: to look for it takes longer than to read
+    them."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
-    kept = folder / REPORT_CELLS
-    if not kept.exists():
+
+def remake(folder: Path, publish: bool = False, metric: str | None = None) -> Made:
+    """A report again from its own cells.json, without the runs it was made from; in place, or published."""
+    from harness.report import load_report, write_report
+
+    path = folder / REPORT_CELLS
+    if not path.exists():
         raise ConfigError(str(folder), [f"holds no {REPORT_CELLS}; it is not the folder of a report"])
-    held = load_cells(kept)
-    options = kept_options(held)
+    kept = load_report(path)
+    options = replace(kept.options, metric=metric or kept.options.metric)
     root = folder.parent.parent if folder.parent.name == LOCAL else folder.parent
     target = Store(root).published_folder(folder.name) if publish else folder
     if publish:
         options = replace(options, published=True)
         if target != folder and (folder / REPORT_SAMPLES).exists():
             write_atomically(target / REPORT_SAMPLES, (folder / REPORT_SAMPLES).read_bytes())
-    rows = kept_rows(held)
-    report = write_report(held["name"], held["title"], rows, target, options, reported=reported_table(root))
+    _check_metric(options.metric, kept.cells)
+    report = write_report(kept.name, kept.title, kept.cells, target, options, reported=reported_table(root))
     return Made(target, _summary(report, target))
+
+
+def _check_metric(metric: str, cells: Iterable[ReportCell]) -> None:
+    """Raise ConfigError for a measure that no cell has."""
+    measured = [cell.record.quality.measures for cell in cells if cell.record is not None]
+    known = dict.fromkeys(name for measures in measured for name in measures)
+    if measured and metric not in known:
+        raise ConfigError(
+            "report.metric",
+            [f"{metric!r} was measured in no cell{nearest(metric, list(known))}; measured: {', '.join(known)}"],
+        )
 
 
 def is_current(sweep: Sweep, store: Store) -> bool:
@@ -91,7 +126,14 @@ def _remembered(sweep: Sweep, store: Store, key: str = "digest") -> Any:
     return None
 
 
-def make(sweep: Sweep, store: Store, failures: Mapping[str, str], again: bool = False, publish: bool = False) -> Made:
+def make(
+    sweep: Sweep,
+    store: Store,
+    failures: Mapping[str, str],
+    again: bool = False,
+    publish: bool = False,
+    metric: str | None = None,
+) -> Made:
     """The report of `sweep`; left as it is if nothing that it shows has changed, unless `again`.
 
     With `publish` it is the one that is under version control, which is never written otherwise.
@@ -103,16 +145,12 @@ def make(sweep: Sweep, store: Store, failures: Mapping[str, str], again: bool = 
         return Made(folder, _remembered(sweep, store, "summary"))
     from harness.report import ReportOptions, write_report
 
-    rows = rows_of(sweep, store, failures)
-    report = write_report(
-        name,
-        sweep.config.title or sweep.config.name,
-        rows,
-        folder,
-        ReportOptions(**options_of(sweep, store), published=publish),
-        store.root,
-        reported_table(store.root),
-    )
+    cells = cells_of(sweep, store, failures)
+    options = ReportOptions(**options_of(sweep, store), published=publish)
+    options = replace(options, metric=metric or options.metric)
+    _check_metric(options.metric, cells)
+    title = sweep.config.title or sweep.config.name
+    report = write_report(name, title, cells, folder, options, store.root, reported_table(store.root))
     made = Made(folder, _summary(report, folder))
     write_json(_memory(sweep, store), {"digest": digest, "summary": made.summary})
     return made
@@ -129,10 +167,12 @@ def options_of(sweep: Sweep, store: Store) -> dict[str, Any]:
     return {**sweep.config.report.model_dump(), "arms": list(sweep.config.arms), "command": command}
 
 
-def rows_of(sweep: Sweep, store: Store, failures: Mapping[str, str]) -> list[dict[str, Any]]:
+def cells_of(sweep: Sweep, store: Store, failures: Mapping[str, str]) -> list[ReportCell]:
     """One entry per arm and cell: arm, label, varied keys, the cell's record, or why there is none."""
+    from harness.report import ReportCell
+
     finished = store.finished_cells()
-    rows = []
+    cells = []
     for cell in sweep.cells.values():
         record, status = None, None
         if cell.id in finished:
@@ -142,22 +182,20 @@ def rows_of(sweep: Sweep, store: Store, failures: Mapping[str, str]) -> list[dic
                 status = f"damaged: {error}"
         if record is None:
             status = status or status_of(cell.id, store, failures)
+        config = as_plain(cell.experiment) if record is None else None
         for arm, varied in cell.rows:
             label = sweep.config.arms[arm].label or arm
-            row = {"arm": arm, "label": label, "varied": varied, "record": record, "status": status}
-            if record is None:
-                row["config"] = as_plain(cell.experiment)
-            rows.append(row)
-    return rows
+            cells.append(ReportCell(arm, varied, record, label, config, status))
+    return cells
 
 
-def _labelled(record: dict[str, Any], experiment: Experiment) -> dict[str, Any]:
+def _labelled(record: CellRecord, experiment: Experiment) -> CellRecord:
     """The record with the data called as the sweep calls them now: a name is no reason to measure a cell again."""
     label = experiment.data.label
-    if label is None or label == record["config"]["data"].get("label"):
+    if label is None or label == record.config["data"].get("label"):
         return record
-    config = record["config"]
-    return {**record, "config": {**config, "data": {**config["data"], "label": label}}}
+    config = {**record.config, "data": {**record.config["data"], "label": label}}
+    return record.model_copy(update={"config": config})
 
 
 def status_of(cell: str, store: Store, failures: Mapping[str, str]) -> str:
@@ -178,21 +216,29 @@ def _digest(sweep: Sweep, store: Store, failures: Mapping[str, str], folder: Pat
         sorted(failures.items()),
     ]
     for cell in sweep.cells.values():
-        path = store.cell_path(cell.id)
-        seen = path.stat() if path.exists() else None
+        try:
+            seen = store.cell_path(cell.id).stat()
+        except OSError:
+            seen = None
         labels = [sweep.config.arms[arm].label for arm, _ in cell.rows]
         data = cell.experiment.data.label
         parts.append([cell.id, cell.rows, labels, data, seen and [seen.st_size, seen.st_mtime_ns]])
-    for source in [*sorted(REPORT_SOURCE.glob("*.py")), reported_table(store.root)]:
+    for source in [*_sources(), reported_table(store.root)]:
         parts.append(hashlib.sha256(source.read_bytes()).hexdigest() if source.exists() else None)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _summary(report: Any, folder: Path) -> dict[str, Any]:
+def _sources() -> list[Path]:
+    """What a report is made by: its modules, templates, style and script."""
+    return sorted(path for path in REPORT_SOURCE.rglob("*") if path.suffix in (".py", ".html", ".css", ".js"))
+
+
+def _summary(report: Report, folder: Path) -> dict[str, Any]:
     return {
         "report": str(folder),
         "files": list(report.files),
         "headline": report.headline,
+        "conditions": report.conditions,
         "caption": report.caption,
         "distance": report.distance,
         "table": {"columns": list(report.table.columns), "rows": report.table.astype(str).values.tolist()},
@@ -200,7 +246,7 @@ def _summary(report: Any, folder: Path) -> dict[str, Any]:
 
 
 def show(made: Made, out: Console) -> None:
-    """The table, as much of it as fits, where the report lies, and last the sentence of what was measured."""
+    """The table, as much of it as fits, where the report lies, and last what came of it, with its conditions."""
     told = made.summary["table"]
     table, left_out = fitted(told["columns"], told["rows"], made.summary["distance"], width_of(out))
     _say(made.summary["caption"], out)
@@ -209,6 +255,8 @@ def show(made: Made, out: Console) -> None:
         _say(f"{left_out}: {made.folder / 'table.md'} has the whole table", out)
     _say(f"report: {made.folder}", out)
     _say(made.summary["headline"], out, style="bold")
+    if made.summary["conditions"]:
+        _say(made.summary["conditions"], out)
 
 
 WIDEST = 10_000

@@ -27,7 +27,7 @@ def run(file: Path, overrides: Sequence[str], results: Path, json_output: bool) 
     times = {}
     with bar(out, "timing", "cells") as progress:
         for number, cell in enumerate(cells):
-            times[cell] = time_again(store, cell)["time"]
+            times[cell] = time_again(store, cell).plain["time"]
             progress(number + 1, len(cells))
     made = reporting.make(sweep, store, {})
     if json_output:

@@ -28,6 +28,8 @@ from harness.config.methods import SECTIONS as OF_METHODS
 from harness.config.methods import known_methods, method_of
 from harness.config.values import as_typed, options_of
 from harness.errors import ConfigError, printable
+from harness.metrics import METRICS, metric_of
+from harness.metrics.extractors import EXTRACTORS, extractor_of
 from models import refresh
 from models.limits import (
     LOG_SIGMA_MEAN,
@@ -51,10 +53,6 @@ if TYPE_CHECKING:
 else:
     DataName = Literal[tuple(DATA_SETS)]
 DEFAULT_KIND = "single_rate"
-SCORE_SPLITS = 10
-"""The Inception score is the mean over this many parts of the images, as in the literature."""
-NEIGHBOURS = 3
-"""Precision and recall take an image to reach as far as its nearest neighbour of this number, as in the literature."""
 TRAINING_ID = r"training:(?:unknown-)?[0-9a-f]{16}"
 
 
@@ -312,8 +310,11 @@ class MeasureConfig(Section):
     """What is measured of the images, and against what."""
 
     images: PositiveInt = Field(2000, description="images per sampling seed")
-    features: Literal["digits", "inception", "efficientnet_lite0", "dinov2"] = Field(
-        "digits", description="network whose features are compared; only the distance in Inception's is an FID"
+    features: str = Field("digits", description=f"one of {', '.join(EXTRACTORS)}, or package.module:NAME")
+    metrics: tuple[str, ...] = Field(
+        (),
+        description="metrics beside the Fréchet and the kernel distance: "
+        f"of {', '.join(name for name, metric in METRICS.items() if not metric.always)}, or package.module:NAME",
     )
     weights: str | None = Field(
         None,
@@ -326,24 +327,44 @@ class MeasureConfig(Section):
     batch: PositiveInt = Field(250, description="images through the extractor at once")
     latency: LatencyConfig = LatencyConfig()
 
+    @field_validator("features")
+    @classmethod
+    def _known_features(cls, features: str) -> str:
+        extractor_of(features)
+        return features
+
+    @field_validator("metrics")
+    @classmethod
+    def _known_metrics(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
+        for name in metrics:
+            metric_of(name)
+        return metrics
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         least, why = self.least_images
         if self.images < least:
             raise ValueError(f"images: {self.images} are too few, {why} needs at least {least}")
-        if self.inception_score and self.images < SCORE_SPLITS:
-            raise ValueError(
-                f"images: {self.images} are too few, measure.inception_score needs at least {SCORE_SPLITS}, one for "
-                "each of its splits"
-            )
         return self
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """What is measured: the metrics that always are, those turned on by a key of their own, and `metrics`."""
+        own = [
+            name for name, metric in METRICS.items() if metric.always or (metric.flag and getattr(self, metric.flag))
+        ]
+        return tuple(dict.fromkeys([*own, *self.metrics]))
+
+    @property
+    def needs_logits(self) -> bool:
+        """Whether a metric looks at the output of a classifier."""
+        return any("logits" in metric_of(name).needs for name in self.metric_names)
 
     @property
     def least_images(self) -> tuple[int, str]:
         """Fewest images of each side that can be compared, generated and reference, and what needs them."""
-        if self.precision_recall:
-            return NEIGHBOURS + 1, f"measure.precision_recall (of {NEIGHBOURS} neighbours)"
-        return 2, "a covariance"
+        metric = max(map(metric_of, self.metric_names), key=lambda metric: metric.least_images)
+        return metric.least_images, metric.least_because
 
 
 class Experiment(Section):
@@ -397,8 +418,9 @@ class Experiment(Section):
         splits = DATA_SETS[self.data.name].splits
         if self.measure.reference not in splits:
             raise ValueError(f"measure.reference: {self.data.name} has one split, {splits[0]}")
-        if self.measure.features == "digits" and self.data.name != "digits":
-            raise ValueError("measure.features: the digits' extractor is for the digits only")
+        only = extractor_of(self.measure.features).only_data
+        if only is not None and self.data.name != only:
+            raise ValueError(f"measure.features: {self.measure.features} is for data.name: {only} alone")
         return self
 
 

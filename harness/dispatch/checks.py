@@ -87,7 +87,7 @@ def check_measures(experiments: Iterable[Experiment]) -> None:
         least, purpose = measure.least_images
         reference.require(least, f"in a reference, for {purpose}")
     measures = (e.measure for e in chosen)
-    for features, weights, logits in dict.fromkeys((m.features, m.weights, m.inception_score) for m in measures):
+    for features, weights, logits in dict.fromkeys((m.features, m.weights, m.needs_logits) for m in measures):
         check_extractor(features, weights, logits=logits)
 
 

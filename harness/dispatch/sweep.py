@@ -36,6 +36,7 @@ from harness.config.yamlfile import load_mapping
 from harness.dispatch.graph import find_cycle, in_order
 from harness.errors import ConfigError
 from harness.files import expanded
+from harness.metrics import DEFAULT
 from harness.store.identity import START_TRAINING, UNKNOWN_ID, Identifier, _digest, start_training
 from harness.store.store import LOCAL, Target
 
@@ -115,6 +116,9 @@ class ReportConfig(Section):
     base: str | None = Field(None, description="the arm that speed-ups are relative to; the first if unset")
     base_row: ExperimentKeys = Field(default_factory=dict, description="varied keys of that arm's row")
     subject: str | None = Field(None, description="the arm whose gain the headline states; 'dual-rate' if there is one")
+    metric: str = Field(
+        DEFAULT, description="the measure that rows are ranked and compared by, such as kernel or inception_score"
+    )
     kinds: dict[str, str] = Field(default_factory=dict, description="label of each varied key in tables")
 
 

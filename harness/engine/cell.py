@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 import time
@@ -22,14 +21,26 @@ from harness.engine.costs import measure_sampling, sampling_cost
 from harness.engine.distributed import current_ranks, pick_device
 from harness.engine.progress import JobProgress, silent
 from harness.engine.sampling import Drawing
-from harness.files import atomic_path, set_aside, write_json
+from harness.errors import Blocked, Stopped
+from harness.files import atomic_path, set_aside
 from harness.measure.fidelity import quality_meter, to_uint8
 from harness.measure.reference import Reference
 from harness.store.identity import identify
 from harness.store.lease import lease
 from harness.store.needs import missing_need
 from harness.store.provenance import method_provenance, provenance
-from harness.store.store import RECORD_SCHEMA, Store, Target
+from harness.store.records import (
+    CELL_SCHEMA,
+    CellRecord,
+    ComputeRecord,
+    DataRecord,
+    Provenance,
+    QualityRecord,
+    SeedRecord,
+    TimeRecord,
+    refreshing,
+)
+from harness.store.store import Store, Target
 from harness.store.weights import DamagedFile, load_tensors, save_tensors
 from harness.wording import count_of
 
@@ -54,8 +65,6 @@ def measure_cell(
     should_stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Write the record of `cell`. Shards that an earlier run has drawn are used as they are."""
-    from harness.errors import Blocked, Stopped
-
     started = time.time()
     ranks = current_ranks()
     training, _ = identify(experiment)
@@ -79,18 +88,19 @@ def measure_cell(
     ranks.barrier()
     if ranks.is_first:
         record = _record(store, cell, training, experiment, dataset, drawing, shards, progress)
-        record["provenance"] |= {
+        finished_at = time.time()
+        took = {
             "started": started,
-            "finished": time.time(),
-            "seconds": round(time.time() - started, 3),
+            "finished": finished_at,
+            "seconds": round(finished_at - started, 3),
             "ranks": ranks.world,
         }
-        write_json(store.cell_path(cell), record)
+        store.write_cell(record.model_copy(update={"provenance": record.provenance.model_copy(update=took)}))
         shutil.rmtree(shards.folder, ignore_errors=True)
     ranks.barrier()
 
 
-def time_again(store: Store, cell: str) -> dict[str, Any]:
+def time_again(store: Store, cell: str) -> CellRecord:
     """Time the sampling of a finished cell anew, here and now, and put it into its record; quality stays untouched.
 
     Returns the record. Raises StoreError where the training's weights are gone.
@@ -98,11 +108,12 @@ def time_again(store: Store, cell: str) -> dict[str, Any]:
     target = Target("cell", cell)
     with lease(store.lease_path(target)):
         record = store.read_cell(cell)
-        experiment = parse_experiment(record["config"], str(store.cell_path(cell)))
-        drawing = load_drawing(experiment, store.weights_path(record["training"]))
-        record["time"] = measure_sampling(drawing, experiment.measure.latency)
-        record["provenance"] |= {"timed": {**provenance(), "at": time.time()}}
-        write_json(store.cell_path(cell), record)
+        experiment = parse_experiment(record.config, str(store.cell_path(cell)))
+        drawing = load_drawing(experiment, store.weights_path(record.training))
+        timed = TimeRecord.model_validate(measure_sampling(drawing, experiment.measure.latency))
+        made = record.provenance.model_copy(update={"timed": {**provenance(), "at": time.time()}})
+        record = record.model_copy(update={"time": timed, "provenance": made})
+        store.write_cell(record)
     return record
 
 
@@ -162,7 +173,41 @@ def _record(
     drawing: Drawing,
     shards: Shards,
     progress: JobProgress,
-) -> dict[str, Any]:
+) -> CellRecord:
+    quality, evaluations = _measure_quality(store, cell, experiment, dataset, drawing, shards, progress)
+    progress(0, 0, "counting")
+    refreshes, interval = refreshing(experiment.sample.model_dump())
+    compute = {**sampling_cost(drawing, evaluations), "refreshes": refreshes, "refresh_interval": interval}
+    timed = measure_sampling(
+        drawing, experiment.measure.latency, progress=lambda done, total: progress(done, total, "timing")
+    )
+    info = dataset.info
+    return CellRecord(
+        schema_=CELL_SCHEMA,
+        id=cell,
+        training=training,
+        config=as_plain(experiment),
+        data=DataRecord(name=info.name, size=info.size, channels=info.channels, fingerprint=info.identity),
+        quality=quality,
+        compute=ComputeRecord.model_validate(compute),
+        time=TimeRecord.model_validate(timed),
+        samples=str(store.samples_path(cell).relative_to(store.root)),
+        provenance=Provenance.model_validate(
+            {**provenance(), **method_provenance(experiment), **_training_provenance(store, training)}
+        ),
+    )
+
+
+def _measure_quality(
+    store: Store,
+    cell: str,
+    experiment: Experiment,
+    dataset: Dataset,
+    drawing: Drawing,
+    shards: Shards,
+    progress: JobProgress,
+) -> tuple[QualityRecord, dict[str, int]]:
+    """The quality of each sampling seed's images, and how often each network ran per image. Keeps the first images."""
     measure, seeds = experiment.measure, len(experiment.sample.seeds)
     progress(0, 0, "reference")
     meter = quality_meter(
@@ -172,31 +217,21 @@ def _record(
         drawing.device,
         lambda done, total: progress(done, total, "reference"),
     )
-    per_seed = []
+    per_seed: list[SeedRecord] = []
     evaluations: dict[str, int] = {}
     for number, seed in enumerate(experiment.sample.seeds):
         counted = partial(_features_of, progress, number, seeds)
         counted(0, measure.images)
         images, evaluations = shards.load(seed)
-        per_seed.append({"seed": seed, **meter.measure(images, counted)})
-        if seed == experiment.sample.seeds[0]:
+        found = meter.measure(images, counted)
+        errors = {name: one.standard_error for name, one in found.items() if one.standard_error is not None}
+        values = {name: one.value for name, one in found.items()}
+        per_seed.append(SeedRecord(seed=seed, values=values, standard_errors=errors))
+        if number == 0:
             with atomic_path(store.samples_path(cell)) as temporary, temporary.open("wb") as file:
                 np.savez_compressed(file, images=images[:SHOWN_IMAGES].numpy())
-    progress(0, 0, "counting")
-    compute = sampling_cost(drawing, evaluations)
-    return {
-        "schema": RECORD_SCHEMA,
-        "id": cell,
-        "training": training,
-        "config": as_plain(experiment),
-        "quality": {**meter.conditions(measure.images), "per_seed": per_seed},
-        "compute": compute,
-        "time": measure_sampling(
-            drawing, measure.latency, progress=lambda done, total: progress(done, total, "timing")
-        ),
-        "samples": str(store.samples_path(cell).relative_to(store.root)),
-        "provenance": {**provenance(), **method_provenance(experiment), **_training_provenance(store, training)},
-    }
+    conditions = meter.conditions(measure.images)
+    return QualityRecord.model_validate({**conditions, "per_seed": per_seed}), evaluations
 
 
 def _features_of(progress: JobProgress, number: int, seeds: int, done: int, total: int) -> None:
@@ -212,13 +247,9 @@ def _reference(experiment: Experiment, dataset: Dataset) -> Reference:
 
 
 def _training_provenance(store: Store, training: str) -> dict[str, Any]:
-    from harness.files import read_json
-
-    done: dict[str, Any] = {}
-    with contextlib.suppress(Exception):
-        done = read_json(store.done_path(training))
+    done = store.read_training(training)  # whole: the cell would be blocked else
     return {
-        "weights_sha256": done.get("weights_sha256"),
-        "training_device": done.get("device"),
-        "training_images_per_second": done.get("images_per_second"),
+        "weights_sha256": done.weights_sha256,
+        "training_device": done.device,
+        "training_images_per_second": done.images_per_second,
     }

@@ -34,6 +34,7 @@ from harness.files import file_sha256, set_aside, write_atomically, write_json
 from harness.measure.latency import device_name
 from harness.store.checkpoints import CheckpointWriter, checkpoints, read_newest, set_aside_and_say
 from harness.store.identity import start_training
+from harness.store.records import TRAINING_SCHEMA, Provenance, TrainingRecord
 from harness.store.weights import save_tensors
 from models.augment import augment
 from models.method import RunNetwork, run_network
@@ -314,20 +315,22 @@ def _finish(
         if weights.exists():
             log.warning("%s is replaced; the old file is kept as %s", weights, set_aside(weights).name)
         save_tensors(weights, state.average, training, step=str(state.step))
-        done = {
-            "training": training,
-            "steps": state.step,
-            "data": dataset.info.name,
-            "weights_bytes": weights.stat().st_size,
-            "weights_sha256": file_sha256(weights),
-            "ranks": ranks.world,
-            "device": device_name(next(state.model.parameters()).device),
-            "precision": experiment.train.precision,
-            "seconds_of_last_run": round(seconds, 3),
-            "steps_of_last_run": steps,
-            "images_per_second": round(steps * experiment.train.batch / seconds, 2) if steps and seconds else None,
-            "provenance": {**provenance(), **method_provenance(experiment)},
-        }
+        record = TrainingRecord(
+            schema_=TRAINING_SCHEMA,
+            training=training,
+            steps=state.step,
+            data=dataset.info.name,
+            weights_bytes=weights.stat().st_size,
+            weights_sha256=file_sha256(weights),
+            ranks=ranks.world,
+            device=device_name(next(state.model.parameters()).device),
+            precision=experiment.train.precision,
+            seconds_of_last_run=round(seconds, 3),
+            steps_of_last_run=steps,
+            images_per_second=round(steps * experiment.train.batch / seconds, 2) if steps and seconds else None,
+            provenance=Provenance.model_validate({**provenance(), **method_provenance(experiment)}),
+        )
+        done = record.plain
         write_json(folder / "done.json", done)
         for path in checkpoints(folder):
             path.unlink(missing_ok=True)

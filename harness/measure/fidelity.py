@@ -1,32 +1,28 @@
-"""Quality of generated images: distances to a reference set by torch-fidelity, each with its conditions
-beside it."""
+"""Quality of generated images: the metrics that are asked for, against a reference, with their conditions."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch_fidelity.defaults import DEFAULTS
-from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
-from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
-from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
-from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
-from harness.config.schema import NEIGHBOURS, SCORE_SPLITS, MeasureConfig
+from harness.config.schema import MeasureConfig
 from harness.data.checksums import file_digest
-from harness.errors import DataError
+from harness.errors import ConfigError, DataError
 from harness.files import expanded
-from harness.measure.features import Extractor, load_extractor
-from harness.measure.frechet import Bias, distance_and_standard_error, small_sample_bias
+from harness.measure.features import LOGITS, Extractor, load_extractor
 from harness.measure.reference import Reference, ReferenceFeatures, reference_features
+from harness.metrics import metric_of
+from harness.metrics.declare import Estimate, ImageSet, Metric
+from harness.metrics.kernel import KernelSubsets
 
-__all__ = ["KernelSubsets", "QualityMeter", "Reference", "measure_quality", "quality_meter", "to_uint8"]
+__all__ = ["QualityMeter", "Reference", "measure_quality", "quality_meter", "to_uint8"]
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -39,30 +35,6 @@ def to_uint8(images: Tensor) -> Tensor:
     return images.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
 
 
-@dataclasses.dataclass(frozen=True)
-class KernelSubsets:
-    """How the kernel distance is estimated: the mean over `count` random subsets of `size` images of each
-    side."""
-
-    count: int
-    size: int
-
-    @classmethod
-    def usual(cls, features: str, images: int, reference_images: int) -> KernelSubsets:
-        """100 of 1 000 for Inception, the literature's; 20 of 500 else. At most half of the smaller side, at
-        least 2."""
-        count, size = (100, 1000) if features == "inception" else (20, 500)
-        return cls(count, max(2, min(size, min(images, reference_images) // 2)))
-
-
-def _checked(**options: Any) -> dict[str, Any]:
-    """`options`, each of which torch-fidelity knows: it ignores a misspelt one in silence."""
-    unknown = set(options) - set(DEFAULTS)
-    if unknown:
-        raise TypeError(f"torch-fidelity has no option {', '.join(sorted(unknown))}")
-    return {"verbose": False, **options}
-
-
 class QualityMeter:
     """Measures any number of sets of images against one reference with one extractor."""
 
@@ -70,98 +42,104 @@ class QualityMeter:
         self,
         extractor: Extractor,
         reference: Reference,
+        metrics: Sequence[Metric],
         *,
         batch: int = 250,
         cache: Path | None = None,
-        inception_score: bool = False,
-        precision_recall: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        self.extractor, self.reference = extractor, reference
+        self.extractor, self.reference, self.metrics = extractor, reference, tuple(metrics)
         self._batch = batch
-        self._inception_score, self._precision_recall = inception_score, precision_recall
         self._real: ReferenceFeatures = reference_features(reference, extractor, batch, cache, progress)
-        self._real_statistics = fid_features_to_statistics(self._real.features)
+        self._real_set = ImageSet(self._real.features, reference.images, extractor=extractor.features)
 
-    def measure(self, images: Tensor, progress: Callable[[int, int], None] | None = None) -> dict[str, float]:
-        """Measures of generated uint8 images (N, 1 or 3, H, W).
+    def measure(self, images: Tensor, progress: Callable[[int, int], None] | None = None) -> dict[str, Estimate]:
+        """Every number of every metric for generated uint8 images (N, 1 or 3, H, W), by name.
 
-        ``frechet`` by torch-fidelity, ``frechet_float64`` by an independent computation,
-        ``frechet_standard_error`` (see :func:`~harness.measure.frechet.distance_and_standard_error`),
-        ``kernel`` (mean over subsets; unbiased, so it may be slightly negative) and ``kernel_std`` (over
-        subsets); if asked for ``inception_score`` and ``inception_score_std``, ``precision`` and ``recall``.
-        Raises DataError for fewer than two images.
+        Raises DataError for fewer images than a metric needs.
         """
-        if len(images) < 2:
-            raise DataError(f"{len(images)} generated images have no covariance; at least 2 are needed")
-        if self._inception_score and len(images) < SCORE_SPLITS:
-            raise DataError(f"the Inception score of {SCORE_SPLITS} splits needs as many images, not {len(images)}")
-        if self._precision_recall and min(len(images), len(self._real.features)) <= NEIGHBOURS:
-            raise DataError(
-                f"precision and recall look at {NEIGHBOURS} neighbours and need more images of each side, not "
-                f"{len(images)} generated and {len(self._real.features)} real"
-            )
-        extracted = self.extractor.extract(images, self._batch, progress)  # once, for all the measures
-        generated = extracted[self.extractor.kind.layer]
-        values = self._frechet(generated) | self._kernel(generated)
-        if self._inception_score:
-            assert self.extractor.kind.logits is not None
-            score = isc_features_to_metric(extracted[self.extractor.kind.logits], splits=SCORE_SPLITS)
-            values["inception_score"] = score[KEY_METRIC_ISC_MEAN]
-            values["inception_score_std"] = score[KEY_METRIC_ISC_STD]
-        if self._precision_recall:
-            values |= self._precision_and_recall(generated)
+        for metric in self.metrics:
+            if min(len(images), len(self._real_set)) < metric.least_images:
+                raise DataError(
+                    f"{metric.name} of {len(images)} generated images against {len(self._real_set)} real ones: "
+                    f"{metric.least_because} needs at least {metric.least_images} of each side"
+                )
+        extracted = self.extractor.extract(images, self._batch, progress)  # once, for all metrics
+        features, logits = extracted[self.extractor.kind.layer_name], extracted.get(LOGITS)
+        generated = ImageSet(features, lambda: images, logits, self.extractor.features)
+        values: dict[str, Estimate] = {}
+        for metric in self.metrics:
+            values |= _estimates(metric, generated, self._real_set)
         return values
 
-    def bias(self, sizes: Sequence[int], repeats: int = 20, seed: int = 0) -> list[Bias]:
-        """The Fréchet distance that a perfect generator would score at each number of images.
-
-        See :func:`~harness.measure.frechet.small_sample_bias`.
-        """
-        return small_sample_bias(self._real.features.numpy(), sizes, repeats, seed)
-
     def conditions(self, images: int) -> dict[str, Any]:
-        """What the measures of `images` images hold for: features, labels, N, reference, subsets,
-        warnings."""
-        subsets = self._subsets(images)
+        """What the measures of `images` images hold for, as a record's ``quality`` has it: features, N, reference,
+        what each number is called and which way is better."""
+        kind, real = self.extractor.kind, len(self._real.features)
         return {
             "features": self.extractor.features,
-            "frechet_label": self.extractor.frechet_label,
-            "kernel_label": self.extractor.kernel_label,
+            "features_label": kind.label,
             "extractor": self.extractor.identity,
+            "official": self.extractor.official,
             "images": images,
             "reference": {
                 "name": self.reference.name,
                 "data": self.reference.data,
                 "split": self.reference.split,
-                "images": len(self._real.features),
+                "images": real,
                 "id": self._real.id,
                 "fingerprint": self.reference.fingerprint,
             },
-            "kernel_subsets": dataclasses.asdict(subsets),
-            "covariance_singular": min(images, len(self._real.features)) <= self.extractor.kind.width,
+            "measures": {
+                measure.name: {
+                    "label": measure.label_for(kind.label, self.extractor.is_official_inception),
+                    "better": measure.better,
+                }
+                for metric in self.metrics
+                for measure in metric.measures
+            },
+            "kernel_subsets": vars(KernelSubsets.usual(self.extractor.features, images, real)),
+            "covariance_singular": min(images, real) <= kind.width,
         }
 
-    def _subsets(self, images: int) -> KernelSubsets:
-        return KernelSubsets.usual(self.extractor.features, images, len(self._real.features))
 
-    def _frechet(self, generated: Tensor) -> dict[str, float]:
-        own = fid_features_to_statistics(generated)
-        distance = fid_statistics_to_metric(own, self._real_statistics, verbose=False)[KEY_METRIC_FID]
-        independent, error = distance_and_standard_error(generated.numpy(), self._real.statistics)
-        return {"frechet": distance, "frechet_float64": independent, "frechet_standard_error": error}
+def _estimates(metric: Metric, generated: ImageSet, real: ImageSet) -> dict[str, Estimate]:
+    """The metric's numbers, with bootstrap standard errors where it asks for them.
 
-    def _kernel(self, generated: Tensor) -> dict[str, float]:
-        subsets = self._subsets(len(generated))
-        options = _checked(kid_subsets=subsets.count, kid_subset_size=subsets.size)
-        found = kid_features_to_metric(generated, self._real.features, **options)
-        return {"kernel": found[KEY_METRIC_KID_MEAN], "kernel_std": found[KEY_METRIC_KID_STD]}
+    Raises DataError for a number that it has declared and does not give.
+    """
+    found = {
+        name: value if isinstance(value, Estimate) else Estimate(float(value))
+        for name, value in metric.compute(generated, real).items()
+    }
+    lacking = [measure.name for measure in metric.measures if measure.name not in found]
+    if lacking:
+        raise DataError(f"metric {metric.name}: its computation gives no {', '.join(lacking)}")
+    unsure = [measure.name for measure in metric.measures if found[measure.name].standard_error is None]
+    if metric.resamples and unsure:
+        errors = _bootstrap(metric, generated, real, unsure)
+        found |= {name: Estimate(found[name].value, errors[name]) for name in unsure}
+    return found
 
-    def _precision_and_recall(self, generated: Tensor) -> dict[str, float]:
-        # torch-fidelity takes the generated first, the real second
-        options = _checked(save_cpu_ram=True, prc_neighborhood=NEIGHBOURS)
-        found = prc_features_to_metric(generated, self._real.features, **options)
-        return {"precision": found[KEY_METRIC_PRECISION], "recall": found[KEY_METRIC_RECALL]}
+
+def _bootstrap(metric: Metric, generated: ImageSet, real: ImageSet, names: Sequence[str]) -> dict[str, float]:
+    """Standard deviation of each number over draws of the generated images with replacement; the same draws each
+    time."""
+    randomness = torch.Generator().manual_seed(0)
+    draws: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(metric.resamples):
+        chosen = torch.randint(len(generated), (len(generated),), generator=randomness)
+        logits = None if generated.logits is None else generated.logits[chosen]
+        drawn = ImageSet(generated.features[chosen], _picker(generated, chosen), logits, generated.extractor)
+        values = metric.compute(drawn, real)
+        for name in names:
+            value = values[name]
+            draws[name].append(value.value if isinstance(value, Estimate) else float(value))
+    return {name: float(np.std(of_name, ddof=1)) for name, of_name in draws.items()}
+
+
+def _picker(images: ImageSet, chosen: Tensor) -> Callable[[], Tensor]:
+    return lambda: images.images()[chosen]
 
 
 @lru_cache(maxsize=2)
@@ -185,24 +163,17 @@ def quality_meter(
     device: torch.device | str = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> QualityMeter:
-    """The meter of `settings` (features, weights, batch, optional scores). The extractor is loaded once per
-    process.
+    """The meter of `settings` (features, weights, batch, metrics). The extractor is loaded once per process.
 
     Building it is the cheap test that weights and reference are there: do it before anything is trained.
     """
     weights = settings.weights
-    extractor = _extractor(
-        settings.features, weights, _content(weights), torch.device(device), settings.inception_score
-    )
-    return QualityMeter(
-        extractor,
-        reference,
-        batch=settings.batch,
-        cache=cache,
-        inception_score=settings.inception_score,
-        precision_recall=settings.precision_recall,
-        progress=progress,
-    )
+    extractor = _extractor(settings.features, weights, _content(weights), torch.device(device), settings.needs_logits)
+    try:
+        metrics = [metric_of(name) for name in settings.metric_names]
+    except ValueError as error:  # a module that has gone since the configuration was checked
+        raise ConfigError("measure.metrics", [str(error)]) from None
+    return QualityMeter(extractor, reference, metrics, batch=settings.batch, cache=cache, progress=progress)
 
 
 def measure_quality(
@@ -212,7 +183,10 @@ def measure_quality(
     cache: Path | None = None,
     device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
-    """Measures of generated uint8 images (N, 1 or 3, H, W) under ``values``, beside the conditions they hold
-    for."""
+    """Values of generated uint8 images (N, 1 or 3, H, W) by name under ``values``, their standard errors where known
+    under ``standard_errors``, beside the conditions they hold for."""
     meter = quality_meter(reference, settings, cache, device)
-    return {"values": meter.measure(images), **meter.conditions(len(images))}
+    found = meter.measure(images)
+    errors = {name: one.standard_error for name, one in found.items() if one.standard_error is not None}
+    values = {name: one.value for name, one in found.items()}
+    return {"values": values, "standard_errors": errors, **meter.conditions(len(images))}

@@ -7,7 +7,6 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from torch import Tensor
 from harness.errors import DataError
 from harness.files import write_atomically
 from harness.measure.features import Extractor
-from harness.measure.frechet import Statistics, statistics
 
 SCHEMA = 2
 """Raised whenever the meaning of a cached file changes: every older file is a miss then."""
@@ -56,11 +54,6 @@ class ReferenceFeatures:
     key: str
     id: str
 
-    @cached_property
-    def statistics(self) -> Statistics:
-        """Mean and covariance in float64."""
-        return statistics(self.features.numpy())
-
 
 def cache_key(reference: Reference, extractor: Extractor, count: int) -> tuple[str, dict[str, Any]]:
     """The key, and the facts it is the hash of: those of :func:`identity`, software and device."""
@@ -79,7 +72,7 @@ def identity(reference: Reference, extractor: Extractor, count: int) -> dict[str
         "data": reference.fingerprint,
         "extractor": extractor.identity,
         "preprocessing": extractor.kind.preprocessing,
-        "layer": extractor.kind.layer,
+        "layer": extractor.kind.layer_name,
         "images": count,
     }
 
@@ -115,7 +108,7 @@ def reference_features(
         images = reference.images()
         if len(images) != count:
             raise DataError(f"reference {reference.name}: {len(images)} images, {count} were announced")
-    features = extractor.extract(images, batch, progress)[extractor.kind.layer]
+    features = extractor.extract(images, batch, progress)[extractor.kind.layer_name]
     if path is not None:
         write_atomically(path, save({"features": features}, {"facts": json.dumps(facts, sort_keys=True)}))
     return ReferenceFeatures(features, key, id_)

@@ -19,7 +19,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from harness.files import write_atomically
-from harness.measure.digits_extractor import FEATURES, PREPROCESSING, SIZE, WEIGHTS, DigitsNetwork
+from harness.metrics.extractors.digits import EXTRACTOR
+from harness.metrics.extractors.digits_network import FEATURES, SIZE, WEIGHTS, DigitsNetwork
 
 SEED = 0
 EPOCHS = 40
@@ -76,7 +77,7 @@ def weights_file(network: DigitsNetwork, accuracy: float) -> bytes:
         "held_out_images": HELD_OUT,
         "training_images": len(digits()[0]) - HELD_OUT,
         "data": "scikit-learn load_digits",
-        "preprocessing": PREPROCESSING,
+        "preprocessing": EXTRACTOR.preprocessing,
         "seed": SEED,
         "epochs": EPOCHS,
     }

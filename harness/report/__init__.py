@@ -1,29 +1,23 @@
 """From cells' records to tables, figures and a page. Nothing here trains, samples or imports torch."""
 
-from harness.report.headline import headline
+from harness.report.cells_file import KeptReport, load_options, load_report, load_rows
+from harness.report.headline import Headline, headline
+from harness.report.options import ReportOptions
 from harness.report.panel import Panel, panels
-from harness.report.rows import Row
-from harness.report.write import (
-    Report,
-    ReportOptions,
-    kept_options,
-    kept_rows,
-    load_cells,
-    load_options,
-    load_rows,
-    write_report,
-)
+from harness.report.rows import ReportCell, Row
+from harness.report.write import Report, write_report
 
 __all__ = [
+    "Headline",
+    "KeptReport",
     "Panel",
     "Report",
+    "ReportCell",
     "ReportOptions",
     "Row",
     "headline",
-    "kept_options",
-    "kept_rows",
-    "load_cells",
     "load_options",
+    "load_report",
     "load_rows",
     "panels",
     "write_report",

@@ -31,7 +31,7 @@ from harness.report.style import (
     shaded,
     styled,
 )
-from harness.report.tables import setting_without
+from harness.report.tables.numbers import setting_without
 
 AXES = {"gmacs": "compute, GMACs per image", "seconds": "time, seconds per image"}
 MOST_ERROR_BARS = 400
@@ -45,26 +45,26 @@ def frontier_figure(panel: Panel, cost: Cost = "gmacs", reported: Sequence[tuple
     `reported` are (label, cost, distance) of the literature, only such as share data, N and features with the panel.
     """
     palette, summaries = Palette(panel.arms), panel.distances
-    held = {arm: [r for r in panel.measured if r.arm == arm and COSTS[cost](r) > 0] for arm in panel.arms}
-    held = {arm: rows for arm, rows in held.items() if rows}
+    by_arm = {arm: [r for r in panel.measured if r.arm == arm and COSTS[cost](r) > 0] for arm in panel.arms}
+    by_arm = {arm: rows for arm, rows in by_arm.items() if rows}
     legend = [
         Line2D(
             [], [], color=palette.colour(a), marker=palette.marker(a), linestyle=palette.line(a), label=rows[0].label
         )
-        for a, rows in held.items()
+        for a, rows in by_arm.items()
     ]
     if reported:
         legend.append(Line2D([], [], color=GREY, marker="x", linestyle="", label="reported, not measured here"))
     figure, axes = column_figure(2.1, legend)
-    total = sum(map(len, held.values()))
-    for arm, rows in held.items():
+    total = sum(map(len, by_arm.values()))
+    for arm, rows in by_arm.items():
         costs = np.array([COSTS[cost](row) for row in rows])
-        found = [summaries[row] for row in rows]
-        means = np.array([d.mean for d in found])
+        values = [summaries[row] for row in rows]
+        means = np.array([value.mean for value in values])
         colour, marker = palette.colour(arm), palette.marker(arm)
-        line = pareto(costs, means)
+        line = pareto(costs, -means if panel.higher_is_better else means)
         if total <= MOST_ERROR_BARS:
-            _error_bars(axes, costs, found, colour)
+            _error_bars(axes, costs, values, colour)
         few = total <= MOST_ERROR_BARS
         axes.plot(
             costs,

@@ -48,6 +48,12 @@ class Series:
     arm: str = ""
     cost_noise: np.ndarray | None = None
     """Relative standard error of each point's cost; None where costs are exact, as multiply-adds are."""
+    inverse: bool = False
+    """Whether `distance` is the inverse of a score of which more is better, so that less is better here too."""
+
+    def shown(self, distance: float) -> float:
+        """A distance as it was measured."""
+        return 1 / distance if self.inverse else distance
 
     @property
     def frontier(self) -> np.ndarray:
@@ -72,24 +78,27 @@ def series(
     summaries: Mapping[Row, Distance],
     cost: Cost,
     cost_noise: Mapping[Row, float] | None = None,
+    higher_is_better: bool = False,
 ) -> Series | None:
     """The points of `rows` that have a cost; None where there are none."""
     used = [row for row in rows if row in summaries and COSTS[cost](row) > 0]
     if not used:
         return None
-    held = [summaries[row] for row in used]
+    values = [summaries[row] for row in used]
+    means = np.array([max(value.mean, SMALLEST) for value in values])
     networks: dict[tuple[str, ...], int] = {}
     return Series(
         name=name,
         cost=np.array([COSTS[cost](row) for row in used]),
-        distance=np.array([max(d.mean, SMALLEST) for d in held]),
-        training_noise=np.array([min(d.training_noise, MOST_NOISE) for d in held]),
-        sampling_noise=np.array([min(d.sampling_noise, MOST_NOISE) for d in held]),
+        distance=1 / means if higher_is_better else means,
+        training_noise=np.array([min(d.training_noise, MOST_NOISE) for d in values]),
+        sampling_noise=np.array([min(d.sampling_noise, MOST_NOISE) for d in values]),
         network=np.array(
-            [networks.setdefault(tuple(str(r.get("training")) for r in row.records), len(networks)) for row in used]
+            [networks.setdefault(tuple(record.training for record in row.records), len(networks)) for row in used]
         ),
         arm=arm,
         cost_noise=None if cost_noise is None else np.array([min(cost_noise[row], MOST_NOISE) for row in used]),
+        inverse=higher_is_better,
     )
 
 
@@ -171,6 +180,8 @@ class Span:
     best_cost: float
     points: int
     """Measured points, whether on the frontier or not."""
+    best_quality: float
+    """The best distance, or the inverse of the best score: less is better."""
 
 
 @dataclass(frozen=True)
@@ -205,6 +216,11 @@ class Comparison:
     and beyond noise. Where none does, as with networks that are hardly trained, cost has bought nothing to compare."""
     gap: bool
     """Whether the frontiers share no range of distances (`bound`), and lie more than a tenth and beyond noise apart."""
+
+    @property
+    def falls_short(self) -> bool:
+        """Whether the method is never as good as the base's best, beyond noise."""
+        return self.best_differs and self.own.best_quality > self.others.best_quality
 
     @property
     def best(self) -> float:
@@ -252,18 +268,18 @@ def compare(
     if worst[0] <= shared[0]:
         bound = "at least" if method.cheapest < shared[0] else "at most" if base.cheapest < shared[0] else ""
     gap = np.log(own_begin / others.min(axis=1) if bound == "at least" else base_begin / own.min(axis=1))
-    at = _targets(method, base) if targets is None else np.array(targets)
+    at = _targets(method, base) if targets is None else np.array([method.shown(target) for target in targets])
     return Comparison(
         method.arm,
         method.name,
         base.name,
         cost,
-        _at_targets(at, (own_cost, own), (base_cost, others), method.cheapest),
+        _at_targets(at, (own_cost, own), (base_cost, others), method),
         math.exp(ratios[0]),
         low,
         high,
-        float(worst[0]),
-        float(shared[0]),
+        method.shown(float(worst[0])),
+        method.shown(float(shared[0])),
         bound,
         own=_span(method, measured[0]),
         others=_span(base, measured[1]),
@@ -291,11 +307,12 @@ def _falls(begin: np.ndarray, end: np.ndarray, own: np.ndarray, others: np.ndarr
 def _span(points: Series, measured: int) -> Span:
     first, *_, last = (*points.frontier, points.frontier[-1])
     return Span(
-        cheapest=float(points.distance[first]),
+        cheapest=points.shown(float(points.distance[first])),
         cheapest_cost=float(points.cost[first]),
-        best=float(points.distance[last]),
+        best=points.shown(float(points.distance[last])),
         best_cost=float(points.cost[last]),
         points=measured,
+        best_quality=float(points.distance[last]),
     )
 
 
@@ -318,29 +335,28 @@ def _targets(method: Series, base: Series) -> np.ndarray:
 
 
 def _at_targets(
-    targets: np.ndarray, own: tuple[np.ndarray, np.ndarray], base: tuple[np.ndarray, np.ndarray], cheapest: float
+    targets: np.ndarray, own: tuple[np.ndarray, np.ndarray], base: tuple[np.ndarray, np.ndarray], method: Series
 ) -> tuple[Matched, ...]:
-    """Both methods, each as (costs, distances) of its replicates, at each of the `targets`; `cheapest` is the distance
-    of the method's cheapest point."""
+    """Both methods, each as (costs, distances) of its replicates, at each of the `targets`."""
     own_cost, base_cost = cost_at(*own, targets), cost_at(*base, targets)
-    found = []
+    matched = []
     for i, target in enumerate(targets):
         reached = bool(np.isfinite(own_cost[0, i]) and np.isfinite(base_cost[0, i]))
         known = np.isfinite(own_cost[:, i]) | np.isfinite(base_cost[:, i])
         # A target that one of the two misses counts as a ratio of 0, or of infinity.
         low, high = _interval(base_cost[known, i] - own_cost[known, i]) if reached else (math.nan, math.nan)
-        found.append(
+        matched.append(
             Matched(
-                float(target),
+                method.shown(float(target)),
                 math.exp(base_cost[0, i]),
                 math.exp(own_cost[0, i]),
-                cheapest <= target,
+                method.cheapest <= target,
                 math.exp(base_cost[0, i] - own_cost[0, i]) if reached else math.nan,
                 low,
                 high,
             )
         )
-    return tuple(found)
+    return tuple(matched)
 
 
 def _interval(logs: np.ndarray) -> tuple[float, float]:
@@ -387,4 +403,5 @@ def _near(points: Series, errors: float = 3.0) -> Series:
         np.unique(points.network[keep], return_inverse=True)[1],
         points.arm,
         None if points.cost_noise is None else points.cost_noise[keep],
+        points.inverse,
     )

@@ -21,7 +21,7 @@ Z = 1.96
 
 @dataclass(frozen=True)
 class Distance:
-    """A row's distance with its noise. `spread` is nan where there is one value only."""
+    """A row's distance, or other measure of quality, with its noise. `spread` is nan where there is but one value."""
 
     mean: float
     spread: float
@@ -38,9 +38,9 @@ class Distance:
         return abs(self.mean) * math.hypot(self.training_noise, self.sampling_noise)
 
 
-def distances(rows: Sequence[Row]) -> list[Distance]:
-    """The distance of each measured row, with noise pooled over `rows` (all of one condition)."""
-    values = [row.frechet() for row in rows]
+def distances(rows: Sequence[Row], measure: str) -> list[Distance]:
+    """The `measure` of each measured row, with noise pooled over `rows` (all of one condition)."""
+    values = [row.values(measure) for row in rows]
     training = [_relative_variance([_mean(v) for v in by_training]) for by_training in values]
     sampling = [_sampling_variance(by_training) for by_training in values]
     pooled_training, pooled_sampling = _pooled(training), _pooled(sampling)
@@ -48,7 +48,7 @@ def distances(rows: Sequence[Row]) -> list[Distance]:
     for row, by_training, own_training, own_sampling in zip(rows, values, training, sampling, strict=True):
         everything = [value for sampled in by_training for value in sampled]
         between = max(own_training[0], pooled_training)
-        within = max(own_sampling[0], pooled_sampling, _stated_variance(row)) / len(everything)
+        within = max(own_sampling[0], pooled_sampling, _stated_variance(row, measure)) / len(everything)
         # The variance between trainings' means already holds what sampling adds to it.
         between = max(between / len(by_training) - within, 0.0)
         summaries.append(
@@ -91,9 +91,9 @@ def _sampling_variance(by_training: Sequence[Sequence[float]]) -> tuple[float, i
     return _pooled(estimates), sum(n for _, n in estimates)
 
 
-def _stated_variance(row: Row) -> float:
-    """Relative variance of one sampling seed's distance as the measurement itself states it; 0 where it does not."""
-    stated, mean = row.mean("frechet_standard_error"), row.mean("frechet")
+def _stated_variance(row: Row, measure: str) -> float:
+    """Relative variance of one sampling seed's value as the measurement itself states it; 0 where it does not."""
+    stated, mean = row.stated_error(measure), row.mean(measure)
     return 0.0 if math.isnan(stated) or mean == 0 else (stated / mean) ** 2
 
 

@@ -1,24 +1,19 @@
-"""From cells to rows and panels: what may be compared stands together, what may not is kept apart.
-
-An input row is a mapping with the keys ``arm`` (str), ``varied`` (dotted key → value), ``record`` (a cell's record, or
-None where there is none) and optionally ``label`` (the arm's name in print), ``config`` and ``status`` (why there is no
-record, e.g. ``"blocked: its training failed"``).
-"""
+"""From cells to rows and panels: what may be compared stands together, what may not is kept apart."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from harness.errors import StoreError
+from harness.metrics import DEFAULT, measures
 from harness.report.noise import Distance, distances
-from harness.report.rows import Condition, Row, canonical, is_finite
+from harness.report.rows import Condition, ReportCell, Row, canonical, is_finite
 from harness.report.timing import timing_noise
+from harness.store.records import SIDED, CellRecord, MeasureRecord
 
 MISSING = "missing"
 
@@ -30,8 +25,10 @@ class Panel:
     condition: Condition | None
     rows: tuple[Row, ...]
     arms: tuple[str, ...] = field(default=())
-    compared: dict[Any, Any] = field(default_factory=dict, repr=False)
-    """Comparisons made so far: the headline and two tables ask for the same ones."""
+    metric: str = DEFAULT
+    """Name of the measure that rows are ranked and compared by."""
+    memory: dict[Any, Any] = field(default_factory=dict, repr=False)
+    """What several tables and the headline ask for alike: comparisons, and the conditions in words."""
 
     @cached_property
     def measured(self) -> tuple[Row, ...]:
@@ -39,8 +36,8 @@ class Panel:
 
     @cached_property
     def distances(self) -> dict[Row, Distance]:
-        """The distance of each measured row, with noise pooled over all of them."""
-        return dict(zip(self.measured, distances(self.measured), strict=True))
+        """The measure of each measured row that rows are ranked by, with noise pooled over all of them."""
+        return dict(zip(self.measured, distances(self.measured, self.metric), strict=True))
 
     @cached_property
     def timing_noise(self) -> dict[Row, float]:
@@ -48,153 +45,131 @@ class Panel:
         return timing_noise(self.measured)
 
     @cached_property
-    def measures(self) -> tuple[str, ...]:
-        """Measures of quality that some row has beside the two distances."""
-        optional = ("inception_score", "precision", "recall")
-        seeds = [seed for row in self.measured for r in row.records for seed in r["quality"]["per_seed"]]
-        return tuple(measure for measure in optional if any(measure in seed for seed in seeds))
+    def measures(self) -> dict[str, MeasureRecord]:
+        """Every measure of quality that some row has, by name: the package's own first, in their order."""
+        found: dict[str, MeasureRecord] = {}
+        for row in self.measured:
+            for record in row.records:
+                found |= record.quality.measures
+        order = {name: place for place, name in enumerate(measures())}
+        return {name: found[name] for name in sorted(found, key=lambda name: (order.get(name, len(order)), name))}
+
+    @property
+    def others(self) -> dict[str, MeasureRecord]:
+        """The measures beside the one that rows are ranked by."""
+        return {name: measure for name, measure in self.measures.items() if name != self.metric}
 
     @property
     def distance(self) -> str:
+        """What the measure that rows are ranked by is called in tables."""
         return self.condition.distance if self.condition else "distance"
 
     @property
-    def kernel(self) -> str:
-        return self.condition.kernel if self.condition else "kernel distance"
+    def higher_is_better(self) -> bool:
+        """Of the measure that rows are ranked by."""
+        return self.metric in self.measures and self.measures[self.metric].better == "higher"
+
+    def best(self, rows: Iterable[Row]) -> Row | None:
+        """The best of the measured `rows` by the panel's measure; None where there is none."""
+        sign = -1 if self.higher_is_better else 1
+        return min(rows, key=lambda row: sign * self.distances[row].mean, default=None)
 
 
-def panels(rows: Iterable[Mapping[str, Any]], arms: Sequence[str] = ()) -> tuple[Panel, ...]:
+def panels(rows: Iterable[ReportCell], arms: Sequence[str] = (), metric: str = DEFAULT) -> tuple[Panel, ...]:
     """Group the cells into rows and the rows into panels of one condition each.
 
-    `arms` gives the order of the arms (those not named follow in the order they appear); everything else is sorted, so
-    that the order of `rows` does not matter. Raises :class:`StoreError` for records that contradict each other.
+    `metric` is the measure that rows are ranked by. `arms` gives the order of the arms (those not named follow in the
+    order they appear); everything else is sorted, so that the order of `rows` does not matter. Raises
+    :class:`StoreError` for records that contradict each other.
     """
     cells = list(rows)
-    order = {arm: i for i, arm in enumerate(dict.fromkeys([*arms, *(cell["arm"] for cell in cells)]))}
-    grouped: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    order = {arm: i for i, arm in enumerate(dict.fromkeys([*arms, *(cell.arm for cell in cells)]))}
+    grouped: dict[tuple[str, str], list[ReportCell]] = {}
     for cell in cells:
-        grouped.setdefault((cell["arm"], canonical(_varied(cell))), []).append(cell)
+        grouped.setdefault((cell.arm, canonical(_varied(cell))), []).append(cell)
     by_condition: dict[Condition, list[Row]] = {}
     empty: list[Row] = []
     for group in grouped.values():
-        for row in _rows(group):
+        for row in _rows(group, metric):
             (by_condition.setdefault(row.condition, []) if row.condition else empty).append(row)
     if not by_condition:
-        return (Panel(None, tuple(sorted(empty, key=lambda r: _sort_key(r, order))), tuple(order)),)
+        return (Panel(None, tuple(sorted(empty, key=lambda r: _sort_key(r, order))), tuple(order), metric),)
     named = {condition: _called(rows) for condition, rows in by_condition.items()}
     for row in empty:
         by_condition[_likely(row, named.values())].append(row)
     return tuple(
-        Panel(condition, tuple(sorted(by_condition[condition], key=lambda r: _sort_key(r, order))), tuple(order))
+        Panel(
+            condition, tuple(sorted(by_condition[condition], key=lambda r: _sort_key(r, order))), tuple(order), metric
+        )
         for condition in sorted(named.values(), key=lambda condition: condition.order)
     )
 
 
-def _rows(group: Sequence[Mapping[str, Any]]) -> Iterator[Row]:
+def _rows(group: Sequence[ReportCell], metric: str) -> Iterator[Row]:
     """The rows of cells that share arm and varied keys: one, or one per condition."""
     first = group[0]
-    label = first.get("label") or first["arm"]
-    by_condition: dict[Condition, dict[int, dict[str, Any]]] = {}
+    label = first.label or first.arm
+    by_condition: dict[Condition, dict[int, CellRecord]] = {}
     statuses = []
     for cell in group:
-        record = cell.get("record")
-        if record is None or (flaw := flaw_of(record)):
-            statuses.append(flaw if record else str(cell.get("status") or MISSING))
+        record = cell.record
+        if record is None or (flaw := flaw_of(record, metric)):
+            statuses.append(cell.status or MISSING if record is None else flaw)
             continue
-        held = by_condition.setdefault(condition_of(record), {})
-        seed = int(record["config"].get("seed", 0))
-        if seed in held and held[seed]["id"] != record["id"]:
+        of_condition = by_condition.setdefault(condition_of(record, metric), {})
+        other = of_condition.setdefault(record.seed, record)
+        if other.id != record.id:
             raise StoreError(
-                f"arm {first['arm']!r}, {dict(first['varied'])}: cells {held[seed]['id']} and {record['id']} "
-                f"both claim training seed {seed}"
+                f"arm {first.arm!r}, {first.varied}: cells {other.id} and {record.id} "
+                f"both claim training seed {record.seed}"
             )
-        held[seed] = record
-    for condition, held in by_condition.items():
-        records = tuple(held[seed] for seed in sorted(held))
-        config = {key: value for key, value in records[0]["config"].items() if key != "seed"}
+    for condition, of_condition in by_condition.items():
+        records = tuple(of_condition[seed] for seed in sorted(of_condition))
         lacking = tuple(statuses) if len(by_condition) == 1 else ()
-        yield Row(first["arm"], label, _varied(first), config, records, lacking, condition)
+        yield Row(first.arm, label, _varied(first), _without_seed(records[0].config), records, lacking, condition)
     if not by_condition:
-        config = {key: value for key, value in (first.get("config") or {}).items() if key != "seed"}
-        yield Row(first["arm"], label, _varied(first), config, (), tuple(statuses))
+        yield Row(first.arm, label, _varied(first), _without_seed(first.configuration or {}), (), tuple(statuses))
 
 
-def flaw_of(record: Mapping[str, Any]) -> str:
-    """Why a cell's distances cannot be used, in one line; empty where they can."""
-    values = [seed.get("frechet") for seed in (record.get("quality") or {}).get("per_seed") or ()]
-    if not values:
-        return "its record holds no distance"
-    return "" if all(map(is_finite, values)) else "its distance is no finite number"
+def _without_seed(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key != "seed"}
 
 
-def condition_of(record: Mapping[str, Any]) -> Condition:
-    """The condition of a cell's record. Raises :class:`StoreError` where the record does not say."""
-    try:
-        quality, data = record["quality"], record["config"]["data"]
-        reference = quality["reference"]
-        named = Named.read(reference, data)
-        return Condition(
-            data=named.data,
-            features=quality["features"],
-            images=int(quality["images"]),
-            reference=named.reference,
-            reference_images=int(reference["images"]),
-            content=_content(reference, data, named),
-            extractor=str(quality.get("extractor", "")),
-            official=quality["features"] != "inception" or quality.get("frechet_label", "FID") == "FID",
-        )
-    except (KeyError, TypeError) as error:
-        raise StoreError(f"cell {record.get('id', '?')}: its record lacks {error}") from None
+def flaw_of(record: CellRecord, metric: str = DEFAULT) -> str:
+    """Why a cell's values of `metric` cannot be used, in one line; empty where they can."""
+    named = "distance" if metric == DEFAULT else metric
+    values = [seed.values.get(metric) for seed in record.quality.per_seed]
+    if not values or (metric != DEFAULT and metric not in record.quality.measures):
+        return f"its record holds no {named}"
+    return "" if all(map(is_finite, values)) else f"its {named} is no finite number"
 
 
-@dataclass(frozen=True)
-class Named:
-    """What a record calls its data."""
-
-    data: str
-    side: str
-    """As ``8×8``; empty where it is not told."""
-    reference: str
-    """The data and the split that images are compared with."""
-    split: str
-
-    @classmethod
-    def read(cls, reference: Mapping[str, Any], data: Mapping[str, Any]) -> Named:
-        """From a record's reference and the configuration's data.
-
-        The name is ``<data> <side> <split>``, as cells write it; older records have no parts of it. A label in the
-        configuration goes before the name that the cell was measured under.
-        """
-        written = str(reference["name"])
-        whole, _, split = written.rpartition(" ")
-        whole, split = str(reference.get("data") or whole), str(reference.get("split") or split)
-        found = SIDED.fullmatch(whole)
-        stem, side = (found["stem"], found["side"]) if found else _from_configuration(data)
-        stem = str(data.get("label") or stem)
-        name = stem if not side or stem.endswith(f" {side}") else f"{stem} {side}"
-        return cls(name, side, f"{name} {split}" if found else written, split)
+def condition_of(record: CellRecord, metric: str = DEFAULT) -> Condition:
+    """The condition of a cell's record. A label in the configuration goes before the name that it was measured
+    under."""
+    quality = record.quality
+    reference, measure = quality.reference, quality.measures.get(metric)
+    data = renamed(reference.data, record)
+    return Condition(
+        data=data,
+        features=quality.features,
+        images=quality.images,
+        reference=reference.name if data == reference.data else f"{data} {reference.split}",
+        reference_images=reference.images,
+        content=canonical([reference.id, reference.split]),
+        extractor=quality.extractor,
+        official=quality.features != "inception" or quality.official,
+        distance=measure.label if measure else metric,
+    )
 
 
-SIDED = re.compile(r"(?P<stem>.+) (?P<side>\d+×\d+)")
-
-
-def _from_configuration(data: Mapping[str, Any]) -> tuple[str, str]:
-    """(name, side) of a record whose reference does not tell them."""
-    size = 8 if data.get("name") == "digits" else data.get("size")
-    name = str(data.get("name"))
-    if name == "images" and data.get("path"):
-        name = Path(str(data["path"])).stem
-    return name, f"{size}×{size}" if size else ""
-
-
-def _content(reference: Mapping[str, Any], data: Mapping[str, Any], named: Named) -> str:
-    """What tells one reference's images from another's, wherever they lie and whatever they are called.
-
-    The hash of an older record, which has no parts of the name, does not cover size and channels: they stand beside it.
-    """
-    identity = reference.get("id") or reference.get("fingerprint") or named.data
-    pixels = [] if "data" in reference else [named.side, data.get("channels")]
-    return canonical([identity, named.split, *pixels])
+def renamed(data: str, record: CellRecord) -> str:
+    """The name of the data, with its side, under the label of the record's configuration if there is one."""
+    label = record.config.get("data", {}).get("label")
+    side = data.rpartition(" ")[2] if SIDED.fullmatch(data) else ""
+    if not label:
+        return data
+    return str(label) if not side or str(label).endswith(f" {side}") else f"{label} {side}"
 
 
 def _likely(row: Row, conditions: Iterable[Condition]) -> Condition:
@@ -220,8 +195,8 @@ def _called(rows: Iterable[Row]) -> Condition:
     return min(named, key=lambda condition: (-names[condition.reference], condition.order))
 
 
-def _varied(cell: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in cell["varied"].items() if key != "seed"}
+def _varied(cell: ReportCell) -> dict[str, Any]:
+    return {key: value for key, value in cell.varied.items() if key != "seed"}
 
 
 def _sort_key(row: Row, order: Mapping[str, int]) -> tuple[Any, ...]:

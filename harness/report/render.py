@@ -1,4 +1,4 @@
-"""Figures to bytes; in a large report by a second process, while this one writes the tables."""
+"""Figures to bytes; in a large report drawn by a second process, while this one writes the tables."""
 
 from __future__ import annotations
 
@@ -7,41 +7,57 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
-
-from harness.report.style import pdf, png
-
-Rendered = list[tuple[bytes, bytes]]
-"""(PNG, PDF) of each figure."""
+if TYPE_CHECKING:
+    from harness.report.figure_list import Drawn
 
 
-def render(figures: Sequence[Figure]) -> Rendered:
-    """Each figure as PNG and as PDF."""
-    return [(png(figure), pdf(figure)) for figure in figures]
+@dataclass(frozen=True)
+class Rendered:
+    """A figure as PNG and as PDF, with the name of its files and its caption."""
+
+    name: str
+    caption: str
+    png: bytes
+    pdf: bytes
 
 
-def begin(figures: Sequence[Figure], apart: bool) -> Callable[[], Rendered]:
-    """Begin to render; the function returned waits for the result.
+Draw = Callable[[], Sequence[Sequence["Drawn"]]]
+"""Makes the figures of each panel."""
+All = list[list[Rendered]]
+
+
+def render(draw: Draw) -> All:
+    """Each figure that `draw` makes, by panel."""
+    from harness.report.style import pdf, png
+
+    return [[Rendered(one.name, one.caption, png(one.figure), pdf(one.figure)) for one in panel] for panel in draw()]
+
+
+def begin(draw: Draw, apart: bool) -> Callable[[], All]:
+    """Begin to draw and render; the function returned waits for the result.
 
     With `apart`, a forked child does it where that is safe and of use: on Linux, with a processor to spare, and with no
     other thread in this process. The bytes are the same either way.
     """
     if not (apart and can_fork()):
-        return lambda: render(figures)
+        return lambda: render(draw)
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_send, args=(sender, figures), daemon=True)
+    child = context.Process(target=_send, args=(sender, draw), daemon=True)
     child.start()
     sender.close()
 
-    def result() -> Rendered:
+    def result() -> All:
         try:
-            return [(receiver.recv_bytes(), receiver.recv_bytes()) for _ in figures]
+            received: All = receiver.recv()
+            return received
         except EOFError:
             # The child died; here the same work either succeeds or says why not.
-            return render(figures)
+            return render(draw)
         finally:
             receiver.close()
             child.join()
@@ -54,7 +70,9 @@ def can_fork() -> bool:
     return sys.platform == "linux" and (os.cpu_count() or 1) > 1 and threading.active_count() == 1
 
 
-def _send(sender: Connection, figures: Sequence[Figure]) -> None:
-    for figure in figures:
-        sender.send_bytes(png(figure))
-        sender.send_bytes(pdf(figure))
+def _send(sender: Connection, draw: Draw) -> None:
+    try:
+        rendered = render(draw)
+    except Exception:  # the parent does the work again, and its error is the one that is told
+        os._exit(1)
+    sender.send(rendered)

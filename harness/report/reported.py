@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from harness.errors import StoreError
+from harness.metrics import DEFAULT
 from harness.report.panel import Panel
 from harness.report.style import MARKERS, column_figure, log_axis, styled
 
@@ -89,16 +90,16 @@ def agreeing(reported: Sequence[Reported], panel: Panel) -> list[tuple[str, floa
     names the split alone, a cell's reference the data too: both are compared.
     """
     condition = panel.condition
-    if condition is None or not condition.official:
+    if condition is None or not condition.official or panel.metric != DEFAULT:
         return []
-    held = (condition.data, condition.features, condition.images, condition.split)
+    measured = (condition.data, condition.features, condition.images, condition.split)
     return [
         (f"[{line.source}] {line.method}", line.gmacs_per_image, line.distance)
         for line in of_data(reported, panel)
         if line.distance is not None
         and line.gmacs_per_image is not None
         and line.features == "inception"
-        and (line.data, line.features, line.images, line.reference) == held
+        and (line.data, line.features, line.images, line.reference) == measured
     ]
 
 

@@ -11,10 +11,8 @@ from functools import cached_property
 from statistics import median
 from typing import Any, TypeGuard
 
-from harness.measure.labels import frechet_label, kernel_label
+from harness.store.records import CellRecord, TimeRecord, refreshing
 from harness.wording import count_of
-
-SCHEMA = 1
 
 Rank = tuple[int, float, str]
 """What values of any kind are sorted and compared by: see :func:`rank`."""
@@ -38,9 +36,11 @@ class Condition:
     content: str
     """Identity of the reference's images, as features were made of them."""
     extractor: str = ""
-    """Identity of the extractor's weights, where the records state it."""
+    """Identity of the extractor's weights."""
     official: bool = True
-    """Whether Inception's weights are the official ones: other weights' distances are no FID."""
+    """Whether the extractor's weights are the official ones: other weights' distances are no FID."""
+    distance: str = field(default="distance", compare=False)
+    """What the measure that rows are ranked by is called in tables, as ``FD-digits``."""
 
     @property
     def order(self) -> tuple[Any, ...]:
@@ -51,16 +51,6 @@ class Condition:
     def split(self) -> str:
         """The split that images are compared with, as ``train``."""
         return self.reference.rpartition(" ")[2]
-
-    @property
-    def distance(self) -> str:
-        """Name of the Fréchet distance: FID belongs to Inception features alone."""
-        return frechet_label(self.features, self.official)
-
-    @property
-    def kernel(self) -> str:
-        """Name of the kernel distance: KID belongs to Inception features alone."""
-        return kernel_label(self.features, self.official)
 
     @property
     def slug(self) -> str:
@@ -77,6 +67,26 @@ class Condition:
         )
 
 
+@dataclass(frozen=True)
+class ReportCell:
+    """A cell as a report gets it: where it stands in the sweep, and its record, or why there is none."""
+
+    arm: str
+    varied: dict[str, Any]
+    """Dotted key → value, of the keys that the arm varies."""
+    record: CellRecord | None
+    label: str = ""
+    """The arm's name in print."""
+    config: dict[str, Any] | None = None
+    """The resolved configuration; the record's where there is one."""
+    status: str | None = None
+    """Why there is no record, as ``blocked: its training failed``."""
+
+    @property
+    def configuration(self) -> dict[str, Any] | None:
+        return self.config if self.record is None else self.record.config
+
+
 @dataclass(frozen=True, eq=False)
 class Row:
     """One row of a table: a configuration, measured over its training and sampling seeds."""
@@ -86,11 +96,12 @@ class Row:
     varied: dict[str, Any]
     config: dict[str, Any]
     """The resolved experiment without its seed."""
-    records: tuple[dict[str, Any], ...]
+    records: tuple[CellRecord, ...]
     """One per training seed that was measured, in the order of the seeds."""
     statuses: tuple[str, ...] = ()
     """One per training seed that has no result: why."""
     condition: Condition | None = None
+    _means: dict[str, float] = field(default_factory=dict, repr=False)
 
     @property
     def measured(self) -> bool:
@@ -109,80 +120,85 @@ class Row:
         return len(self.records) + len(self.statuses)
 
     @cached_property
-    def flat(self) -> dict[str, Any]:
-        """The configuration by dotted keys."""
-        return flatten(self.config)
-
-    @cached_property
     def point(self) -> tuple[tuple[str, Rank], ...]:
         """The varied keys with their values' ranks, sorted: where the row stands in its arm's grid."""
         return tuple((key, rank(value)) for key, value in sorted(self.varied.items()))
 
     def setting(self, key: str) -> Any:
         """Value of a dotted key in the configuration, or None."""
-        value = self.flat.get(key)
+        value: Any = self.config
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
         return self.varied.get(key) if value is None else value
 
     def has(self, key: str) -> bool:
         """Whether it stands at a value of `key`: nothing (None) is one where its arm varies the key."""
         return self.setting(key) is not None or key in self.varied
 
-    def frechet(self) -> list[list[float]]:
-        """Distances: one list per training seed, with one value per sampling seed."""
-        return [[seed["frechet"] for seed in record["quality"]["per_seed"]] for record in self.records]
+    def values(self, measure: str) -> list[list[float]]:
+        """Values of a measure of quality: one list per training seed, with one value per sampling seed."""
+        return [[seed.values[measure] for seed in record.quality.per_seed] for record in self.records]  # type: ignore[misc]
 
     def mean(self, measure: str) -> float:
         """Mean of a measure of quality over all seeds; nan where it was not taken."""
-        per_seed = [seed.get(measure) for record in self.records for seed in record["quality"]["per_seed"]]
-        values = [value for value in per_seed if is_finite(value)]
-        return sum(values) / len(values) if values else math.nan
+        if measure not in self._means:
+            self._means[measure] = self._mean(measure)
+        return self._means[measure]
+
+    def _mean(self, measure: str) -> float:
+        return _mean(seed.values.get(measure) for record in self.records for seed in record.quality.per_seed)
+
+    def stated_error(self, measure: str) -> float:
+        """Mean over all seeds of the standard error that the measure itself tells; nan where it tells none."""
+        return _mean(seed.standard_errors.get(measure) for record in self.records for seed in record.quality.per_seed)
 
     @cached_property
     def gmacs(self) -> float:
         """Multiply-adds per image, in 10⁹; the same for every seed."""
-        return self._median("compute", "gmacs_per_image")
+        return _median(record.compute.gmacs_per_image for record in self.records)
+
+    @property
+    def times(self) -> list[TimeRecord]:
+        """The times of its records, of those that were timed."""
+        return [record.time for record in self.records if record.time is not None]
 
     @cached_property
     def seconds(self) -> float:
         """Seconds per image at the throughput batch: median over the training seeds."""
-        return self._median("time", "seconds_per_image")
+        return _median(time.seconds_per_image for time in self.times)
 
     @cached_property
     def latency(self) -> float:
         """Seconds for one image alone: median over the training seeds."""
-        return self._median("time", "latency_seconds")
-
-    def _median(self, section: str, key: str) -> float:
-        values = [value for record in self.records if is_finite(value := (record.get(section) or {}).get(key))]
-        return median(values) if values else math.nan
+        return _median(time.latency_seconds for time in self.times)
 
     @property
     def time_trusted(self) -> bool | None:
         """Whether its times are to be trusted; None where no record says."""
         if self.mistrust:
             return False
-        return True if any("trusted" in (record.get("time") or {}) for record in self.records) else None
+        return True if any(time.trusted is not None for time in self.times) else None
 
     @cached_property
     def mistrust(self) -> tuple[str, ...]:
         """Why its times are not to be trusted, as the records state it; empty where they are, or do not say."""
-        return tuple(dict.fromkeys(reason for record in self.records for reason in mistrust(record)))
+        return tuple(dict.fromkeys(reason for time in self.times for reason in mistrust(time)))
 
     @property
     def parameters(self) -> float:
         """Parameters of all its networks; nan where they were not counted."""
-        counts = (self.records[0].get("compute") or {}).get("parameters") if self.records else None
+        counts = self.records[0].compute.parameters if self.records else {}
         return sum(counts.values()) if counts else math.nan
 
     @property
     def peak_memory(self) -> float:
         """Bytes at the peak of sampling the throughput batch: median over the training seeds."""
-        return self._median("time", "peak_memory_bytes")
+        return _median(time.peak_memory_bytes for time in self.times)
 
     @property
     def training_seconds(self) -> float:
         """Seconds that its training takes at the measured speed: mean over the seeds, nan where it is not recorded."""
-        speeds = [(record.get("provenance") or {}).get("training_images_per_second") for record in self.records]
+        speeds = [record.provenance.training_images_per_second for record in self.records]
         images = (self.setting("train.steps") or 0) * (self.setting("train.batch") or 0)
         if not images or not speeds or not all(speeds):
             return math.nan
@@ -191,15 +207,17 @@ class Row:
     @property
     def training_gmacs(self) -> float:
         """Multiply-adds of its training, in 10⁹; nan where they were not counted."""
-        compute = (self.records[0].get("compute") or {}) if self.records else {}
-        per_step, steps = compute.get("training_gmacs_per_step"), compute.get("training_steps")
+        if not self.records:
+            return math.nan
+        compute = self.records[0].compute
+        per_step, steps = compute.training_gmacs_per_step, compute.training_steps
         return per_step * steps if per_step and steps else math.nan
 
     @cached_property
-    def clock(self) -> tuple[Any, ...]:
-        """Where it was timed: only rows of one clock may be compared in seconds."""
-        time = (self.records[0].get("time") or {}) if self.records else {}
-        return (time.get("device"), time.get("threads"))
+    def clock(self) -> tuple[str | None, int | None]:
+        """(device, threads) that it was timed with: only rows of one clock may be compared in seconds."""
+        time = self.records[0].time if self.records else None
+        return (time.device, time.threads) if time is not None else (None, None)
 
     @cached_property
     def sampler(self) -> str:
@@ -210,21 +228,21 @@ class Row:
         return self.setting("sample.steps")
 
     @cached_property
+    def _refreshing(self) -> tuple[int | None, float | None]:
+        if self.records:
+            return self.records[0].compute.refreshes, self.records[0].compute.refresh_interval
+        keys = ("steps", "refresh_interval", "refreshes", "refresh_steps")
+        return refreshing({key: self.setting(f"sample.{key}") for key in keys})
+
+    @property
     def refreshes(self) -> int | None:
         """Runs of the heavy part in all; None for a network that is run whole at every step."""
-        steps, interval = self.steps, self.setting("sample.refresh_interval")
-        if interval is not None and steps is not None:
-            return -(-steps // interval)
-        listed = self.setting("sample.refresh_steps")
-        return len(listed) if listed is not None else self.setting("sample.refreshes")
+        return self._refreshing[0]
 
-    @cached_property
+    @property
     def interval(self) -> float | None:
         """Steps from one refresh to the next: as set, or on average; None for a single-rate network."""
-        interval = self.setting("sample.refresh_interval")
-        if interval is not None:
-            return interval
-        return self.steps / self.refreshes if self.refreshes and self.steps else None
+        return self._refreshing[1]
 
     @property
     def name(self) -> str:
@@ -241,12 +259,21 @@ class Row:
         return f"{self.label} ({', '.join(told)})"
 
 
-def mistrust(record: Mapping[str, Any]) -> tuple[str, ...]:
-    """Why the time in a cell's record is not to be trusted; empty where it is, or where the record does not say."""
-    time = record.get("time") or {}
-    if time.get("trusted") is not False:
+def mistrust(time: TimeRecord) -> tuple[str, ...]:
+    """Why a cell's times are not to be trusted; empty where they are, or where the record does not say."""
+    if time.trusted is not False:
         return ()
-    return tuple(map(str, time.get("reasons") or ())) or ("its record does not say why",)
+    return time.reasons or ("its record does not say why",)
+
+
+def _mean(values: Iterable[float | None]) -> float:
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    return sum(known) / len(known) if known else math.nan
+
+
+def _median(values: Iterable[float | None]) -> float:
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    return median(known) if known else math.nan
 
 
 def is_finite(value: Any) -> TypeGuard[float]:

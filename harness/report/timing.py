@@ -7,14 +7,14 @@ Records that do not say are taken as they are.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from statistics import NormalDist, fmean, variance
-from typing import Any
 
 import numpy as np
 
 from harness.report.rows import Row, is_finite
+from harness.store.records import TimeRecord
 from harness.wording import count_of
 
 MARK = "§"
@@ -52,20 +52,20 @@ def timing_noise(rows: Sequence[Row]) -> dict[Row, float]:
     repeats, since those of one cell follow each other within seconds, and the machine changes between cells.
     """
     timed = [row for row in rows if row.seconds > 0]
-    own = {row: [s for record in row.records if (s := _spread(record)) is not None] for row in timed}
+    own = {row: [spread for time in row.times if (spread := _spread(time)) is not None] for row in timed}
     within = _root_mean_square([spread for spreads in own.values() for spread in spreads])
     between = _between(timed)
     return {row: max(within, between, _root_mean_square(own[row])) / math.sqrt(len(row.records)) for row in timed}
 
 
-def _spread(record: Mapping[str, Any]) -> float | None:
+def _spread(time: TimeRecord) -> float | None:
     """Relative standard deviation of one repeat, from the quartiles of all; None where the record does not tell it."""
-    time = record.get("time") or {}
-    quartiles, repeats = list(time.get("seconds_per_image_quartiles") or ()), time.get("repeats") or 0
-    if len(quartiles) != 2 or not all(is_finite(quartile) and quartile > 0 for quartile in quartiles) or repeats < 2:
+    quartiles, repeats = time.seconds_per_image_quartiles or (), time.repeats or 0
+    positive = [quartile for quartile in quartiles if is_finite(quartile) and quartile > 0]
+    if len(quartiles) != 2 or len(positive) != 2 or repeats < 2:
         return None
-    first, third = quartiles
-    return abs(math.log(third / first)) / _expected_range(int(repeats))
+    first, third = positive
+    return abs(math.log(third / first)) / _expected_range(repeats)
 
 
 @cache
@@ -80,7 +80,7 @@ def _between(rows: Iterable[Row]) -> float:
     """Relative standard deviation of the times of one row's trainings, pooled over `rows`; 0 where each has one."""
     found: list[tuple[float, int]] = []
     for row in rows:
-        told = [(record.get("time") or {}).get("seconds_per_image") for record in row.records]
+        told = [time.seconds_per_image for time in row.times]
         logs = [math.log(seconds) for seconds in told if is_finite(seconds) and seconds > 0]
         if len(logs) > 1:
             found.append((variance(logs), len(logs) - 1))

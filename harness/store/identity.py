@@ -20,7 +20,8 @@ from harness.config.schema import (
 )
 from harness.errors import ConfigError, MissingDataError
 from harness.files import expanded, tried
-from harness.measure.known_weights import weights_identity
+from harness.metrics.declare import ExtractorKind, source_digest
+from harness.metrics.extractors import extractor_of
 from harness.store.store import Target
 
 SCHEMA = 3
@@ -138,10 +139,22 @@ class Identifier:
         identity = _dump(measure, {"weights", "batch"})
         if measure.reference == "test":
             identity["reference_fingerprint"] = self._fingerprint(data, "test")
-        digest = None if measure.weights is None else self._file_digest(measure.weights, "measure.weights")
-        if measure.weights is not None and digest is None:
-            return {**identity, "extractor_weights": None}
-        return {**identity, "extractor_weights": weights_identity(measure.features, digest) or "unknown"}
+        identity["extractor_weights"] = self._weights_identity(measure)
+        sources = {name: source_digest(name) for name in (measure.features, *measure.metrics)}
+        if any(sources.values()):  # a person's own: what it computes is its source
+            identity["sources"] = sources
+        return identity
+
+    def _weights_identity(self, measure: MeasureConfig) -> str | None:
+        """What identifies the extractor's weights: the usual ones alike, whether a path to them is given or not."""
+        kind = extractor_of(measure.features)
+        usual = kind.weights_sha256
+        if measure.weights is not None:
+            digest = self._file_digest(measure.weights, "measure.weights")
+            return usual if usual and digest and digest.startswith(usual) else digest
+        if usual is None and kind.weights_file is not None:
+            return self._content_of((measure.features, "usual weights"), lambda: _usual_digest(measure.features, kind))
+        return usual or "none"
 
     def _fingerprint(self, data: DataConfig, split: str) -> str | None:
         from harness.data import fingerprint
@@ -162,6 +175,21 @@ class Identifier:
                 self.missing += [str(missing)] if str(missing) not in self.missing else []
                 self._content[key] = None
         return self._content[key]
+
+
+def _usual_digest(features: str, kind: ExtractorKind) -> str:
+    from harness.data.checksums import file_digest
+
+    assert kind.weights_file is not None
+    path = kind.weights_file()
+    try:
+        return file_digest(path)
+    except OSError:
+        raise MissingDataError(
+            f"measure.features: {features}: its weights are not at {path}, and a cell's id depends on them; load them "
+            f'there once (python -c "from harness.measure.features import check_extractor; '
+            f"check_extractor('{features}')\"), or set measure.weights to a path of them"
+        ) from None
 
 
 def _weights_digest(path: str, key: str) -> str:

@@ -14,11 +14,9 @@ from typing import Any, Literal
 from harness.config.schema import Experiment, as_plain, parse_experiment
 from harness.errors import StoreError
 from harness.files import read_json, write_json
+from harness.store.records import CURE, CellRecord, DamagedRecord, TrainingRecord, parse_cell, parse_training
 
 Kind = Literal["training", "cell"]
-RECORD_SCHEMA = 1
-"""Of a cell's record; raised when what an older one holds cannot be read any more."""
-RECORD_PARTS = ("config", "quality", "compute", "time", "provenance")
 LOCAL = "local"
 """Folder of a sweep's own reports where published ones have their names."""
 REPORT_CELLS, REPORT_SAMPLES = "cells.json", "samples.npz"
@@ -40,10 +38,6 @@ def is_published(folder: Path) -> bool:
     """Whether a published report stands in `folder`."""
     options = report_head(folder / REPORT_CELLS).get("options")
     return isinstance(options, dict) and options.get("published") is True
-
-
-class DamagedRecord(StoreError):
-    """A cell's record that is cut short, of another cell, or lacks what a record has."""
 
 
 @dataclass(frozen=True)
@@ -121,37 +115,41 @@ class Store:
         return {name.removesuffix(".json") for name in _names(self.runs / "cells") if name.endswith(".json")}
 
     def is_trained(self, training: str) -> bool:
-        """Whether the training has finished and its weights are still whole (by size)."""
+        """Whether the training has finished and its weights are still whole (by size).
+
+        Raises :class:`StoreError` for a record of a newer version.
+        """
         weights = self.weights_path(training)
         try:
-            done = read_json(self.done_path(training))
-        except StoreError:  # none yet, or damaged: the training runs
+            done = self.read_training(training)
+            return weights.stat().st_size == done.weights_bytes
+        except (DamagedRecord, FileNotFoundError):  # none yet, or damaged: the training runs
             return False
-        whole = isinstance(done, dict) and done.get("training", training) == training
-        return whole and weights.exists() and weights.stat().st_size == done.get("weights_bytes")
+
+    def read_training(self, training: str) -> TrainingRecord:
+        """The record of a training that has ended. Raises :class:`DamagedRecord` where there is none or no whole one,
+        :class:`StoreError` for a newer version's."""
+        path = self.done_path(training)
+        record = parse_training(_read(path), str(path))
+        if record.training != training:
+            raise DamagedRecord(f"{path}: is not the record of training {training}; {CURE}")
+        return record
 
     def is_done(self, target: Target) -> bool:
         if target.kind == "training":
             return self.is_trained(target.id)
         return self.cell_path(target.id).exists()
 
-    def read_cell(self, cell: str) -> dict[str, Any]:
+    def read_cell(self, cell: str) -> CellRecord:
         """The record of `cell`. Raises :class:`DamagedRecord`, or :class:`StoreError` for a newer version's."""
         path = self.cell_path(cell)
-        try:
-            record = read_json(path)
-        except StoreError as error:
-            raise DamagedRecord(str(error)) from None
-        if not isinstance(record, dict) or record.get("id") != cell:
-            raise DamagedRecord(f"{path}: is not the record of cell {cell}; move it away and run again")
-        schema = record.get("schema")
-        if isinstance(schema, int) and schema > RECORD_SCHEMA:
-            raise StoreError(f"{path}: was written by a newer version of this project (schema {schema})")
-        lacking = [part for part in RECORD_PARTS if not isinstance(record.get(part), dict)]
-        if schema != RECORD_SCHEMA or lacking:
-            what = f"has no {lacking[0]}" if lacking else f"is of schema {schema!r}"
-            raise DamagedRecord(f"{path}: {what}; move it away and run again")
+        record = parse_cell(_read(path), str(path))
+        if record.id != cell:
+            raise DamagedRecord(f"{path}: is not the record of cell {cell}; {CURE}")
         return record
+
+    def write_cell(self, record: CellRecord) -> None:
+        write_json(self.cell_path(record.id), record.plain)
 
     def damaged_cells(self, cells: Iterable[str]) -> dict[str, str]:
         """Those of the finished `cells` whose record cannot be used, with the reason."""
@@ -195,6 +193,15 @@ class Store:
         """Let a failed or cancelled target run again."""
         if self.state(target).get("state") in ("failed", "cancelled", "blocked"):
             self.set_state(target, state="waiting", error=None, traceback=None)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise DamagedRecord(f"{path}: no such file") from None
+    except OSError as error:
+        raise DamagedRecord(f"{path}: cannot be read ({error}); {CURE}") from None
 
 
 def _names(folder: Path) -> list[str]:

@@ -34,7 +34,10 @@ def parsed(**sections: Any) -> Experiment:
             r"measure.images: 3 are too few, measure.precision_recall \(.*least 4",
         ),
         ({"images": 1, "precision_recall": True}, "needs at least 4"),
-        ({"images": 9, "inception_score": True, "features": "inception"}, "measure.inception_score needs at least 10"),
+        (
+            {"images": 9, "inception_score": True, "features": "inception"},
+            r"inception_score \(of 10 splits\) needs at least 10",
+        ),
     ],
 )
 def test_too_few_images_are_refused_by_the_schema(measure: dict[str, Any], message: str) -> None:

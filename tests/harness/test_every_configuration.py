@@ -234,7 +234,7 @@ def test_what_parses_runs_to_a_report_or_is_refused_before_training(values: dict
         record = json.loads(record_path.read_text(encoding="utf-8"))
         assert record["compute"]["gmacs_per_image"] > 0
         assert record["time"]["seconds_per_image"] > 0
-        assert record["quality"]["per_seed"][0]["frechet"] >= 0
+        assert record["quality"]["per_seed"][0]["values"]["frechet"] >= 0
 
 
 def run_sweep(file: Path, results: Path) -> tuple[int, str]:

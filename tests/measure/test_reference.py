@@ -15,11 +15,12 @@ from harness.config.schema import DataConfig, Experiment, parse_experiment
 from harness.data import open_data
 from harness.engine.cell import _reference
 from harness.errors import DataError
-from harness.measure import digits_extractor
 from harness.measure.features import Extractor, load_extractor
 from harness.measure.fidelity import QualityMeter
 from harness.measure.reference import Reference, ReferenceFeatures, reference_features
 from harness.measure.train_digits_extractor import digits
+from harness.metrics import METRICS
+from harness.metrics.extractors import digits_network as digits_extractor
 from tests.data.making import classes, encoded, noise, write_folder, write_zip
 from tests.data.test_cifar10 import write_batches
 from tests.harness.tiny_experiments import MODEL
@@ -188,12 +189,12 @@ def test_a_reference_at_another_size_is_another(first: int, tmp_path: Path) -> N
     path = write_zip(tmp_path / "a.zip", classes(each=40, side=16))
     for size in (first, 20 - first, first):
         reference = of_data(path, size=size)
-        meter = QualityMeter(pooled(), reference, cache=tmp_path / "references")
-        assert meter.measure(reference.images())["frechet"] == pytest.approx(0, abs=1e-2)
-    alone = QualityMeter(pooled(), of_data(path, size=16))
+        meter = QualityMeter(pooled(), reference, [METRICS["frechet"]], cache=tmp_path / "references")
+        assert meter.measure(reference.images())["frechet"].value == pytest.approx(0, abs=1e-2)
+    alone = QualityMeter(pooled(), of_data(path, size=16), [METRICS["frechet"]])
     other = of_data(path, size=4).images()
-    within = QualityMeter(pooled(), of_data(path, size=16), cache=tmp_path / "references")
-    assert within.measure(other)["frechet"] == alone.measure(other)["frechet"] > 100
+    within = QualityMeter(pooled(), of_data(path, size=16), [METRICS["frechet"]], cache=tmp_path / "references")
+    assert within.measure(other)["frechet"].value == alone.measure(other)["frechet"].value > 100
 
 
 def ids(*references: Reference) -> list[str]:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from harness.report import Report, ReportOptions, load_rows, write_report
+from harness.report import Report, ReportOptions
 from tests.harness.tiny import harness, write_sweep
-from tests.report.made_up import missing, quickstart, write_samples
+from tests.report.made_up import missing, plain_rows, quickstart, write_report, write_samples
 
 BLOCKED = {"model.light_width": 0.25, "sample.sampler": "ddim", "sample.steps": 128, "sample.refresh_interval": 8}
 REPORTED = Path(__file__).parents[2] / "results" / "reported.csv"
@@ -40,7 +40,7 @@ class Ran:
     @property
     def rows(self) -> list[dict[str, Any]]:
         """Their times are trusted, whatever else this machine did while the sweep ran."""
-        rows = load_rows(self.results / self.sweep.stem / "cells.json")
+        rows = plain_rows(self.results / self.sweep.stem / "cells.json")
         for row in rows:
             row["record"]["time"] |= {"trusted": True, "reasons": []}
         return rows

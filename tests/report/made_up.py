@@ -1,15 +1,21 @@
-"""Made-up cells in the form that the store holds: for tests alone, they measure nothing."""
+"""Made-up cells in the form of records of schema 1: for tests alone, they measure nothing."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from harness.metrics import DEFAULT
+from harness.report import load_rows, panel, write
+from harness.report.options import ReportOptions
+from harness.report.rows import ReportCell
+from harness.store.records import parse_cell
 
 HEAVY, LIGHT = 0.0189, {0.25: 0.0011, 0.5: 0.0027}
 BASE: dict[str, Any] = {
@@ -178,3 +184,51 @@ def write_samples(rows: list[dict[str, Any]], root: Path, seed: int = 0) -> None
     for row in rows:
         if row["record"] is not None:
             np.savez(root / row["record"]["samples"], images=common)
+
+
+def typed(rows: Iterable[dict[str, Any]]) -> list[ReportCell]:
+    """The rows as a report takes them: each record is upgraded and checked."""
+    return [
+        ReportCell(
+            arm=row["arm"],
+            varied=row["varied"],
+            record=None if row["record"] is None else parse_cell(row["record"], f"cell {row['record'].get('id')}"),
+            label=row.get("label") or row["arm"],
+            config=row.get("config"),
+            status=row.get("status"),
+        )
+        for row in rows
+    ]
+
+
+def panels(rows: Iterable[dict[str, Any]], arms: Sequence[str] = (), metric: str = DEFAULT) -> tuple[panel.Panel, ...]:
+    """The panels of made-up rows."""
+    return panel.panels(typed(rows), arms, metric)
+
+
+def write_report(
+    name: str,
+    title: str,
+    rows: Iterable[dict[str, Any]],
+    out_dir: Path,
+    options: ReportOptions | None = None,
+    samples_root: Path | None = None,
+    reported: Path | None = None,
+) -> write.Report:
+    """The report of made-up rows."""
+    return write.write_report(name, title, typed(rows), out_dir, options, samples_root, reported)
+
+
+def plain_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a ``cells.json`` as plain values that a test may change."""
+    return [
+        {
+            "arm": cell.arm,
+            "varied": cell.varied,
+            "record": None if cell.record is None else cell.record.plain,
+            "label": cell.label,
+            "config": cell.config,
+            "status": cell.status,
+        }
+        for cell in load_rows(path)
+    ]

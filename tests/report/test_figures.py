@@ -15,9 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 
-from harness.report import ReportOptions, load_options, load_rows
+from harness.report import ReportOptions, load_options
+from harness.report.figure_list import report_figures
 from harness.report.figures import against_figure, figure_keys, frontier_figure, sample_figure
-from harness.report.panel import Panel, panels
+from harness.report.panel import Panel
 from harness.report.reported import of_data, read_reported, reported_figure
 from harness.report.style import (
     COLOURS,
@@ -32,9 +33,8 @@ from harness.report.style import (
     png,
     shaded,
 )
-from harness.report.write import report_figures
 from tests.report.conftest import REPORTED
-from tests.report.made_up import cell, quickstart
+from tests.report.made_up import cell, panels, plain_rows, quickstart
 
 DUAL = {"model.kind": "dual_rate"}
 PUBLISHED = sorted((Path(__file__).parents[2] / "results").glob("*/cells.json"))
@@ -291,6 +291,6 @@ def overlapping(figure: Figure) -> list[str]:
 @pytest.mark.parametrize("kept", PUBLISHED, ids=lambda path: path.parent.name)
 def test_no_label_runs_into_the_next_in_what_is_published(kept: Path) -> None:
     options = load_options(kept)
-    for panel in panels(load_rows(kept), options.arms):
+    for panel in panels(plain_rows(kept), options.arms):
         for item in report_figures(panel, options):
             assert not overlapping(item.figure), item.name

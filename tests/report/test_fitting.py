@@ -13,8 +13,8 @@ from rich.console import Console
 
 from harness.cli.fitting import fitted
 from harness.cli.report import Made, _summary, show
-from harness.report import Report, write_report
-from tests.report.made_up import cell, missing, quickstart
+from harness.report import Report
+from tests.report.made_up import cell, missing, quickstart, write_report
 
 WIDTHS = (60, 80, 100, 140)
 

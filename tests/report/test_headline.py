@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
 from harness.report.frontier import compare, series
-from harness.report.headline import comparisons, headline, roles
-from harness.report.panel import Panel, panels
+from harness.report.headline import Headline, comparisons, headline, roles
+from harness.report.panel import Panel
 from tests.report.conftest import Ran
-from tests.report.made_up import cell, missing
+from tests.report.made_up import cell, missing, panels
 
 ARMS = ("dual-rate", "base")
 DUAL = {"model.kind": "dual_rate"}
@@ -40,16 +41,20 @@ def panel_of(*arms: list[Any]) -> Panel:
 
 
 def test_a_win_is_said_with_its_size_and_interval() -> None:
-    text = headline(panel_of(curve("base", 1.0), curve("dual-rate", 0.5, fixed=DUAL)))
-    assert text.startswith("At equal FD-digits (N = 2000), dual-rate needs 0.50× the compute (95 % interval 0.50 to")
-    assert "0.50× the time" in text and "noise" not in text
-    assert "of base, on average over the distances that both reach, 2 to 0.5" in text
-    assert text.endswith(".") and text.count(". ") == 0
+    told = headline(panel_of(curve("base", 1.0), curve("dual-rate", 0.5, fixed=DUAL)))
+    assert re.fullmatch(
+        r"dual-rate: 0\.50× the compute \(0\.50–0\.5\d\) and 0\.50× the time \([\d.]+–[\d.]+\) of base "
+        r"at equal FD-digits",
+        told.line,
+    )
+    assert told.conditions.startswith("On average over the values that both reach, 2 to 0.5, with 95 % intervals.")
+    assert "N = 2000; against base." in told.conditions and "noise" not in str(told)
+    assert len(told.line.split()) < 20
 
 
-def test_a_loss_is_said_as_plainly() -> None:
-    text = headline(panel_of(curve("base", 1.0), curve("dual-rate", 3.0, fixed=DUAL)))
-    assert "dual-rate needs 3.00× the compute" in text
+def test_a_loss_is_said_first() -> None:
+    told = headline(panel_of(curve("base", 1.0), curve("dual-rate", 3.0, fixed=DUAL)))
+    assert told.line.startswith("dual-rate loses: 3.00× the compute (")
 
 
 def test_no_difference_is_called_noise() -> None:
@@ -60,24 +65,32 @@ def test_no_difference_is_called_noise() -> None:
             for s in (4, 8, 16)
         ],
     )
-    text = headline(generator)
-    assert "there is no difference beyond noise in compute or time between dual-rate and base (95 %" in text
-    assert "×" not in text, "a share that may as well be 1 is no finding"
-    assert "one training seed, whose noise the intervals leave out" in text
+    told = headline(generator)
+    assert re.fullmatch(
+        r"no difference beyond noise: dual-rate needs [\d.]+–[\d.]+× the compute and [\d.]+–[\d.]+× the time "
+        r"of base at equal FD-digits",
+        told.line,
+    ), "a share that may as well be 1 is no finding"
+    assert "One training seed, whose noise the intervals leave out." in told.conditions
 
 
-def test_what_dual_rate_does_not_reach_is_said() -> None:
-    text = headline(panel_of(curve("base", 1.0), curve("dual-rate", 0.5, floor=0.5, fixed=DUAL)))
-    assert text.startswith("dual-rate does not reach the best of base: 1 against 0.5. At equal FD-digits")
+def test_what_dual_rate_does_not_reach_is_said_first() -> None:
+    told = headline(panel_of(curve("base", 1.0), curve("dual-rate", 0.5, floor=0.5, fixed=DUAL)))
+    assert told.line.startswith(
+        "dual-rate does not reach the best FD-digits of base (1 against 0.5); up to there it needs"
+    )
 
 
 def test_a_method_that_is_never_as_good_as_the_bases_cheapest_row_has_no_share_of_its_compute() -> None:
     cheap = [cell("dual-rate", {"sample.steps": s}, frechet=4 - s / 99, gmacs=0.1 * s, fixed=DUAL) for s in (4, 8)]
-    text = headline(panel_of(curve("base", 1.0), cheap))
-    assert text.startswith("dual-rate does not reach the quality of base: its best FD-digits (N = 2000) is 3.92")
-    assert "already the cheapest row of base has 2 at 4.00 GMACs" in text and "×" not in text
+    told = headline(panel_of(curve("base", 1.0), cheap))
+    assert told.line == "dual-rate does not reach the FD-digits of base"
+    assert told.conditions.startswith("Its best is 3.92 at")
+    assert "already the cheapest row of base has 2 at 4.00 GMACs" in told.conditions and "×" not in str(told)
     dear = [cell("dual-rate", {"sample.steps": s}, frechet=4 - s / 99, gmacs=9.0 * s, fixed=DUAL) for s in (4, 8)]
-    assert "at least 18.00× the compute for the same distance" in headline(panel_of(curve("base", 1.0), dear))
+    assert headline(panel_of(curve("base", 1.0), dear)).line == (
+        "dual-rate does not reach the FD-digits of base: at least 18.00× the compute for the same quality"
+    )
 
 
 def flat(arm: str, level: float, factor: float, standard_error: float | None = 2.0, **kwargs: Any) -> list[Any]:
@@ -102,26 +115,27 @@ def test_networks_that_have_learnt_nothing_give_no_share(level: float, standard_
     panel = panel_of(
         flat("base", 303.59, 1.0, standard_error), flat("dual-rate", level, 0.5, standard_error, fixed=DUAL)
     )
-    text = headline(panel)
-    assert "Compute at equal FD-digits (N = 2000) cannot be compared" in text and "×" not in text
-    assert "The best of dual-rate is" in text and "of base 304 at 8.00 GMACs" in text
+    told = headline(panel)
+    assert "cannot be compared" in told.line and "×" not in str(told)
+    assert "The best of dual-rate is" in told.conditions and "of base 304 at 8.00 GMACs" in told.conditions
 
 
 def test_networks_that_were_hardly_trained_give_no_share(ran: Ran) -> None:
-    text = headline(panels(ran.rows)[0])
-    assert "FD-digits (N = 60) cannot be compared" in text and "×" not in text
+    told = headline(panels(ran.rows)[0])
+    assert "cannot be compared" in told.line and "N = 60" in told.conditions and "×" not in str(told)
 
 
 def test_one_row_against_one_row_is_no_frontier() -> None:
     one = [cell("base", frechet=2.0, gmacs=2.0)]
-    text = headline(panel_of(one, [cell("dual-rate", frechet=1.99, gmacs=1.0, fixed=DUAL)]))
-    assert "base and dual-rate have one measured row" in text and "×" not in text
+    told = headline(panel_of(one, [cell("dual-rate", frechet=1.99, gmacs=1.0, fixed=DUAL)]))
+    assert "base and dual-rate have one measured row" in told.conditions and "×" not in str(told)
 
 
 def test_a_flat_base_says_nothing_of_a_methods_cost() -> None:
     """The method was trained, the base was not: its quality is told, a share of the base's compute is not."""
-    text = headline(panel_of(flat("base", 303.59, 1.0), curve("dual-rate", 0.5, fixed=DUAL)))
-    assert "cannot be compared" in text and "×" not in text and "The best of dual-rate is 0.5" in text
+    told = headline(panel_of(flat("base", 303.59, 1.0), curve("dual-rate", 0.5, fixed=DUAL)))
+    assert "cannot be compared" in told.line and "×" not in str(told)
+    assert "The best of dual-rate is 0.5" in told.conditions
 
 
 def test_the_intervals_of_times_hold_the_noise_of_timing() -> None:
@@ -147,8 +161,9 @@ def test_the_intervals_of_times_hold_the_noise_of_timing() -> None:
 
 def test_frontiers_without_a_common_range_give_a_bound() -> None:
     good = [cell("dual-rate", {"sample.steps": 4}, frechet=0.1, gmacs=1.0, fixed=DUAL)]
-    text = headline(panel_of(curve("base", 1.0, seeds=(0,)), good))
-    assert "dual-rate needs at most 0.06× the compute" in text and "at the one distance that both reach, 0.5" in text
+    told = headline(panel_of(curve("base", 1.0, seeds=(0,)), good))
+    assert told.line == "dual-rate: at most 0.06× the compute of base at equal FD-digits"
+    assert "At the one FD-digits that both reach, 0.5" in told.conditions
 
 
 def test_the_base_family_holds_every_sampler_on_the_same_network() -> None:
@@ -174,9 +189,9 @@ def test_the_base_family_holds_every_sampler_on_the_same_network() -> None:
     assert who is not None and (who.family, who.subject) == (("base", "DDIM"), "dual-rate")
     (found,) = [c for c in comparisons(panel, who, "gmacs") if c.name == "dual-rate"]
     assert round(found.ratio, 3) == 0.5
-    text = headline(panel)
-    assert "2.00× the compute" in text
-    assert "of base with the best of its 2 samplers (dual-rate had ancestral alone)" in text
+    told = headline(panel)
+    assert "2.00× the compute" in told.line
+    assert "against base with the best of its 2 samplers (dual-rate had ancestral alone)" in told.conditions
 
 
 def test_sampler_against_the_same_sampler() -> None:
@@ -220,21 +235,22 @@ def test_seconds_of_two_machines_are_not_compared() -> None:
     for row in rows:
         if row["arm"] == "dual-rate":
             row["record"]["time"]["device"] = "another"
-    text = headline(panel_of(rows))
-    assert "0.50× the compute" in text and "the time" not in text
+    told = headline(panel_of(rows))
+    assert "0.50× the compute" in told.line and "the time" not in told.line
 
 
 def test_what_cannot_be_said() -> None:
-    assert headline(panel_of([missing("base", {"sample.steps": 8})])) == "Nothing has been measured yet."
-    assert "no arm beside" in headline(panel_of(curve("base", 1.0)))
+    nothing = headline(panel_of([missing("base", {"sample.steps": 8})]))
+    assert nothing == Headline("Nothing has been measured yet.") and str(nothing) == nothing.line
+    assert "no arm beside" in headline(panel_of(curve("base", 1.0))).line
     lacking = [missing("base", {"sample.steps": 8}), *curve("dual-rate", 1.0, fixed=DUAL)]
-    assert "'base' has no measured row" in headline(panel_of(lacking), base="base")
-    assert "no arm beside" in headline(panel_of(curve("base", 1.0), curve("x", 1.0)), subject="absent")
+    assert "'base' has no measured row" in headline(panel_of(lacking), base="base").line
+    assert "no arm beside" in headline(panel_of(curve("base", 1.0), curve("x", 1.0)), subject="absent").line
 
 
 def test_a_report_with_nothing_timed_speaks_of_compute_alone() -> None:
     rows = [*curve("base", 1.0), *curve("dual-rate", 0.5, fixed=DUAL)]
     for row in rows:
         row["record"]["time"] = None
-    text = headline(panel_of(rows))
-    assert "0.50× the compute" in text and "the time" not in text
+    told = headline(panel_of(rows))
+    assert "0.50× the compute" in told.line and "the time" not in told.line

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
-from harness.report.noise import distances, within_noise
-from harness.report.panel import panels
+from harness.report import noise
+from harness.report.noise import Distance, within_noise
 from harness.report.rows import Row
-from tests.report.made_up import cell
+from tests.report.made_up import cell, panels
+
+
+def distances(rows: Sequence[Row]) -> list[Distance]:
+    return noise.distances(rows, "frechet")
 
 
 def rows_of(values: np.ndarray, standard_error: float | None = None) -> tuple[Row, ...]:

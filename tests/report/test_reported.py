@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from harness.errors import StoreError
-from harness.report.panel import panels
 from harness.report.reported import Reported, agreeing, read_reported
 from tests.report.conftest import REPORTED
-from tests.report.made_up import cell
+from tests.report.made_up import cell, panels
 
 
 def rows() -> list[Reported]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from harness.errors import ConfigError
-from harness.report.write import Report, load_cells
+from harness.report import Report, load_report
 from tools.same_figures import committed, compare, main
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -29,7 +29,7 @@ def copied(report: Report, folder: Path, change: Change = lambda record: None) -
 def further(share: float) -> Change:
     def change(record: dict[str, Any]) -> None:
         for seed in record["quality"]["per_seed"]:
-            seed["frechet"] *= 1 + share
+            seed["values"]["frechet"] *= 1 + share
 
     return change
 
@@ -64,7 +64,7 @@ def test_a_folder_that_was_never_committed_is_named(report: Report, tmp_path: Pa
 
 @pytest.mark.parametrize("kept", sorted(RESULTS.glob("*/cells.json")), ids=lambda path: path.parent.name)
 def test_a_published_report_has_its_own_files_and_none_of_an_earlier_one(kept: Path) -> None:
-    of_report = set(load_cells(kept)["files"])
+    of_report = set(load_report(kept).files)
     there = {path.name for path in kept.parent.iterdir()}
     assert of_report <= there
     assert {name for name in there if Path(name).suffix in (".pdf", ".md", ".csv", ".tex", ".html")} <= of_report

@@ -14,10 +14,11 @@ import pytest
 
 from harness.report import ReportOptions
 from harness.report.figures import against_figure, figure_keys
-from harness.report.panel import panels
-from harness.report.tables import Table, ablation_table, latex_escape, main_table, number, sampler_table
+from harness.report.tables import Table, ablation_table, main_table, sampler_table
+from harness.report.tables.latex import latex_escape
+from harness.report.tables.numbers import number
 from harness.report.write import base_row, report_tables
-from tests.report.made_up import cell, missing
+from tests.report.made_up import cell, missing, panels
 
 DUAL = {"model.kind": "dual_rate"}
 

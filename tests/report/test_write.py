@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import subprocess
@@ -17,12 +16,13 @@ from nbclient import NotebookClient
 from PIL import Image
 
 from harness.errors import StoreError
-from harness.report import Report, load_options, load_rows, render, write, write_report
+from harness.report import Report, ReportCell, load_options, load_rows, render, write
+from harness.report.figure_list import Drawn
 from harness.report.figures import frontier_figure
-from harness.report.panel import panels
 from harness.report.samples import read_samples
+from harness.report.tables.table import markdown_escape
 from tests.report.conftest import OPTIONS, REPORTED
-from tests.report.made_up import cell, missing, write_samples
+from tests.report.made_up import cell, missing, panels, typed, write_report, write_samples
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,7 +36,7 @@ def test_it_leaves_what_the_design_names(report: Report) -> None:
     assert set(held) == set(report.files)
     named = {"table.md", "table.csv", "table.tex", "frontier.png", "frontier.pdf", "samples.png", "index.html"}
     assert named <= set(held)
-    assert held["table.md"].decode().splitlines()[2] == report.headline
+    assert held["table.md"].decode().splitlines()[2] == f"**{markdown_escape(report.headline)}**"
     assert all(held.values())
 
 
@@ -55,15 +55,19 @@ def test_the_same_bytes_in_any_order_and_from_its_own_cells(
     for name in ("cells.json", "samples.npz"):
         (stranger / name).write_bytes((report.folder / name).read_bytes())
     kept = stranger / "cells.json"
-    write_report("quickstart", title, load_rows(kept), stranger, load_options(kept), None, REPORTED)
+    write.write_report("quickstart", title, load_rows(kept), stranger, load_options(kept), None, REPORTED)
     assert contents(stranger) == contents(report.folder)
 
 
 def test_cells_come_back_whole(report: Report, rows: list[dict[str, Any]]) -> None:
-    def sorted_rows(given: list[dict[str, Any]]) -> list[str]:
-        return sorted(json.dumps(row, sort_keys=True) for row in given)
+    def by_place(given: list[ReportCell]) -> dict[str, ReportCell]:
+        return {f"{one.arm} {sorted(one.varied.items())} {one.record and one.record.seed}": one for one in given}
 
-    assert sorted_rows(load_rows(report.folder / "cells.json")) == sorted_rows(rows)
+    kept, given = by_place(load_rows(report.folder / "cells.json")), by_place(typed(rows))
+    assert len(given) == len(rows) and kept.keys() == given.keys()
+    for place, one in given.items():
+        assert kept[place].record == one.record and kept[place].configuration == one.configuration
+        assert (kept[place].label, kept[place].status) == (one.label, one.status)
     assert load_options(report.folder / "cells.json").arms == list(OPTIONS.arms)
 
 
@@ -152,9 +156,11 @@ def test_a_large_report_is_the_same_bytes_by_two_processes(
 
 
 def test_a_child_that_dies_costs_time_but_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
-    figure = frontier_figure(panels(small())[0])
+    def draw() -> list[list[Drawn]]:
+        return [[Drawn("frontier", "a frontier", frontier_figure(panels(small())[0]))]]
+
     monkeypatch.setattr(render, "_send", lambda *_: os._exit(1))
-    assert render.begin([figure], apart=True)() == render.render([figure])
+    assert render.begin(draw, apart=True)() == render.render(draw)
 
 
 def test_a_report_imports_no_torch() -> None:

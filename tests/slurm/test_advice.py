@@ -67,4 +67,4 @@ def test_what_was_trained_tells_of_what_is_to_be_trained(tmp_path: Path) -> None
     assert found["training"].seconds == pytest.approx(done["seconds_of_last_run"])
     assert done["device"] in found["training"].measured
     record = sweep.store.read_cell(sweep.cells[0].id)
-    assert found["cell"].seconds == pytest.approx(record["provenance"]["seconds"])
+    assert found["cell"].seconds == pytest.approx(record.provenance.seconds)

@@ -47,7 +47,7 @@ def test_a_cell_over_two_nodes_gives_the_very_images(running: Make, undisturbed:
     run_here(sweep, {training})
     sweep.submit()
     sweep.wait_complete()
-    assert {sweep.store.read_cell(cell.id)["provenance"]["ranks"] for cell in sweep.cells} == {2}
+    assert {sweep.store.read_cell(cell.id).provenance.ranks for cell in sweep.cells} == {2}
     assert figures(sweep.store, sweep.sweep) == undisturbed
 
 

@@ -40,7 +40,7 @@ def test_undisturbed_jobs_give_the_figures_of_this_process(running: Make, undist
     sweep.wait_complete()
     assert figures(sweep.store, sweep.sweep) == undisturbed
     record = sweep.store.read_cell(sweep.cells[0].id)
-    assert record["provenance"]["slurm_job_id"] == sweep.status().assigned[sweep.cells[0]].job
+    assert record.provenance.slurm_job_id == sweep.status().assigned[sweep.cells[0]].job
 
 
 def test_time_out_three_times_over(running: Make, undisturbed: dict[str, Any]) -> None:

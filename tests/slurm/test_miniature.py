@@ -42,5 +42,5 @@ def test_a_miniature_trains_over_two_nodes_and_is_measured(running: Callable[...
     sweep.wait_complete()
     for training in sweep.trainings:
         assert read_json(sweep.store.done_path(training.id))["ranks"] == 2
-    names = {sweep.store.read_cell(cell.id)["config"]["model"]["kind"] for cell in sweep.cells}
+    names = {sweep.store.read_cell(cell.id).config["model"]["kind"] for cell in sweep.cells}
     assert names == {"single_rate", "dual_rate"}

@@ -161,4 +161,4 @@ def test_a_miniature_runs_from_end_to_end(tmp_path: Path) -> None:
         planned = sampling_macs(costs, expected_evaluations(cell.experiment))
         assert record["compute"]["macs_per_image"] == planned, "without weights, as fvcore counts them"
         assert record["time"]["compiled"] and record["time"]["dtype"] == "bfloat16"
-        assert "FID" not in record["quality"]["frechet_label"], "stand-in weights"
+        assert "FID" not in record["quality"]["measures"]["frechet"]["label"], "stand-in weights"

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from statistics import median
-from typing import Any
 
 from harness.config.schema import Experiment
 from harness.dispatch.plan import Plan
@@ -18,7 +17,6 @@ from harness.dispatch.slurm.settings import ClusterSettings
 from harness.dispatch.slurm.submissions import SweepKey, assignments, load_submissions
 from harness.dispatch.status import SweepStatus
 from harness.errors import ConfigError, StoreError
-from harness.files import read_json
 from harness.store.store import Kind, Store, Target
 
 Work = Callable[[Kind, Experiment], float]
@@ -86,8 +84,9 @@ def _experiment(planned: Plan, store: Store, training: str) -> Experiment | None
 def _expected_cells(planned: Plan, store: Store, work: Work) -> Iterator[Expected]:
     taken: dict[str, float] = {}
     for id in islice(sorted(planned.done_cells), READ_CELLS):
-        with contextlib.suppress(StoreError, KeyError, TypeError):
-            taken[id] = float(store.read_cell(id)["provenance"]["seconds"])
+        with contextlib.suppress(StoreError):
+            if (seconds := store.read_cell(id).provenance.seconds) is not None:
+                taken[id] = seconds
     per_gmac = {id: seconds / work("cell", planned.sweep.cells[id].experiment) for id, seconds in taken.items()}
     if not planned.missing_cells or not per_gmac:
         return
@@ -97,16 +96,18 @@ def _expected_cells(planned: Plan, store: Store, work: Work) -> Iterator[Expecte
 
 
 def _device(store: Store, training: str) -> str:
-    with contextlib.suppress(StoreError, KeyError, TypeError):
-        return f" on {read_json(store.done_path(training))['device']}"
+    with contextlib.suppress(StoreError):
+        if device := store.read_training(training).device:
+            return f" on {device}"
     return ""
 
 
 def seconds_per_step(store: Store, training: str) -> float | None:
     """What a training that has ended took, or one that has begun takes; None if it has made no steps."""
-    with contextlib.suppress(StoreError, KeyError, TypeError, ZeroDivisionError):
-        done: dict[str, Any] = read_json(store.done_path(training))
-        return float(done["seconds_of_last_run"]) / int(done["steps_of_last_run"])
+    with contextlib.suppress(StoreError):
+        done = store.read_training(training)
+        if done.seconds_of_last_run and done.steps_of_last_run:
+            return done.seconds_of_last_run / done.steps_of_last_run
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         log = (store.training_folder(training) / "log.jsonl").read_text(encoding="utf-8")
         lines = [json.loads(line) for line in log.splitlines()]

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 FEATURES = 64
 SIZE = 8
-WEIGHTS = Path(__file__).with_name("digits_extractor.safetensors")
-PREPROCESSING = "8×8 uint8, grey is the mean of the channels, x/127.5 - 1"
+WEIGHTS = Path(__file__).with_name("digits_network.safetensors")
 
 
 class DigitsNetwork(nn.Module):

@@ -1,8 +1,6 @@
-"""The Fréchet distance between feature distributions in float64, its standard error and its bias at few
-images.
+"""The Fréchet distance between feature distributions in float64, its standard error and its bias at few images.
 
-torch-fidelity's value is the one reported; this independent one stands beside it and gives what
-torch-fidelity lacks.
+torch-fidelity's value is the one reported; this independent one stands beside it and gives what torch-fidelity lacks.
 """
 
 from __future__ import annotations
@@ -25,11 +23,6 @@ class Statistics:
     mean: Array
     covariance: Array
     count: int
-
-    @property
-    def singular(self) -> bool:
-        """Too few images for a covariance of full rank: the distance says little."""
-        return self.count <= len(self.mean)
 
     @cached_property
     def root(self) -> Array:

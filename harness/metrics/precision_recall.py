@@ -1,0 +1,28 @@
+"""Precision and recall: which generated images lie where real ones do, and which real ones where generated ones do."""
+
+from __future__ import annotations
+
+from harness.metrics.declare import ImageSet, Measure, Metric, Values
+from harness.metrics.fidelity_options import checked
+
+NEIGHBOURS = 3
+"""An image is taken to reach as far as its nearest neighbour of this number, as in the literature."""
+
+
+def compute(generated: ImageSet, real: ImageSet) -> Values:
+    """Both, from 0 to 1."""
+    from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
+
+    options = checked(save_cpu_ram=True, prc_neighborhood=NEIGHBOURS)
+    found = prc_features_to_metric(generated.features, real.features, **options)  # the generated first
+    return {"precision": found[KEY_METRIC_PRECISION], "recall": found[KEY_METRIC_RECALL]}
+
+
+METRIC = Metric(
+    name="precision_recall",
+    measures=(Measure("precision", better="higher"), Measure("recall", better="higher")),
+    compute=compute,
+    least_images=NEIGHBOURS + 1,
+    least_because=f"measure.precision_recall (of {NEIGHBOURS} neighbours)",
+    flag="precision_recall",
+)

@@ -1,0 +1,183 @@
+"""The main table: one line per row, with what it is, its quality and its cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from harness.report.frontier import COSTS
+from harness.report.noise import Distance, within_noise
+from harness.report.panel import Panel
+from harness.report.rows import REFRESH_KEYS, Row, short, show, varied_keys
+from harness.report.tables.conditions import conditions, doubt
+from harness.report.tables.numbers import DASH, number, plain, with_spread
+from harness.report.tables.table import Table
+from harness.report.timing import MARK, untrusted
+from harness.wording import count_of
+
+SAME_AS_BEST, SAME_AS_BASE = "†", "‡"
+STANDARD_KEYS = ("sample.sampler", "sample.steps", *REFRESH_KEYS)
+"""Varied keys that have a column in every table."""
+
+
+@dataclass(frozen=True)
+class MainTable:
+    """What every line of the main table is written against."""
+
+    panel: Panel
+    base: Row | None
+    kinds: Mapping[str, str]
+    extra: tuple[str, ...]
+    """Varied keys that have no column of their own."""
+    several_clocks: bool
+    best: Distance | None
+    of_base: Distance | None
+
+
+def main_table(
+    panel: Panel,
+    base: Row | None,
+    kinds: Mapping[str, str] | None = None,
+    command: str = "harness time FILE",
+) -> Table:
+    """One line per row: what it is, its distance, its cost, and its speed-up over the row `base`.
+
+    A speed-up says nothing of quality: it is to be read beside the distance. Rows without a result are listed with
+    their status; times that are not to be trusted are marked, with `command` as the cure.
+    """
+    table = MainTable(
+        panel,
+        base,
+        kinds or {},
+        extra=tuple(key for key in varied_keys(panel.rows) if key not in STANDARD_KEYS),
+        several_clocks=len({row.clock for row in panel.measured if row.seconds > 0}) > 1,
+        best=panel.distances[best] if (best := panel.best(panel.measured)) is not None else None,
+        of_base=panel.distances.get(base) if base is not None else None,
+    )
+    values = [_values(row, panel.distances.get(row), table) for row in panel.rows]
+    text = pd.DataFrame([_text(row, panel.distances.get(row), table) for row in panel.rows])
+    same_seeds = "seeds" in text and text["seeds"][text["seeds"] != DASH].nunique() <= 1  # the caption has them
+    strong = {
+        (index, panel.distance)
+        for index, row in enumerate(panel.rows)
+        if row.measured and panel.distances[row] is table.best
+    }
+    note = f"{_legend(panel, base, same_seeds)}{doubt(panel, command)}"
+    shown = text.drop(columns="seeds") if same_seeds else text
+    return Table("table", note, pd.DataFrame(values), shown, frozenset(strong), conditions(panel))
+
+
+def _values(row: Row, found: Distance | None, table: MainTable) -> dict[str, Any]:
+    panel, condition, nan = table.panel, table.panel.condition, math.nan
+    return {
+        "arm": row.arm,
+        "method": row.label,
+        "sampler": row.sampler,
+        "steps": row.steps,
+        "refreshes": row.refreshes,
+        "refresh_interval": row.interval,
+        **{key: plain(row.setting(key)) for key in table.extra},
+        panel.distance: found.mean if found else nan,
+        "spread": found.spread if found else nan,
+        "standard_error": found.standard_error if found else nan,
+        "training_seeds": len(row.records),
+        "sampling_seeds": found.samplings if found else 0,
+        **{measure.label.replace(" ", "_"): row.mean(name) for name, measure in panel.others.items()},
+        "gmacs_per_image": row.gmacs,
+        "gflops_per_image": 2 * row.gmacs,
+        "seconds_per_image": row.seconds,
+        "latency_seconds": row.latency,
+        "peak_memory_bytes": row.peak_memory,
+        "parameters": row.parameters,
+        "training_gmacs": row.training_gmacs,
+        "training_seconds": row.training_seconds,
+        "compute_speed_up": _speed_up(row, table.base, "gmacs"),
+        "time_speed_up": _speed_up(row, table.base, "seconds"),
+        "within_noise_of_best": bool(found and table.best and within_noise(found, table.best)),
+        "within_noise_of_base": bool(found and table.of_base and within_noise(found, table.of_base)),
+        "images": condition.images if condition else None,
+        "features": condition.features if condition else None,
+        "reference": condition.reference if condition else None,
+        "reference_images": condition.reference_images if condition else None,
+        "device": row.clock[0],
+        "time_trusted": row.time_trusted,
+        "time_reasons": "; ".join(row.mistrust),
+        "status": row.status or "measured",
+        "cells": " ".join(record.id for record in row.records),
+    }
+
+
+def _text(row: Row, found: Distance | None, table: MainTable) -> dict[str, str]:
+    panel = table.panel
+    return {
+        "method": row.label,
+        "sampler": row.sampler,
+        "steps": show(row.steps),
+        "refreshes": show(row.refreshes),
+        "interval": show(row.interval),
+        **{table.kinds.get(key, short(key)): show(row.setting(key)) for key in table.extra},
+        panel.distance: _marked(row, found, table),
+        "seeds": f"{found.trainings}×{found.samplings}" if found else DASH,
+        **{measure.label: number(row.mean(name)) for name, measure in panel.others.items()},
+        "GMACs/image": number(row.gmacs),
+        "s/image": _time(number(row.seconds), row),
+        **(
+            {"timed on": f"{show(row.clock[0])}, {count_of(show(row.clock[1]), 'thread')}"}
+            if table.several_clocks
+            else {}
+        ),
+        "compute speed-up": _times(_speed_up(row, table.base, "gmacs")),
+        "time speed-up": _time(_times(_speed_up(row, table.base, "seconds")), row, table.base),
+    }
+
+
+def _clock(row: Row) -> str:
+    device, threads = row.clock
+    return f"{show(device)}, {count_of(show(threads), 'thread')}"
+
+
+def _time(text: str, *rows: Row | None) -> str:
+    """A time, or a ratio of times, of `rows`; marked if one of them is not to be trusted."""
+    return f"{text}{MARK}" if text != DASH and untrusted(row for row in rows if row is not None) else text
+
+
+def _marked(row: Row, found: Distance | None, table: MainTable) -> str:
+    """The distance with its spread, its marks, and what is lacking; the status where there is no distance."""
+    if found is None:
+        return row.status
+    marks = "".join(
+        mark
+        for mark, other in ((SAME_AS_BEST, table.best), (SAME_AS_BASE, table.of_base))
+        if other is not None and found is not other and within_noise(found, other)
+    )
+    return f"{with_spread(found)}{marks}{f' ({row.status})' if row.status else ''}"
+
+
+def _legend(panel: Panel, base: Row | None, same_seeds: bool) -> str:
+    best = "the largest" if panel.higher_is_better else "the least distance"
+    explained = "" if same_seeds else "seeds: trainings × samplings; "
+    text = (
+        f"{panel.distance}: mean ± standard deviation over seeds ({explained}"
+        "se: the standard error, where there is one seed). "
+        f"Bold: {best}; {SAME_AS_BEST}: within noise of it (95 %)."
+    )
+    if base is None:
+        return text + " No base row was measured, so there are no speed-ups."
+    return (
+        f"{text} {SAME_AS_BASE}: within noise of the base row. Speed-ups are over {base.name}, whatever the distance."
+    )
+
+
+def _speed_up(row: Row, base: Row | None, cost: str) -> float:
+    if base is None or not row.measured or (cost == "seconds" and row.clock != base.clock):
+        return math.nan
+    mine, its = COSTS[cost](row), COSTS[cost](base)
+    return its / mine if mine and its else math.nan
+
+
+def _times(ratio: float) -> str:
+    return DASH if math.isnan(ratio) else number(ratio)
