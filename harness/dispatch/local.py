@@ -17,13 +17,14 @@ from typing import Any
 
 from rich.console import Console
 
-from harness.config.methods import environment, method_of
+from harness.config.methods import method_of
 from harness.dispatch.plan import Plan, save_experiments
 from harness.dispatch.progress import Reporter, SweepProgress
 from harness.dispatch.slurm.logs import telling
 from harness.dispatch.sweep import Sweep, Training
 from harness.errors import FULL_CURE, FULL_WORDS, Blocked, DiskFull, Stopped
 from harness.interrupts import STOPPING, StopRequest, on_signal, stop_on_interrupt
+from harness.plugins import environment
 from harness.processes import name_for_submitit, own_packages_first
 from harness.store.lease import LeaseHeld, lease
 from harness.store.store import Store, Target

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from harness import plugins
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -138,26 +137,21 @@ def by_name(name: str, known: Mapping[str, T], kind: type[T]) -> T:
     """The entry of `known` called `name`, or what ``package.module:NAME`` names. Raises ValueError with the choices."""
     if name in known:
         return known[name]
-    module, colon, attribute = name.partition(":")
-    if not colon:
+    if ":" not in name:
         close = get_close_matches(name, known, 1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         choices = ", ".join(map(repr, known))
         raise ValueError(f"{name!r} is not one of {choices}, nor of the form package.module:NAME{hint}")
     try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"{name!r} cannot be imported ({error})") from None
+        found = plugins.load(name)
+    except plugins.PluginError as error:
+        raise ValueError(f"{name!r} {error}") from error
     if not isinstance(found, kind):
         raise ValueError(f"{name!r} is a {type(found).__name__}, not a {kind.__module__}.{kind.__name__}")
     return found
 
 
 def source_digest(name: str) -> str | None:
-    """SHA-256 of the module that ``package.module:NAME`` names; None for a name of this package's own."""
-    module, colon, _ = name.partition(":")
-    if not colon:
-        return None
-    importlib.import_module(module)
-    file = sys.modules[module].__file__
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else None
+    """SHA-256 of the source of what ``package.module:NAME`` names; None for a name of this package's own."""
+    source = plugins.source_of(name) if ":" in name else None
+    return None if source is None else source.digest

@@ -99,7 +99,7 @@ def test_a_method_runs_in_processes_of_this_machine_and_compiled(folder: Path) -
     sweep = folder / "plain.yaml"
     text = sweep.read_text()
     sweep.write_text(text[: text.index("  base:\n    set")] + text[text.index("  plain:\n") :])
-    done = run(elsewhere, "sweep", str(sweep), "--cluster", "local", *compiled, HARNESS_METHODS_PATH=str(folder))
+    done = run(elsewhere, "sweep", str(sweep), "--cluster", "local", *compiled, HARNESS_PLUGINS_PATH=str(folder))
     assert done.returncode == 0, done.stdout + done.stderr
     made = records(elsewhere)[KIND]
     assert len(made) == 2 and all(record["time"]["compiled"] for record in made)

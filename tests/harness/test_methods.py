@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from harness import plugins
 from harness.config import methods
 from harness.config.dotted import load_kinds
 from harness.config.methods import method_of, source_of
@@ -70,6 +71,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
     folder.mkdir()
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.setattr(methods, "_loaded", dict(methods._loaded))
+    monkeypatch.setattr(plugins, "_loaded", {})
     before = set(sys.modules)
     names = iter(range(100))
 
@@ -86,9 +88,9 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
             del sys.modules[added]
 
 
-def reloaded(kind: str) -> methods.Source:
+def reloaded(kind: str) -> plugins.Source:
     """The source as another process would see it now."""
-    del methods._loaded[kind]
+    del methods._loaded[kind], plugins._loaded[kind]
     module = kind.partition(":")[0].partition(".")[0]
     for name in [name for name in sys.modules if name.partition(".")[0] == module]:
         del sys.modules[name]
@@ -101,8 +103,8 @@ def reloaded(kind: str) -> methods.Source:
 
 REFUSED = {
     "no such module": ("no_such_module:Plain", "cannot be imported: ModuleNotFoundError: No module named"),
-    "no such class": ("{kind}er", "cannot be found: .* has no 'Plainer'; it has Plain"),
-    "no name at all": ("a b:c", "is no package.module:Class"),
+    "no such class": ("{kind}er", "cannot be found: .* has no 'Plainer'; it has Keys, Net, Plain"),
+    "no name at all": ("a b:c", "is no package.module:NAME"),
     "no method": ("harness.errors:HarnessError", "is no method: a subclass of models.methods.Method is needed"),
     "misspelt": ("single_rat", "is not one of 'single_rate', 'dual_rate' .did you mean 'single_rate'"),
 }

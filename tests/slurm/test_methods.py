@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from harness import plugins
 from harness.config import methods
 from tests.harness.contributing import follow
 from tests.slurm.sweeping import Running
@@ -24,6 +25,7 @@ def test_jobs_run_the_copy_of_a_methods_source(
     _, _, sweep_file = follow("Add a method", folder)
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.setattr(methods, "_loaded", dict(methods._loaded))
+    monkeypatch.setattr(plugins, "_loaded", {})
     sweep = running(text=sweep_file.read_text(encoding="utf-8"))
     sweep.submit()
     shutil.move(folder / "plain_nets", tmp_path / "away")

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from harness.config.methods import RECORD, loaded_sources, package_files
 from harness.errors import DispatchError
+from harness.plugins import RECORD, loaded_sources, package_files
 from harness.store.provenance import commit_of
 from harness.store.store import Store
 
@@ -23,14 +23,14 @@ COMMIT_FILE = "SOURCE_COMMIT"
 def take_snapshot(store: Store) -> Path:
     """The folder under the store that holds a copy of our packages as they are now; put it on PYTHONPATH.
 
-    With them go the sources of the methods that are not the project's own: jobs import these copies, wherever they run,
-    and tell the same ids from them. Its name is the hash of content and commit: the same source is copied once, by
-    rename.
+    With them go the sources of plugins, the methods and metrics that are not the project's own: jobs import these
+    copies, wherever they run, and compute the same ids from them. Its name is the hash of content and commit: the same
+    source is copied once, by rename.
     """
     folders = {name: _package_folder(name) for name in PACKAGES}
     content = {f"{name}/{relative}": data for name, folder in folders.items() for relative, data in _files(folder)}
     content[f"harness/{COMMIT_FILE}"] = _commit_line(folders["harness"]).encode()
-    content |= _methods()
+    content |= _plugins()
     digest = hashlib.sha256()
     for name, data in content.items():
         digest.update(f"{name} {len(data)}\n".encode() + data)
@@ -40,13 +40,13 @@ def take_snapshot(store: Store) -> Path:
     return target
 
 
-def _methods() -> dict[str, bytes]:
-    """The sources of the methods that this process has loaded, and the record of their digests."""
+def _plugins() -> dict[str, bytes]:
+    """The sources of the plugins that this process has loaded, and the record of their digests."""
     sources = loaded_sources()
     content = {
         file.as_posix(): (source.folder / file).read_bytes() for source in sources.values() for file in source.files
     }
-    digests = {kind: source.digest for kind, source in sorted(sources.items())}
+    digests = {place: source.digest for place, source in sorted(sources.items())}
     return {**content, RECORD: json.dumps(digests, indent=1).encode()} if sources else {}
 
 
