@@ -35,7 +35,7 @@ class Denoise:
         run: what runs the method's networks.
 
     Attributes:
-        evaluations: runs of each network per image, counted as they happen; a guided step counts two.
+        networks_run: runs of each network per image, counted as they happen; a guided step counts two.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Denoise:
                 f"refreshes: has {len(refreshes)} entries for {len(levels)} steps, and must start with True"
             )
         self.model, self.schedule, self.clip = model, schedule, clip
-        self.evaluations: Counter[str] = Counter()
+        self.networks_run: Counter[str] = Counter()
         self._run_network = run
         self._guidance = guidance or Guidance()
         self._refreshes = refreshes
@@ -90,7 +90,7 @@ class Denoise:
         batch = torch.cat([z, z]) if doubled else z
 
         def counted(name: str, function: Callable[..., Any], *inputs: Any) -> Any:
-            self.evaluations[name] += 2 if doubled else 1
+            self.networks_run[name] += 2 if doubled else 1
             return self._run_network(name, function, *inputs)
 
         labels = self._both if doubled else self._labels

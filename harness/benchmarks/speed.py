@@ -19,7 +19,7 @@ from harness.config.schema import Experiment
 from harness.dispatch.sweep import load_experiment
 from harness.engine.costs import measure_sampling
 from harness.engine.estimate import gmacs_per_image
-from harness.engine.sampling import fresh_drawing
+from harness.engine.sampling import fresh_generator
 
 LEAST_EFFICIENCY = 0.85
 MOST_LOOP_SHARE = 0.03
@@ -43,7 +43,7 @@ def compare(base: Experiment, subject: Experiment, *, find_largest: bool = False
 
 
 def _timed(experiment: Experiment, find_largest: bool) -> dict[str, Any]:
-    timing = measure_sampling(fresh_drawing(experiment), experiment.measure.latency, find_largest=find_largest)
+    timing = measure_sampling(fresh_generator(experiment), experiment.measure.latency, find_largest=find_largest)
     return {"gmacs_per_image": gmacs_per_image(experiment), **timing}
 
 

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 def flops(file: Path, overrides: Sequence[str], arm: str | None, json_output: bool) -> None:
     from harness.engine.costs import sampling_cost
-    from harness.engine.sampling import fresh_drawing
+    from harness.engine.sampling import fresh_generator
 
     experiment = load_experiment(file, overrides, arm)
-    drawing = fresh_drawing(experiment)
-    from harness.engine.estimate import expected_evaluations, image_info, network_costs_of
+    generator = fresh_generator(experiment)
+    from harness.engine.estimate import expected_runs, image_info, network_costs_of
 
     costs = network_costs_of(experiment)
-    total = sampling_cost(drawing, expected_evaluations(experiment))
+    total = sampling_cost(generator, expected_runs(experiment))
     info = image_info(experiment)
     told = told_by(experiment, info)
     if json_output:
@@ -71,10 +71,10 @@ def told_by(experiment: Experiment, info: DataInfo) -> str:
 
 def latency(file: Path, overrides: Sequence[str], arm: str | None, json_output: bool) -> None:
     from harness.engine.costs import measure_sampling
-    from harness.engine.sampling import fresh_drawing
+    from harness.engine.sampling import fresh_generator
 
     experiment = load_experiment(file, overrides, arm)
-    timing = measure_sampling(fresh_drawing(experiment), experiment.measure.latency)
+    timing = measure_sampling(fresh_generator(experiment), experiment.measure.latency)
     if json_output:
         print_json(timing)
         return

@@ -155,7 +155,7 @@ def sample(
     import numpy as np
     import torch
 
-    from harness.engine.cell import load_drawing
+    from harness.engine.cell import load_generator
     from harness.measure.fidelity import to_uint8
 
     if out_path.suffix.lower() != ".png":
@@ -166,20 +166,25 @@ def sample(
     if weights is None:
         command = Asked(file, overrides, results).command("train", *(["--arm", arm] if arm else []))
         weights = _weights_of(store, experiment, command)
-    drawing = load_drawing(experiment, weights)
+    generator = load_generator(experiment, weights)
     seed, batch = experiment.sample.seeds[0], experiment.sample.batch
     parts = []
     with bar(out, "sampling", "cell") as progress:
         for start in range(0, images, batch):
             stop = min(start + batch, images)
-            parts.append(to_uint8(drawing.draw(seed, torch.arange(start, stop))).cpu())
+            parts.append(to_uint8(generator.draw(seed, torch.arange(start, stop))).cpu())
             progress(stop, images)
     drawn = torch.cat(parts)
     save_grid(drawn, out_path)
     array_path = out_path.with_suffix(".npz")
     with atomic_path(array_path) as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, images=drawn.numpy())
-    answer = {"grid": str(out_path), "images": str(array_path), "seed": seed, "evaluations": dict(drawing.evaluations)}
+    answer = {
+        "grid": str(out_path),
+        "images": str(array_path),
+        "seed": seed,
+        "evaluations": dict(generator.networks_run),
+    }
     if json_output:
         print_json(answer)
     else:

@@ -20,7 +20,7 @@ from harness.engine.build import build_model
 from harness.engine.costs import measure_sampling, sampling_cost
 from harness.engine.distributed import current_ranks, pick_device
 from harness.engine.progress import JobProgress, silent
-from harness.engine.sampling import Drawing
+from harness.engine.sampling import ImageGenerator
 from harness.errors import Blocked, Stopped
 from harness.files import atomic_path, set_aside
 from harness.measure.fidelity import quality_meter, to_uint8
@@ -47,14 +47,14 @@ from harness.wording import count_of
 SHOWN_IMAGES = 64
 
 
-def load_drawing(experiment: Experiment, weights: Path, device: torch.device | None = None) -> Drawing:
+def load_generator(experiment: Experiment, weights: Path, device: torch.device | None = None) -> ImageGenerator:
     """The network in `weights`, ready to draw as `experiment` says. Raises StoreError for another training's file."""
     training, _ = identify(experiment)
     tensors, _ = load_tensors(weights, training)
     info = open_data(experiment.data).info
     model = build_model(experiment, info)
     model.load_state_dict(tensors)
-    return Drawing(experiment, model, info, device or pick_device())
+    return ImageGenerator(experiment, model, info, device or pick_device())
 
 
 def measure_cell(
@@ -71,7 +71,7 @@ def measure_cell(
     if not store.is_trained(training):
         raise Blocked(missing_need(store, Target("training", training)))
     dataset = open_data(experiment.data)
-    drawing = load_drawing(experiment, store.weights_path(training), pick_device(ranks))
+    generator = load_generator(experiment, store.weights_path(training), pick_device(ranks))
     shards = Shards(store.partial_folder(cell), cell, experiment)
     total = experiment.measure.images * len(experiment.sample.seeds)
     finished = shards.images_drawn()
@@ -81,13 +81,13 @@ def measure_cell(
     for seed, start, stop in missing:
         if should_stop():
             raise Stopped(f"cell {cell} stopped at {finished} of {count_of(total, 'image')}")
-        images = to_uint8(drawing.draw(seed, torch.arange(start, stop))).cpu()
-        shards.save(seed, start, images, drawing.evaluations)
+        images = to_uint8(generator.draw(seed, torch.arange(start, stop))).cpu()
+        shards.save(seed, start, images, generator.networks_run)
         finished += (stop - start) * ranks.world
         progress(min(finished, total), total)
     ranks.barrier()
     if ranks.is_first:
-        record = _record(store, cell, training, experiment, dataset, drawing, shards, progress)
+        record = _record(store, cell, training, experiment, dataset, generator, shards, progress)
         finished_at = time.time()
         took = {
             "started": started,
@@ -109,8 +109,8 @@ def time_again(store: Store, cell: str) -> CellRecord:
     with lease(store.lease_path(target)):
         record = store.read_cell(cell)
         experiment = parse_experiment(record.config, str(store.cell_path(cell)))
-        drawing = load_drawing(experiment, store.weights_path(record.training))
-        timed = TimeRecord.model_validate(measure_sampling(drawing, experiment.measure.latency))
+        generator = load_generator(experiment, store.weights_path(record.training))
+        timed = TimeRecord.model_validate(measure_sampling(generator, experiment.measure.latency))
         made = record.provenance.model_copy(update={"timed": {**provenance(), "at": time.time()}})
         record = record.model_copy(update={"time": timed, "provenance": made})
         store.write_cell(record)
@@ -170,16 +170,16 @@ def _record(
     training: str,
     experiment: Experiment,
     dataset: Dataset,
-    drawing: Drawing,
+    generator: ImageGenerator,
     shards: Shards,
     progress: JobProgress,
 ) -> CellRecord:
-    quality, evaluations = _measure_quality(store, cell, experiment, dataset, drawing, shards, progress)
+    quality, evaluations = _measure_quality(store, cell, experiment, dataset, generator, shards, progress)
     progress(0, 0, "counting")
     refreshes, interval = refreshing(experiment.sample.model_dump())
-    compute = {**sampling_cost(drawing, evaluations), "refreshes": refreshes, "refresh_interval": interval}
+    compute = {**sampling_cost(generator, evaluations), "refreshes": refreshes, "refresh_interval": interval}
     timed = measure_sampling(
-        drawing, experiment.measure.latency, progress=lambda done, total: progress(done, total, "timing")
+        generator, experiment.measure.latency, progress=lambda done, total: progress(done, total, "timing")
     )
     info = dataset.info
     return CellRecord(
@@ -203,7 +203,7 @@ def _measure_quality(
     cell: str,
     experiment: Experiment,
     dataset: Dataset,
-    drawing: Drawing,
+    generator: ImageGenerator,
     shards: Shards,
     progress: JobProgress,
 ) -> tuple[QualityRecord, dict[str, int]]:
@@ -214,7 +214,7 @@ def _measure_quality(
         _reference(experiment, dataset),
         measure,
         store.runs / "references",
-        drawing.device,
+        generator.device,
         lambda done, total: progress(done, total, "reference"),
     )
     per_seed: list[SeedRecord] = []

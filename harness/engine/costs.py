@@ -15,17 +15,17 @@ from harness.measure.latency import largest_batch, measure_time
 from models.method import RunNetwork
 
 if TYPE_CHECKING:
-    from harness.engine.sampling import Drawing
+    from harness.engine.sampling import ImageGenerator
 
 
-def sampling_cost(drawing: Drawing, evaluations: Mapping[str, int]) -> dict[str, Any]:
-    """The record's ``compute`` of a drawing whose `evaluations` per image were counted as they happened."""
-    shape, classes = drawing.image_shape, drawing.classes or 0
-    costs = network_costs(drawing.stepper, shape, classes)
-    macs = sampling_macs(costs, evaluations)
-    experiment, method = drawing.experiment, method_for(drawing.experiment)
+def sampling_cost(generator: ImageGenerator, networks_run: Mapping[str, int]) -> dict[str, Any]:
+    """The record's ``compute`` of a generator whose runs of each network per image were counted as they happened."""
+    shape, classes = generator.image_shape, generator.classes or 0
+    costs = network_costs(generator.model, shape, classes)
+    macs = sampling_macs(costs, networks_run)
+    experiment, method = generator.experiment, method_for(generator.experiment)
     training = training_macs_per_step(
-        network_costs(drawing.model, shape, classes, training=True),
+        network_costs(generator.trained_model, shape, classes, training=True),
         experiment.train.batch,
         runs=method.runs_per_iteration(experiment),
         recomputed=method.recomputes_activations(experiment),
@@ -34,33 +34,33 @@ def sampling_cost(drawing: Drawing, evaluations: Mapping[str, int]) -> dict[str,
         "gmacs_per_image": macs / 1e9,
         "gflops_per_image": 2 * macs / 1e9,
         "macs_per_image": macs,
-        "evaluations": dict(evaluations),
+        "evaluations": dict(networks_run),
         "gmacs_per_evaluation": {name: count.gmacs for name, count in costs.items()},
-        "parameters": parameter_counts(drawing.model, method.network_parameters(drawing.model)),
+        "parameters": parameter_counts(generator.trained_model, method.network_parameters(generator.trained_model)),
         "training_gmacs_per_step": training / 1e9,
         "training_steps": experiment.train.steps,
     }
 
 
 def measure_sampling(
-    drawing: Drawing,
+    generator: ImageGenerator,
     settings: LatencyConfig,
     *,
     find_largest: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """The record's ``time`` of a drawing: throughput at ``settings.batch`` (``sample.batch`` if unset).
+    """The record's ``time`` of a generator: throughput at ``settings.batch`` (``sample.batch`` if unset).
 
     With `find_largest` on a GPU the throughput batch is the largest power of two that fits. `progress` is told of the
     runs done, between two of them.
     """
 
     def sample(batch: int, watch: Callable[[RunNetwork], RunNetwork] = lambda run: run) -> object:
-        return drawing.draw(0, torch.arange(batch), watch=watch)
+        return generator.draw(0, torch.arange(batch), watch=watch)
 
-    sampling = drawing.experiment.sample
+    sampling = generator.experiment.sample
     batch = settings.batch or sampling.batch
-    if find_largest and drawing.device.type == "cuda":
+    if find_largest and generator.device.type == "cuda":
         batch = largest_batch(sample)
     runs = count(1)
     total = (settings.warmup + settings.repeats) * (1 if batch == 1 else 2)
@@ -68,7 +68,7 @@ def measure_sampling(
     timing = measure_time(
         sample,
         batch,
-        drawing.device,
+        generator.device,
         warmup=settings.warmup,
         repeats=settings.repeats,
         dtype=sampling.precision,
@@ -77,4 +77,4 @@ def measure_sampling(
     )
     if next(runs) <= total:  # fewer runs were worth it
         progress(total, total)
-    return {**timing, "cuda_graphs": drawing.cuda_graphs}
+    return {**timing, "cuda_graphs": generator.cuda_graphs}

@@ -29,8 +29,8 @@ from harness.engine.build import (
 from harness.measure.flops import (
     MacCount,
     flop_counter_macs,
+    network_calls,
     network_costs,
-    network_evaluations,
     observe_steps,
     sampling_macs,
     training_macs_per_step,
@@ -132,7 +132,7 @@ def _counted_without_weights(costed: _Costed, least_parameters: float) -> Planne
             if sum(parameter.numel() for parameter in model.parameters()) < least_parameters:
                 return None
             seen = observe_steps(model, costed.shape, costed.classes)
-            calls = network_evaluations(model, costed.shape, costed.classes, training=costed.training)
+            calls = network_calls(model, costed.shape, costed.classes, training=costed.training)
             networks = {
                 name: MacCount(flop_counter_macs(function, inputs, model=model), {}, {})
                 for name, (function, inputs) in calls.items()
@@ -167,7 +167,7 @@ def _planned_costs_of(experiment: Experiment, *, training: bool = False) -> Plan
     return _planned(_Costed.of(experiment, image_info(experiment), training=training))
 
 
-def expected_evaluations(experiment: Experiment) -> dict[str, int]:
+def expected_runs(experiment: Experiment) -> dict[str, int]:
     """Evaluations of each network per image."""
     costs = _planned_costs_of(experiment)
     size = image_info(experiment).size if experiment.diffusion.base_resolution else 1
@@ -191,7 +191,7 @@ def _evaluations(
     )
     noise = ImageNoise(0, one, (1, 1, 1), torch.device("cpu"))
     SAMPLERS[sample.sampler](denoise, noise, times, schedule, **sampler_options(sample))
-    return tuple(sorted(denoise.evaluations.items()))
+    return tuple(sorted(denoise.networks_run.items()))
 
 
 def planned_gpu_hours(gmacs: float, precision: str) -> float:
@@ -202,7 +202,7 @@ def planned_gpu_hours(gmacs: float, precision: str) -> float:
 
 def gmacs_per_image(experiment: Experiment) -> float:
     """GMACs to draw one image."""
-    return sampling_macs(_planned_costs_of(experiment).networks, expected_evaluations(experiment)) / GIGA
+    return sampling_macs(_planned_costs_of(experiment).networks, expected_runs(experiment)) / GIGA
 
 
 def cell_gmacs(experiment: Experiment) -> float:

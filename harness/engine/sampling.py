@@ -33,17 +33,18 @@ from models.noise import ImageNoise, normal
 from models.samplers import SAMPLERS
 
 
-class Drawing:
+class ImageGenerator:
     """A network ready to draw images, on its device."""
 
     def __init__(self, experiment: Experiment, model: nn.Module, info: DataInfo, device: torch.device) -> None:
         sample = experiment.sample
         self.experiment, self.device = experiment, device
         # half as fast again on a CPU, for convolutions and transformers; bfloat16 convolutions on GPUs prefer it too
-        self.model = model.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
+        model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.trained_model = model.eval().requires_grad_(False)
         self.image_shape = (info.channels, info.size, info.size)
         self.classes = label_count(experiment.model, info)
-        self.stepper = sampled_model(experiment, self.model)
+        self.model = sampled_model(experiment, self.trained_model)
         self.schedule = build_schedule(experiment.diffusion, info.size)
         self.times = time_steps(sample, self.schedule)
         self.refreshes = sample.refresh_schedule
@@ -57,12 +58,12 @@ class Drawing:
         self._classes_drawn = torch.empty(0, dtype=torch.int64)
         self.needs_data = True
         """Whether the classes must be the reference's; else they come equally often where it is not there."""
-        self.evaluations: Counter[str] = Counter()
-        """Evaluations per image of the last draw, by network, counted as they happened."""
+        self.networks_run: Counter[str] = Counter()
+        """How often the last draw ran each network per image, counted as it happened."""
 
     @property
     def cuda_graphs(self) -> bool:
-        """Whether all evaluations so far replay CUDA graphs."""
+        """Whether every network run so far replayed a CUDA graph."""
         return self._replays and cuda_graphs_skipped() == self._skipped
 
     @torch.no_grad()
@@ -83,7 +84,7 @@ class Drawing:
         labels = self._labels(indices)
         indices = indices.to(self.device)
         denoise = Denoise(
-            self.stepper,
+            self.model,
             self.schedule,
             self.times,
             self.refreshes,
@@ -96,7 +97,7 @@ class Drawing:
         sampler = SAMPLERS[sample.sampler]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=sample.precision == "bfloat16"):
             images = sampler(denoise, noise, self.times, self.schedule, callback=callback, **sampler_options(sample))
-        self.evaluations = Counter(denoise.evaluations)
+        self.networks_run = Counter(denoise.networks_run)
         if isinstance(self._run_network, CompiledNetworks) and not self._run_network.networks:
             raise ConfigError(
                 "sample.compile", ["the method's step runs no network through `run`, so there is nothing to compile"]
@@ -128,13 +129,13 @@ def class_counts(experiment: Experiment, classes: int) -> Tensor:
     return torch.bincount(reference.labels, minlength=classes)
 
 
-def fresh_drawing(experiment: Experiment, device: torch.device | None = None) -> Drawing:
-    """A drawing with freshly initialised weights: for what does not depend on their values, cost and time.
+def fresh_generator(experiment: Experiment, device: torch.device | None = None) -> ImageGenerator:
+    """A generator with freshly initialised weights: for what does not depend on their values, cost and time.
 
     Where the data are not there it draws the classes in equal proportions, which cost as much.
     """
     info = known_info(experiment.data, labelled=experiment.model.class_conditional)
     torch.manual_seed(experiment.seed)
-    drawing = Drawing(experiment, build_model(experiment, info), info, device or pick_device())
-    drawing.needs_data = False
-    return drawing
+    generator = ImageGenerator(experiment, build_model(experiment, info), info, device or pick_device())
+    generator.needs_data = False
+    return generator

@@ -278,7 +278,7 @@ def flop_counter_macs(
     return int(counter.get_total_flops()) // 2
 
 
-Evaluation = tuple[Callable[..., Any], tuple[Any, ...]]
+NetworkCall = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -292,10 +292,10 @@ class StepRuns:
         whole: a step that refreshes, as one call.
     """
 
-    calls: dict[str, Evaluation]
+    calls: dict[str, NetworkCall]
     refresh: tuple[str, ...]
     between: tuple[str, ...]
-    whole: Evaluation
+    whole: NetworkCall
 
 
 def observe_steps(model: Any, image_shape: Sequence[int], classes: int = 0) -> StepRuns:
@@ -308,7 +308,7 @@ def observe_steps(model: Any, image_shape: Sequence[int], classes: int = 0) -> S
     z = torch.zeros(1, *image_shape, device=device)
     log_snr = torch.zeros(1, device=device)
     labels = torch.zeros(1, dtype=torch.int64, device=device) if classes else None
-    calls: dict[str, Evaluation] = {}
+    calls: dict[str, NetworkCall] = {}
     names: list[str] = []
 
     def record(name: str, function: Callable[..., Any], *inputs: Any) -> Any:
@@ -332,9 +332,9 @@ def observe_steps(model: Any, image_shape: Sequence[int], classes: int = 0) -> S
     )
 
 
-def network_evaluations(
+def network_calls(
     model: Any, image_shape: Sequence[int], classes: int = 0, *, training: bool = False
-) -> dict[str, Evaluation]:
+) -> dict[str, NetworkCall]:
     """Each network that a refresh and the step after it run, as a call on one blank image: name → (function, inputs).
 
     What is computed once per refresh, the projections of the context included, is part of the ``encoder``'s
@@ -353,16 +353,16 @@ def network_costs(
 
     `image_shape` is (C, H, W); `classes` above 0 for a class-conditional model. The names are the model's
     own: ``network``; ``encoder`` and ``denoiser``; or, for a cached network, ``network`` and ``shallow``. See
-    :func:`network_evaluations` for what each holds, and for `training`.
+    :func:`network_calls` for what each holds, and for `training`.
     """
-    calls = network_evaluations(model, image_shape, classes, training=training)
+    calls = network_calls(model, image_shape, classes, training=training)
     return {name: count_macs(function, inputs) for name, (function, inputs) in calls.items()}
 
 
-def sampling_macs(costs: Mapping[str, MacCount], evaluations: Mapping[str, int]) -> int:
+def sampling_macs(costs: Mapping[str, MacCount], runs: Mapping[str, int]) -> int:
     """Multiply-adds to draw one image: each kind of evaluation's cost times how often it ran for the
     image."""
-    return sum(costs[name].macs * times for name, times in evaluations.items())
+    return sum(costs[name].macs * times for name, times in runs.items())
 
 
 def training_macs_per_step(

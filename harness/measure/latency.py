@@ -95,7 +95,7 @@ class Timing:
 
     batch: int
     seconds: list[float] = field(default_factory=list)
-    evaluations: Counter[str] = field(default_factory=Counter)
+    network_seconds: Counter[str] = field(default_factory=Counter)
 
     @property
     def median(self) -> float:
@@ -111,7 +111,7 @@ class Timing:
     def share(self) -> dict[str, float]:
         """Share of the time in each kind of evaluation and in the ``loop`` around them; they sum to 1."""
         total = sum(self.seconds)
-        shares = {name: seconds / total for name, seconds in self.evaluations.items()}
+        shares = {name: seconds / total for name, seconds in self.network_seconds.items()}
         return {**shares, "loop": 1 - sum(shares.values())}
 
 
@@ -140,7 +140,7 @@ def time_sampling(
         clock.synchronize()
         timing.seconds.append(clock.seconds(start, end))
         for name, first, last in marks:
-            timing.evaluations[name] += clock.seconds(first, last)  # type: ignore[assignment]
+            timing.network_seconds[name] += clock.seconds(first, last)  # type: ignore[assignment]
         tick()
     return timing
 

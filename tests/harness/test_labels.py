@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from harness.engine.labels import class_sequence
-from harness.engine.sampling import class_counts, fresh_drawing
+from harness.engine.sampling import class_counts, fresh_generator
 from models.denoise import Denoise
 from tests.harness.tiny_experiments import tiny
 
@@ -35,7 +35,7 @@ def test_every_prefix_has_the_proportions(counts: Tensor, images: int) -> None:
 
 def test_a_conditional_network_is_asked_for_the_references_classes(monkeypatch: object) -> None:
     experiment = tiny(model={"class_conditional": True})
-    drawing = fresh_drawing(experiment)
+    generator = fresh_generator(experiment)
     asked: list[Tensor] = []
     original = Denoise.__init__
 
@@ -44,7 +44,7 @@ def test_a_conditional_network_is_asked_for_the_references_classes(monkeypatch: 
         original(self, *arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Denoise, "__init__", spying)  # type: ignore[attr-defined]
-    drawing.draw(0, torch.tensor([5, 0, 700]))
+    generator.draw(0, torch.tensor([5, 0, 700]))
     expected = class_sequence(class_counts(experiment, 10), 701)
     assert asked[0].tolist() == expected[[5, 0, 700]].tolist()
     assert class_counts(experiment, 10).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]

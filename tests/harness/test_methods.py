@@ -20,7 +20,7 @@ from harness.config.schema import Experiment, ModelConfig, SampleConfig, TrainCo
 from harness.dispatch.slurm.snapshot import take_snapshot
 from harness.dispatch.sweep import load_sweep
 from harness.engine.build import build_model
-from harness.engine.estimate import expected_evaluations, image_info, network_costs_of, planned_costs
+from harness.engine.estimate import expected_runs, image_info, network_costs_of, planned_costs
 from harness.engine.train import build_training, optimise, training_data
 from harness.errors import ConfigError, HarnessError
 from harness.measure.flops import UnknownOperatorError
@@ -370,7 +370,7 @@ def test_a_plain_module_is_counted_with_classes_too(write: Write) -> None:
     experiment = parse_experiment(values, "test")
     assert network_costs_of(experiment)["network"].macs == 2 * 9 * 64
     assert planned_costs(experiment, image_info(experiment))["network"].macs == 2 * 9 * 64
-    assert expected_evaluations(experiment) == {"network": 5}
+    assert expected_runs(experiment) == {"network": 5}
 
 
 PAST_RUN = PLAIN + (
@@ -384,7 +384,7 @@ PAST_RUN = PLAIN + (
 def test_what_runs_past_run_cannot_be_counted_and_is_said(write: Write) -> None:
     experiment = parse_experiment({"model": {"kind": write(PAST_RUN)}}, "test")
     with pytest.raises(UnknownOperatorError, match="runs no network through `run`, so there is nothing to count"):
-        expected_evaluations(experiment)
+        expected_runs(experiment)
 
 
 def one_step(experiment: Experiment) -> torch.Tensor:

@@ -16,7 +16,7 @@ from harness.config.schema import Experiment
 from harness.engine import compiling
 from harness.engine.costs import measure_sampling, sampling_cost
 from harness.engine.estimate import gmacs_per_image
-from harness.engine.sampling import Drawing, fresh_drawing
+from harness.engine.sampling import ImageGenerator, fresh_generator
 from models.denoise import Denoise
 from tests.harness.tiny_experiments import tiny
 
@@ -45,13 +45,13 @@ def sampled_by(experiment: Experiment, sampler: str) -> Experiment:
     return experiment.model_copy(update={"sample": sample})
 
 
-def filled(experiment: Experiment) -> Drawing:
-    """A drawing whose layers that start at zero are not zero."""
-    drawing = fresh_drawing(experiment, torch.device("cpu"))
-    generator = torch.Generator().manual_seed(1)
-    for parameter in drawing.model.parameters():
-        parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
-    return drawing
+def filled(experiment: Experiment) -> ImageGenerator:
+    """A generator whose layers that start at zero are not zero."""
+    generator = fresh_generator(experiment, torch.device("cpu"))
+    seeded = torch.Generator().manual_seed(1)
+    for parameter in generator.trained_model.parameters():
+        parameter += 0.1 * torch.randn(parameter.shape, generator=seeded)
+    return generator
 
 
 class NoWaiting(TorchDispatchMode):
@@ -96,23 +96,23 @@ def watched_loop(monkeypatch: pytest.MonkeyPatch) -> Iterator[NoWaiting]:
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("method", METHODS)
 def test_nothing_in_the_loop_waits_for_the_device(method: str, sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawing = fresh_drawing(sampled_by(METHODS[method], sampler), torch.device("cpu"))
+    generator = fresh_generator(sampled_by(METHODS[method], sampler), torch.device("cpu"))
     with watched_loop(monkeypatch) as mode:
-        drawing.draw(0, torch.arange(2))
+        generator.draw(0, torch.arange(2))
     assert mode.operators > 100
 
 
 def test_the_watch_would_see_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawing = fresh_drawing(METHODS["single_rate"], torch.device("cpu"))
+    generator = fresh_generator(METHODS["single_rate"], torch.device("cpu"))
     with watched_loop(monkeypatch), pytest.raises(AssertionError, match="in the sampling loop"):
-        drawing.draw(0, torch.arange(2), callback=lambda step, z, x: float(x.mean()))
+        generator.draw(0, torch.arange(2), callback=lambda step, z, x: float(x.mean()))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("method", METHODS)
 def test_nothing_in_the_loop_waits_for_the_gpu(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawing = fresh_drawing(METHODS[method], torch.device("cuda"))
-    drawing.draw(0, torch.arange(2))
+    generator = fresh_generator(METHODS[method], torch.device("cuda"))
+    generator.draw(0, torch.arange(2))
     call = Denoise.__call__
 
     def strict(self: Denoise, z: Tensor, t: Tensor, step: int) -> Tensor:
@@ -121,20 +121,20 @@ def test_nothing_in_the_loop_waits_for_the_gpu(method: str, monkeypatch: pytest.
 
     monkeypatch.setattr(Denoise, "__call__", strict)
     try:
-        drawing.draw(0, torch.arange(2))
+        generator.draw(0, torch.arange(2))
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_memory_layout_and_batch_change_no_image(method: str) -> None:
-    drawing = filled(METHODS[method])
-    together = drawing.draw(3, torch.arange(4))
-    alone = torch.cat([drawing.draw(3, torch.tensor([i])) for i in range(4)])
+    generator = filled(METHODS[method])
+    together = generator.draw(3, torch.arange(4))
+    alone = torch.cat([generator.draw(3, torch.tensor([i])) for i in range(4)])
     torch.testing.assert_close(alone, together, rtol=0, atol=2e-4)
-    assert any(p.ndim == 4 and not p.is_contiguous() for p in drawing.model.parameters()), "channels last"
-    drawing.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    torch.testing.assert_close(drawing.draw(3, torch.arange(4)), together, rtol=0, atol=2e-4)
+    assert any(p.ndim == 4 and not p.is_contiguous() for p in generator.trained_model.parameters()), "channels last"
+    generator.trained_model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    torch.testing.assert_close(generator.draw(3, torch.arange(4)), together, rtol=0, atol=2e-4)
     assert together.std() > 0.1
 
 
@@ -155,14 +155,14 @@ def test_compiled_methods_draw_the_same_images_and_compile_once(method: str, mon
     experiment = METHODS[method]
     plain = filled(experiment).draw(0, torch.arange(4))
     compiled = experiment.model_copy(update={"sample": experiment.sample.model_copy(update={"compile": True})})
-    drawing = filled(compiled)
-    torch.testing.assert_close(drawing.draw(0, torch.arange(4)), plain, rtol=0, atol=2e-4)
+    generator = filled(compiled)
+    torch.testing.assert_close(generator.draw(0, torch.arange(4)), plain, rtol=0, atol=2e-4)
     made = len(graphs)
-    drawing.draw(1, torch.arange(4, 8))
+    generator.draw(1, torch.arange(4, 8))
     assert len(graphs) - made <= 2, "another seed may compile its noise again, and nothing else"
-    drawing.draw(1, torch.arange(8, 12))
+    generator.draw(1, torch.arange(8, 12))
     assert len(graphs) - made <= 2
-    timing = measure_sampling(drawing, experiment.measure.latency)
+    timing = measure_sampling(generator, experiment.measure.latency)
     compiling.prepare_dynamo()
     assert timing["compiled"] and not timing["cuda_graphs"]
 
@@ -183,7 +183,7 @@ def test_results_of_graph_replays_are_copies(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_compiled_drawing_is_counted_as_the_same_one_uncompiled(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiled_generator_is_counted_as_one_that_is_not(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is captured runs as it was captured; C++ is compiled where the miniatures run."""
     original = torch.compile
     monkeypatch.setattr(
@@ -191,12 +191,12 @@ def test_a_compiled_drawing_is_counted_as_the_same_one_uncompiled(method: str, m
     )
     experiment = METHODS[method]
     compiled = experiment.model_copy(update={"sample": experiment.sample.model_copy(update={"compile": True})})
-    drawing = filled(compiled)
-    images = drawing.draw(0, torch.arange(2))
-    cost = sampling_cost(drawing, drawing.evaluations)
+    generator = filled(compiled)
+    images = generator.draw(0, torch.arange(2))
+    cost = sampling_cost(generator, generator.networks_run)
     plain = filled(experiment)
     torch.testing.assert_close(images, plain.draw(0, torch.arange(2)), rtol=0, atol=2e-4)
-    assert cost == sampling_cost(plain, plain.evaluations)
+    assert cost == sampling_cost(plain, plain.networks_run)
     assert cost["gmacs_per_image"] == pytest.approx(gmacs_per_image(experiment))
 
 

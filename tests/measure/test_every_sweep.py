@@ -10,9 +10,9 @@ import pytest
 
 from harness.config.schema import Experiment
 from harness.dispatch.sweep import load_sweep
-from harness.engine.sampling import Drawing, fresh_drawing
+from harness.engine.sampling import ImageGenerator, fresh_generator
 from harness.errors import DataError
-from harness.measure.flops import count_macs, flop_counter_macs, network_evaluations
+from harness.measure.flops import count_macs, flop_counter_macs, network_calls
 
 
 def needs_no_files(sweep: Path) -> bool:
@@ -38,9 +38,9 @@ def test_both_counts_agree_on_every_architecture_of_a_sweep(sweep: Path) -> None
     for architecture, experiment in architectures(sweep):
         if architecture in checked:
             continue
-        drawing: Drawing = fresh_drawing(experiment)
-        calls = network_evaluations(drawing.stepper, drawing.image_shape, drawing.classes or 0)
-        assert set(calls) == set(drawing.stepper.networks)
+        generator: ImageGenerator = fresh_generator(experiment)
+        calls = network_calls(generator.model, generator.image_shape, generator.classes or 0)
+        assert set(calls) == set(generator.model.networks)
         for name, (function, inputs) in calls.items():
             assert count_macs(function, inputs).macs == flop_counter_macs(function, inputs), (architecture, name)
         checked.add(architecture)

@@ -21,8 +21,8 @@ from harness.measure.flops import (
     count_macs,
     einsum_macs,
     flop_counter_macs,
+    network_calls,
     network_costs,
-    network_evaluations,
     parameter_counts,
     sampling_macs,
     training_macs_per_step,
@@ -118,7 +118,7 @@ def test_a_cache_leaves_out_the_levels_that_it_reuses(from_level: int) -> None:
 def test_torchs_counter_agrees_on_every_architecture(model: Any) -> None:
     first = next(m for m in model.modules() if hasattr(m, "config")).config
     for training in (False, True):
-        calls = network_evaluations(model, (first.channels, 8, 8), first.classes or 0, training=training)
+        calls = network_calls(model, (first.channels, 8, 8), first.classes or 0, training=training)
         for name, (function, inputs) in calls.items():
             assert count_macs(function, inputs).macs == flop_counter_macs(function, inputs), name
 
@@ -317,10 +317,10 @@ def test_a_network_that_training_runs_and_sampling_does_not_is_said() -> None:
 def test_the_compute_of_a_record() -> None:
     model = networks.cached()
     experiment = parse_experiment({"train": {"batch": 16, "steps": 7}}, "test")
-    drawing: Any = SimpleNamespace(
-        stepper=model, model=model.model, image_shape=SHAPE, classes=None, experiment=experiment
+    generator: Any = SimpleNamespace(
+        model=model, trained_model=model.model, image_shape=SHAPE, classes=None, experiment=experiment
     )
-    compute = sampling_cost(drawing, {"network": 3, "shallow": 5})
+    compute = sampling_cost(generator, {"network": 3, "shallow": 5})
     whole, shallow = networks.evaluation(networks.HEAVY), networks.evaluation(networks.HEAVY, levels=1)
     assert compute["macs_per_image"] == 3 * whole + 5 * shallow
     assert compute["gmacs_per_image"] == compute["macs_per_image"] / 1e9

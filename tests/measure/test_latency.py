@@ -65,7 +65,7 @@ def test_time_is_shared_between_encoder_denoiser_and_loop() -> None:
     timing = time_sampling(sample, 7, CPU, warmup=2, repeats=3, clock=clock)
     assert batches == [7] * 5
     assert timing.seconds == [16, 16, 16]
-    assert timing.evaluations == {"encoder": 30, "denoiser": 12}
+    assert timing.network_seconds == {"encoder": 30, "denoiser": 12}
     assert timing.share == {"encoder": 10 / 16, "denoiser": 4 / 16, "loop": pytest.approx(2 / 16)}
     assert clock.synchronized == 2 * 3  # before and after each run, never inside
 
@@ -177,7 +177,7 @@ def test_a_throughput_batch_of_one_is_timed_once() -> None:
 
 
 @pytest.mark.parametrize(("batch", "expected"), [(None, 5), (3, 3)])
-def test_a_drawing_is_timed_at_the_batch_of_its_configuration(batch: int | None, expected: int) -> None:
+def test_a_generator_is_timed_at_the_batch_of_its_configuration(batch: int | None, expected: int) -> None:
     model = networks.dual_rate()
 
     @torch.no_grad()
@@ -187,8 +187,8 @@ def test_a_drawing_is_timed_at_the_batch_of_its_configuration(batch: int | None,
 
     drawn: list[int] = []
     experiment = parse_experiment({"sample": {"batch": 5}}, "test")
-    drawing: Any = SimpleNamespace(draw=draw, device=CPU, experiment=experiment, cuda_graphs=False)
-    record = measure_sampling(drawing, LatencyConfig(batch=batch, warmup=0, repeats=1))
+    generator: Any = SimpleNamespace(draw=draw, device=CPU, experiment=experiment, cuda_graphs=False)
+    record = measure_sampling(generator, LatencyConfig(batch=batch, warmup=0, repeats=1))
     assert record["batch"] == expected
     assert drawn == [1, expected]
     assert set(record["share"]) == {"encoder", "denoiser", "loop"}

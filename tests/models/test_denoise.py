@@ -88,13 +88,13 @@ def test_dual_rate_counts_what_runs(sampler: str, evaluations: int, guidance: Gu
     denoise = Denoise(model, SCHEDULE, TIMES, every(3, STEPS), labels=torch.tensor([0, 1]), guidance=guidance)
     with torch.inference_mode(), counting(model.encoder, model.denoiser) as counts:
         SAMPLERS[sampler](denoise, ImageNoise(0, [0, 1], IMAGE), TIMES, SCHEDULE)
-    assert denoise.evaluations == {"encoder": counts[0] // 2, "denoiser": counts[1] // 2}
+    assert denoise.networks_run == {"encoder": counts[0] // 2, "denoiser": counts[1] // 2}
     if guidance is None:
-        assert denoise.evaluations == {"encoder": 3, "denoiser": evaluations}
+        assert denoise.networks_run == {"encoder": 3, "denoiser": evaluations}
     elif guidance.interval is None:
-        assert denoise.evaluations == {"encoder": 6, "denoiser": 2 * evaluations}
+        assert denoise.networks_run == {"encoder": 6, "denoiser": 2 * evaluations}
     else:
-        assert evaluations < denoise.evaluations["denoiser"] < 2 * evaluations
+        assert evaluations < denoise.networks_run["denoiser"] < 2 * evaluations
 
 
 @pytest.mark.parametrize(("sampler", "evaluations"), [("ddim", STEPS), ("heun", 2 * STEPS - 1)])
@@ -106,8 +106,8 @@ def test_single_rate_counts_two_where_guided_and_one_elsewhere(sampler: str, eva
     with torch.inference_mode(), counting(model.network) as counts:
         SAMPLERS[sampler](denoise, ImageNoise(0, [0, 1], IMAGE), TIMES, SCHEDULE)
     assert 0 < guided < STEPS
-    assert denoise.evaluations == {"network": counts[0] // 2}
-    assert denoise.evaluations["network"] == evaluations + guided * (2 if sampler == "heun" else 1)
+    assert denoise.networks_run == {"network": counts[0] // 2}
+    assert denoise.networks_run["network"] == evaluations + guided * (2 if sampler == "heun" else 1)
 
 
 @pytest.mark.parametrize(("sampler", "evaluations"), [("ddim", STEPS), ("heun", 2 * STEPS - 1)])
@@ -118,7 +118,7 @@ def test_cached_counts_whole_and_shallow_runs(sampler: str, evaluations: int) ->
     assert isinstance(lower, nn.Module)
     with torch.inference_mode(), counting(model.model.network, lower) as counts:
         SAMPLERS[sampler](denoise, ImageNoise(0, [0], IMAGE), TIMES, SCHEDULE)
-    assert denoise.evaluations == {"network": 2, "shallow": evaluations - 2}
+    assert denoise.networks_run == {"network": 2, "shallow": evaluations - 2}
     assert counts == [evaluations, 2]
 
 
@@ -245,7 +245,7 @@ def test_first_cuts_what_is_per_image_and_keeps_what_is_shared() -> None:
 
 def test_counts_start_empty_and_gather_over_one_run() -> None:
     denoise = Denoise(single_rate(), SCHEDULE, TIMES)
-    assert denoise.evaluations == Counter()
+    assert denoise.networks_run == Counter()
     denoise(torch.zeros(1, *IMAGE), TIMES[0], 0)
     denoise(torch.zeros(1, *IMAGE), TIMES[1], 1)
-    assert denoise.evaluations == Counter(network=2)
+    assert denoise.networks_run == Counter(network=2)

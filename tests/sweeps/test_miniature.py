@@ -17,7 +17,7 @@ import torch
 from harness.config.schema import DataConfig
 from harness.data import open_data
 from harness.dispatch.sweep import Sweep, load_sweep
-from harness.engine.estimate import expected_evaluations, planned_costs
+from harness.engine.estimate import expected_runs, planned_costs
 from harness.measure.flops import sampling_macs
 from tools.made_images import make, make_cifar10
 from tools.made_inception import make_inception
@@ -158,7 +158,7 @@ def test_a_miniature_runs_from_end_to_end(tmp_path: Path) -> None:
     for cell in sweep.cells.values():
         record = json.loads((tmp_path / "results" / "runs" / "cells" / f"{cell.id}.json").read_text(encoding="utf-8"))
         costs = planned_costs(cell.experiment, info)
-        planned = sampling_macs(costs, expected_evaluations(cell.experiment))
+        planned = sampling_macs(costs, expected_runs(cell.experiment))
         assert record["compute"]["macs_per_image"] == planned, "without weights, as fvcore counts them"
         assert record["time"]["compiled"] and record["time"]["dtype"] == "bfloat16"
         assert "FID" not in record["quality"]["measures"]["frechet"]["label"], "stand-in weights"

@@ -13,7 +13,7 @@ from harness.cli import sweep as sweeping
 from harness.config.schema import Experiment, parse_experiment
 from harness.data import DataInfo
 from harness.dispatch.sweep import load_experiment, load_sweep
-from harness.engine.cell import load_drawing
+from harness.engine.cell import load_generator
 from harness.engine.estimate import planned_costs, planned_gpu_hours
 from harness.engine.train import train_network
 from harness.store.store import Store
@@ -86,7 +86,7 @@ def test_weights_are_kept_where_they_are_small_and_draw(
         assert (kept.stat().st_size < 0.7 * size) == (limit == 30_000)
         experiment = parse_experiment(base, "test")
         images = [
-            load_drawing(experiment, weights).draw(0, torch.arange(2))
+            load_generator(experiment, weights).draw(0, torch.arange(2))
             for weights in (kept, store.weights_path(training))
         ]
         torch.testing.assert_close(*images, rtol=0, atol=0.05)
