@@ -169,7 +169,7 @@ def _files_of(path: Path, folder: Path) -> set[Path]:
 def _unit(path: Path, folder: Path) -> tuple[Path, ...]:
     """All files of the outermost package that the module in `path` belongs to, or its own.
 
-    A whole package counts, since what one of its modules does may depend on any other, and on files that are none.
+    The whole package counts, since what one of its modules does may depend on any other, and on its data files.
     """
     for parent in reversed(path.relative_to(folder).parents[:-1]):
         if (folder / parent / "__init__.py").exists():

@@ -1,4 +1,4 @@
-"""Training-free feature cache of one network [DeepCache]: the rival of Dual-Rate that needs no second network."""
+"""A training-free feature cache of one network [DeepCache]: Dual-Rate's competitor that needs no second network."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class CachedSingleRate(nn.Module):
         state: State = None,
         run: RunNetwork = run_network,
     ) -> tuple[Tensor, State]:
-        """x̂ and the cache, made anew where `state` is None."""
+        """x̂ and the cache, which is recomputed where `state` is None."""
         if state is None:
             x, state = run("network", self.refresh, z, log_snr, labels)
             return x, state

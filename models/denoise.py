@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from models.guidance import Guidance, with_unconditional
 from models.method import Model, RunNetwork, State, run_network
@@ -111,8 +112,5 @@ def _doubled(refreshes: Refreshes, guided: tuple[bool, ...]) -> tuple[bool, ...]
 
 
 def first(state: State, images: int) -> State:
-    """The part of a state for the first `images` images; what is shared by the batch (first dimension 1) stays."""
-    if isinstance(state, Tensor):
-        return state[:images]
-    parts = (first(part, images) for part in state)
-    return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
+    """The part of a state for the first `images` images; what the batch shares (first dimension 1) stays."""
+    return tree_map_only(Tensor, lambda tensor: tensor[:images], state)

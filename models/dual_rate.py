@@ -55,7 +55,7 @@ class DualRate(nn.Module):
     def encode(self, z: Tensor, log_snr: Tensor, labels: Tensor | None = None, keep: Tensor | None = None) -> Context:
         """Run the encoder on z_τ (B, C, H, W) at λ_τ.
 
-        `keep` (B,) bool: False drops an image's context whole: its features are zero and a learned vector
+        `keep` (B,) bool: False drops all of an image's context: its features are zero and a learned vector
         stands in for its τ.
         """
         output = self.encoder(self.parameterization.input(z, log_snr), log_snr, self.encoder.condition(labels))
@@ -80,7 +80,7 @@ class DualRate(nn.Module):
         state: State = None,
         run: RunNetwork = run_network,
     ) -> tuple[Tensor, State]:
-        """x̂ and the context, made anew where `state` is None."""
+        """x̂ and the context, which is recomputed where `state` is None."""
         context = run("encoder", self.encode, z, log_snr, labels) if state is None else state
         return run("denoiser", self.denoise, z, log_snr, context), context
 

@@ -23,7 +23,7 @@ class PairSettings:
     """How pairs are drawn.
 
     Attributes:
-        context_dropout: probability that an image's context is dropped whole.
+        context_dropout: probability that all of an image's context is dropped.
         pairs: how τ is drawn given t: "grid", the times of one number of refreshes; "range", of a number
             drawn per image.
         refreshes: for "grid" one number; for "range" (fewest, most), log-uniform over the integers.

@@ -1,4 +1,4 @@
-"""What a method is to a sampler, and the seam at which its networks are compiled, timed and counted."""
+"""What a sampler needs of a method, and the hook by which its networks are compiled, timed and counted."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import Any, Protocol
 from torch import Tensor
 
 State = Any
-"""Nested tuples of tensors whose first dimension is the batch or 1; opaque outside the model that made it."""
+"""Tensors whose first dimension is the batch or 1, in any nesting of tuples, lists and dicts; opaque outside the model
+that made it."""
 
 
 class RunNetwork(Protocol):
     """Runs one network of a method: ``run(name, function, *inputs)`` returns ``function(*inputs)``.
 
-    A method runs every network through the `run` that it is given. Whoever compiles, times or counts networks gives
-    one of its own, so that it serves any method and changes none.
+    A method runs every network through the `run` that it is given. What compiles, times or counts networks
+    passes its own `run`: it works for any method and modifies none.
     """
 
     def __call__(self, name: str, function: Callable[..., Any], *inputs: Any) -> Any:

@@ -5,7 +5,7 @@ around the whole lower part: x_up = x_before + upsample(inner(h) − h), h = dow
 out of every level; context goes in at every level. Conditioning is FiLM from the embedding of the log-SNR, of
 the context's log-SNR and of the class.
 
-Three kinds of work are kept apart, so that each is done no oftener than it must: what depends on the context
+Three kinds of work are kept apart, so that each is done only as often as it has to be: what depends on the context
 alone (:meth:`UViT.project_context`), what depends on the class and the context's time
 (:meth:`UViT.condition`), and a step (:meth:`UViT.forward`). Where all images share one log-SNR, the embedding
 of a step is of batch 1 and broadcasts.

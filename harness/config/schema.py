@@ -110,7 +110,7 @@ class ModelConfig(Section):
         description="the method: single_rate (one network at every step), dual_rate (an encoder at refreshes and a "
         "light denoiser), one that an installed package announces, or package.module:Class",
     )
-    class_conditional: bool = Field(False, description="whether the network is told each image's class")
+    class_conditional: bool = Field(False, description="whether the network is conditioned on each image's class")
 
     def __new__(cls, **values: Any) -> Self:
         kind = values.get("kind", DEFAULT_KIND)
@@ -303,7 +303,7 @@ class LatencyConfig(Section):
 
     batch: PositiveInt | None = Field(None, description="throughput batch; sample.batch if unset")
     warmup: NonNegativeInt = Field(1, description="runs before those that are timed")
-    repeats: PositiveInt = Field(5, description="timed runs, of which the median is told")
+    repeats: PositiveInt = Field(5, description="timed runs, of which the median is reported")
 
 
 class MeasureConfig(Section):
@@ -474,7 +474,7 @@ def owners_of(key: str) -> list[str]:
 
 
 def every_key() -> type[BaseModel]:
-    """An experiment with the keys of all methods known so far, each said to be whose it is: to list them."""
+    """An experiment with the keys of all methods known so far, for a list of them: descriptions name the methods."""
     kinds, of_kinds = list(known_methods()), own_keys()
     sections: dict[str, Any] = {}
     for section, common in COMMON.items():
@@ -484,8 +484,8 @@ def every_key() -> type[BaseModel]:
                 owned = [kind for kind in kinds if dotted in of_kinds[kind]]
                 field = of_kinds[owned[0]][dotted]
                 whose = "" if set(owned) >= set(METHODS) else f"{', '.join(owned)}: "
-                told = FieldInfo.merge_field_infos(field, description=f"{whose}{field.description or ''}")
-                fields[dotted.partition(".")[2]] = (field.annotation, told)
+                described = FieldInfo.merge_field_infos(field, description=f"{whose}{field.description or ''}")
+                fields[dotted.partition(".")[2]] = (field.annotation, described)
         sections[section] = (create_model(common.__name__, __base__=common, **fields), ...)
     return create_model("Experiment", __base__=Experiment, **sections)
 
@@ -570,7 +570,7 @@ def parse_experiment(values: Mapping[str, Any], source: str) -> Experiment:
 
 
 def _class_for(values: Mapping[str, Any]) -> type[Experiment]:
-    """The class of the kind that `values` name; the default one where there is none, which the key itself will tell."""
+    """The class of the kind that `values` name; for an unknown kind, which validation reports, the default one."""
     kind = _kind_in(values)
     try:
         method_of(kind)

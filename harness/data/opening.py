@@ -9,7 +9,7 @@ from harness.data.sets import data_set
 from harness.errors import DataError, MissingDataError
 
 STAND_IN_CLASSES = 1
-"""Taken where nobody tells how many there are: a class's embedding is looked up, which costs no multiply-add."""
+"""Assumed where the number of classes is unknown: an embedding lookup costs no multiply-add."""
 
 
 def open_data(config: DataConfig, split: str = "train") -> Dataset:
@@ -24,7 +24,7 @@ def known_info(config: DataConfig, *, labelled: bool = False) -> DataInfo:
     """What a network must know of the data of `config`, for what needs no image: costs and times.
 
     Of some data sets it is known; of others it is read from them or, where they are not there, from ``data.size``,
-    ``data.channels`` and ``data.classes``; if they are `labelled`, classes that nobody tells are taken
+    ``data.channels`` and ``data.classes``; if they are `labelled`, an unknown number of classes is taken
     to be :data:`STAND_IN_CLASSES`. What was not read has 0 images and no fingerprint. Raises
     :class:`MissingDataError` that names the keys that would do.
     """

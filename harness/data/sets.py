@@ -1,6 +1,7 @@
 """What a data set's module has: :data:`DATA_SET`, an object of this class. It is called what ``data.name`` is.
 
-The module is imported to tell ids, so what is slow to import, torch included, is imported inside its functions.
+The module is imported wherever ids are computed, so what is slow to import, torch included, is imported inside its
+functions.
 """
 
 from __future__ import annotations

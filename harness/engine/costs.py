@@ -51,8 +51,8 @@ def measure_sampling(
 ) -> dict[str, Any]:
     """The record's ``time`` of a generator: throughput at ``settings.batch`` (``sample.batch`` if unset).
 
-    With `find_largest` on a GPU the throughput batch is the largest power of two that fits. `progress` is told of the
-    runs done, between two of them.
+    With `find_largest` on a GPU the throughput batch is the largest power of two that fits. `progress` is called
+    with the number of runs done, between runs.
     """
 
     def sample(batch: int, watch: Callable[[RunNetwork], RunNetwork] = lambda run: run) -> object:

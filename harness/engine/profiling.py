@@ -31,7 +31,7 @@ WARM_UP, TIMED, TRACED = 3, 10, 3
 
 @dataclass(frozen=True)
 class StepTimes:
-    """Seconds of each timed step, whole and of that in the loader."""
+    """Seconds of each timed step, and how many of them were spent in the loader."""
 
     step: list[float]
     loader: list[float]

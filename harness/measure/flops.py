@@ -156,10 +156,6 @@ class MacCount:
         """10⁹ floating point operations, two to a multiply-add."""
         return 2 * self.macs / 1e9
 
-    def breakdown(self, depth: int) -> list[tuple[str, int]]:
-        """Modules down to `depth` dots, in the order of the network, with their multiply-adds."""
-        return [(name, macs) for name, macs in self.by_module.items() if name and name.count(".") < depth]
-
 
 class _Call(nn.Module):
     """What fvcore wants to trace: a module of tensors alone, around any call of (a method of) `model`."""

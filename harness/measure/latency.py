@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,9 +23,6 @@ import torch
 from harness.measure.memory import peak_memory_bytes, peak_memory_of, reset_peak_memory
 from harness.measure.quiet import watch_quiet, yardstick_of
 from models.method import RunNetwork
-
-if TYPE_CHECKING:
-    pass
 
 
 class CpuClock:

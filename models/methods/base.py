@@ -56,7 +56,7 @@ class ImageShape:
     Attributes:
         size: side of the images in pixels.
         channels: of the images.
-        classes: number of classes that the network is told; None for one that is told none. Label `classes` is the
+        classes: number of classes for a class-conditional network, else None. Label `classes` is the
             null label.
     """
 
@@ -103,7 +103,7 @@ class Method:
     sample_settings: ClassVar[type[Settings]] = Settings
     """The same of the section `sample`."""
     telling_keys: ClassVar[tuple[str, ...]] = ()
-    """Its keys of the section `model` that tell its trainings apart where one is mentioned."""
+    """Its keys of the section `model` that messages about a training show."""
 
     def check(self, config: Configuration) -> None:
         """Raise ValueError, with the dotted key first, where keys of several sections do not fit each other."""
@@ -168,7 +168,7 @@ class Method:
         return True
 
     def needs_refreshes(self, config: Configuration) -> bool:
-        """Whether sampling needs to be told at which steps it refreshes what is kept between steps."""
+        """Whether a sampling configuration must say at which steps what is kept between steps is refreshed."""
         return False
 
     def clips(self, config: Configuration) -> bool:

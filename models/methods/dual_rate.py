@@ -57,7 +57,7 @@ class Networks(UViTSettings):
 class Training(UViTTraining):
     """Of the section `train`."""
 
-    context_dropout: Probability = Field(0.0, description="probability that an image's context is dropped whole")
+    context_dropout: Probability = Field(0.0, description="probability that all of an image's context is dropped")
     pairs: Pairing = Field("range", description="how the context's time τ is drawn given t")
     refreshes: tuple[PositiveInt, PositiveInt] | PositiveInt = Field(
         default_factory=lambda data: REFRESHES.get(data.get("pairs"), REFRESHES["range"]),

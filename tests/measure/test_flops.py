@@ -241,7 +241,6 @@ def test_breakdowns_add_up() -> None:
     assert set(top) == {"encoder", "denoiser", "projections"}
     outside_calls = count.macs - sum(top.values())
     assert outside_calls == 0
-    assert {name for name, _ in count.breakdown(1)} == set(top)
     for name, macs in count.by_module.items():
         children = [m for child, m in count.by_module.items() if child and child.rpartition(".")[0] == name]
         assert sum(children) <= macs or name == ""
