@@ -12,7 +12,7 @@ types:
 	mypy
 
 test:           ## everything that needs no SLURM
-	python -m pytest
+	python -m pytest -n 2 --cov --cov-report=term:skip-covered
 
 slurm:          ## on the real test cluster (tests/slurm/cluster.sh up 3)
 	HARNESS_REQUIRE_SLURM=1 python -m pytest tests/slurm -m slurm --durations=10

@@ -30,7 +30,9 @@ def test_every_page_is_linked_from_the_first() -> None:
 
 
 def test_the_table_of_the_first_page_is_the_reports() -> None:
-    rows = (ROOT / "README.md").read_text(encoding="utf-8").partition("| 8×8 digits")[2].split("\n\n")[0].splitlines()[2:]
+    rows = (
+        (ROOT / "README.md").read_text(encoding="utf-8").partition("| 8×8 digits")[2].split("\n\n")[0].splitlines()[2:]
+    )
     with (ROOT / "results" / "digits-seeds" / "table.csv").open(encoding="utf-8", newline="") as file:
         table = list(csv.DictReader(file))
     assert len(rows) == 4

@@ -1,4 +1,4 @@
-"""Where jobs run: one after another in this process, or in processes of this machine; SLURM is harness.slurm's.
+"""Where jobs run: one after another in this process, or in processes of this machine; SLURM is dispatch.slurm's.
 
 What needs torch is imported where it is used, so that a finished sweep is planned without it.
 """
