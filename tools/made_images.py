@@ -69,7 +69,7 @@ def make_cifar10(path: Path, images: int = 250) -> Path:
     temporary = path.with_name(f".{path.name}.tmp")
     with (
         gzip.GzipFile(temporary, "wb", mtime=0) as compressed,
-        tarfile.open(fileobj=compressed, mode="w") as archive,  # type: ignore[call-overload]
+        tarfile.open(fileobj=compressed, mode="w") as archive,
     ):
         for name, first in batches:
             indices = range(first, first + each)

@@ -16,7 +16,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 
 
 class _Untrained(FeatureExtractorInceptionV3):
-    def load_state_dict(self, *_: Any, **__: Any) -> None:  # type: ignore[override]
+    def load_state_dict(self, *_: Any, **__: Any) -> None:
         """Keep the weights that the network is born with."""
 
 

@@ -277,5 +277,15 @@ def latency(
     costs.latency(file, overrides, arm, json_output)
 
 
-if __name__ == "__main__":
-    main()
+@app.command("config")
+def config_(
+    key: Annotated[
+        str | None, typer.Argument(metavar="KEY", help="a key, its last part, or a section; all without")
+    ] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="print the page docs/config.md")] = False,
+    json_output: AsJson = False,
+) -> None:
+    """What the keys of a configuration take, their defaults and their meaning."""
+    from harness.cli import config
+
+    config.run(key, markdown, json_output)

@@ -56,7 +56,10 @@ def distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
 class DataConfig(Section):
     """Which images, and at what size."""
 
-    name: Literal["digits", "cifar10", "images"] = "digits"
+    name: Literal["digits", "cifar10", "images"] = Field(
+        "digits",
+        description="scikit-learn's 8×8 digits, CIFAR-10's archive, or a folder or zip of images",
+    )
     path: str | None = Field(
         None,
         description="folder or zip of the data, or CIFAR-10's archive; digits needs none. Relative to the folder the "
@@ -88,19 +91,23 @@ class DataConfig(Section):
 class ModelConfig(Section):
     """The networks. Tuples have one entry per resolution level, from the highest resolution to the lowest."""
 
-    kind: Literal["single_rate", "dual_rate"] = "single_rate"
+    kind: Literal["single_rate", "dual_rate"] = Field(
+        "single_rate", description="one network at every step, or an encoder at refreshes and a light denoiser"
+    )
     patch: PositiveInt = Field(1, description="side of a patch in pixels")
     width: Channels = Field(64, description="channels of level i are width × multipliers[i], to a multiple of 8")
-    multipliers: tuple[Factor, ...] = (1, 2)
+    multipliers: tuple[Factor, ...] = Field((1, 2), description="channels of each level over width")
     blocks: tuple[BlockCount, ...] = Field(
         (1, 4), description="blocks per level; on all levels but the lowest this many on the way down and again up"
     )
-    levels: tuple[LevelKind, ...] = Field(("conv", "transformer"), min_length=1)
+    levels: tuple[LevelKind, ...] = Field(
+        ("conv", "transformer"), min_length=1, description="kind of the blocks of each level; each halves the side"
+    )
     head_width: Channels = Field(32, description="channels per attention head")
-    mlp_ratio: Factor = 4.0
+    mlp_ratio: Factor = Field(4.0, description="hidden channels of a transformer block's MLP over its channels")
     embedding: Channels | None = Field(None, description="width of the time and class embedding; 4 × width if unset")
     dropout: Probability = Field(0.0, description="dropout inside transformer blocks")
-    class_conditional: bool = False
+    class_conditional: bool = Field(False, description="whether the network is told each image's class")
     light_width: Factor | None = Field(None, description="dual_rate: denoiser's channels relative to the encoder's")
     light_blocks: tuple[BlockCount, ...] | None = Field(None, description="dual_rate: denoiser's blocks per level")
     light_levels: tuple[LevelKind, ...] | None = Field(
@@ -144,7 +151,7 @@ class ModelConfig(Section):
 class DiffusionConfig(Section):
     """Process, prediction and loss."""
 
-    schedule: Literal["cosine"] = "cosine"
+    schedule: Literal["cosine"] = Field("cosine", description="log-SNR against time [SiD]")
     base_resolution: PositiveInt | None = Field(
         None,
         description="the schedule's log-SNR is shifted by 2·log(base_resolution / resolution) [SiD]; none if unset",
@@ -153,7 +160,9 @@ class DiffusionConfig(Section):
         (-15.0, 15.0), description="log-SNR at t = 1 and at t = 0, shift included"
     )
     prediction: Literal["v", "x", "epsilon"] | None = Field(None, description="v if unset; edm fixes its own")
-    preconditioning: Literal["none", "edm"] = "none"
+    preconditioning: Literal["none", "edm"] = Field(
+        "none", description="edm: scalings, times and loss weight of EDM [EDM, table 1], as a single_rate baseline"
+    )
     loss_bias: float = Field(-1.0, description="bias b of the weight sigmoid(b - log-SNR) [KG, SiD2]")
     sigma_data: PositiveFloat = Field(0.5, description="edm: standard deviation of the data")
     log_sigma_mean: float = Field(-1.2, description="edm: mean of log σ in training")
@@ -170,13 +179,15 @@ class DiffusionConfig(Section):
 class TrainConfig(Section):
     """Optimisation. A training's result depends on all of this but `checkpoint_every`, `log_every`, `workers`."""
 
-    steps: PositiveInt = 1000
+    steps: PositiveInt = Field(1000, description="optimiser steps")
     batch: PositiveInt = Field(128, description="images per optimiser step, over all ranks and accumulations")
     accumulate: PositiveInt = Field(1, description="micro-batches per optimiser step")
-    learning_rate: PositiveFloat = 1e-4
+    learning_rate: PositiveFloat = Field(1e-4, description="of Adam, after the warm-up")
     warmup: NonNegativeInt = Field(0, description="steps of linear warm-up")
-    adam_betas: tuple[Probability, Probability] = (0.9, 0.99)
-    gradient_clip: PositiveFloat | None = 1.0
+    adam_betas: tuple[Probability, Probability] = Field((0.9, 0.99), description="of Adam's running averages")
+    gradient_clip: PositiveFloat | None = Field(
+        1.0, description="largest norm of the gradient of all parameters; null does not clip"
+    )
     ema: Probability = Field(0.9999, description="decay of the average; ramped as min(ema, (1+step)/(10+step))")
     translation: NonNegativeInt = Field(0, description="random translation by up to this many pixels, zero filled")
     flip: bool = Field(False, description="random horizontal flips")
@@ -187,11 +198,15 @@ class TrainConfig(Section):
         None, description="dual_rate: grid takes the number of refreshes, range takes [fewest, most]"
     )
     denoiser_times: PositiveInt | None = Field(None, description="dual_rate: denoiser times trained per encoder pass")
-    precision: Literal["float32", "bfloat16"] = "float32"
-    compile: bool = False
-    checkpoint_activations: bool = False
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the networks' operations (autocast); weights and optimiser stay float32"
+    )
+    compile: bool = Field(False, description="torch.compile the networks")
+    checkpoint_activations: bool = Field(
+        False, description="recompute activations in the backward pass: less memory, a third more compute"
+    )
     checkpoint_every: PositiveInt = Field(200, description="steps between checkpoints")
-    log_every: PositiveInt = 50
+    log_every: PositiveInt = Field(50, description="steps between lines of the training's log")
     workers: NonNegativeInt = Field(0, description="loader processes")
     start: str | None = Field(
         None,
@@ -212,7 +227,7 @@ class _SampleConfig(Section):
     """How images are drawn from a trained network; the samplers' own options come with :class:`SampleConfig`."""
 
     sampler: str = Field("ancestral", description=f"one of {', '.join(SAMPLERS)}")
-    steps: Annotated[int, Field(ge=1, le=100_000)] = 32
+    steps: Annotated[int, Field(ge=1, le=100_000)] = Field(32, description="steps of the sampler")
     refresh_interval: PositiveInt | None = Field(None, description="steps from one run of the encoder to the next")
     refreshes: PositiveInt | None = Field(None, description="runs of the encoder in all, spread evenly")
     refresh_steps: tuple[NonNegativeInt, ...] | None = Field(None, description="the very steps, starting with 0")
@@ -236,8 +251,10 @@ class _SampleConfig(Section):
     )
     seeds: tuple[Seed, ...] = Field((0,), min_length=1, description="sampling seeds; each draws all images")
     batch: PositiveInt = Field(250, description="images drawn at once")
-    precision: Literal["float32", "bfloat16"] = "float32"
-    compile: bool = False
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the networks' operations (autocast); the sampler's own stay float32"
+    )
+    compile: bool = Field(False, description="torch.compile the networks")
 
     @field_validator("sampler")
     @classmethod
@@ -300,23 +317,25 @@ class LatencyConfig(Section):
     """The protocol of timing."""
 
     batch: PositiveInt | None = Field(None, description="throughput batch; sample.batch if unset")
-    warmup: NonNegativeInt = 1
-    repeats: PositiveInt = 5
+    warmup: NonNegativeInt = Field(1, description="runs before those that are timed")
+    repeats: PositiveInt = Field(5, description="timed runs, of which the median is told")
 
 
 class MeasureConfig(Section):
     """What is measured of the images, and against what."""
 
     images: PositiveInt = Field(2000, description="images per sampling seed")
-    features: Literal["digits", "inception", "efficientnet_lite0", "dinov2"] = "digits"
+    features: Literal["digits", "inception", "efficientnet_lite0", "dinov2"] = Field(
+        "digits", description="network whose features are compared; only the distance in Inception's is an FID"
+    )
     weights: str | None = Field(
         None,
         description="path of the extractor's weights, where they are not in a package. Relative to the folder the "
         "command runs in; ~ is your home",
     )
     reference: Literal["train", "test"] = Field("train", description="split that the images are compared with")
-    inception_score: bool = False
-    precision_recall: bool = False
+    inception_score: bool = Field(False, description="also measure the Inception Score [IS]")
+    precision_recall: bool = Field(False, description="also measure improved precision and recall [PR]")
     batch: PositiveInt = Field(250, description="images through the extractor at once")
     latency: LatencyConfig = LatencyConfig()
 

@@ -94,8 +94,11 @@ class ArmConfig(Section):
     cells: bool = Field(
         True, description="false: only trained, for other arms to start from; it has no cells and no row in a report"
     )
-    set: ExperimentKeys = Field(default_factory=dict)
-    grid: Annotated[dict[str, list[Any]], ReadBy(_read_grid)] = Field(default_factory=dict)
+    set: ExperimentKeys = Field(default_factory=dict, description="keys of the experiment that this arm changes")
+    grid: Annotated[dict[str, list[Any]], ReadBy(_read_grid)] = Field(
+        default_factory=dict,
+        description="keys with the lists of values to combine; keys joined by a comma vary together, over lists",
+    )
 
     @field_validator("grid")
     @classmethod
@@ -122,13 +125,15 @@ RESERVED_NAMES = ("runs", LOCAL, "reported.csv")
 class SweepConfig(Section):
     """A sweep file."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
-    title: str = ""
-    base: ExperimentKeys = Field(default_factory=dict)
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", description="of the report's folder")
+    title: str = Field("", description="heads the report; the name if empty")
+    base: ExperimentKeys = Field(default_factory=dict, description="keys of the experiment that every arm starts from")
     seeds: Seeds = Field((0,), min_length=1, description="seeds of the trainings")
-    arms: dict[str, ArmConfig] = Field(min_length=1)
+    arms: dict[str, ArmConfig] = Field(min_length=1, description="the methods that are compared, by name")
     report: ReportConfig = ReportConfig()
-    cluster: Annotated[dict[str, Any], ReadBy(_read_cluster)] = Field(default_factory=dict)
+    cluster: Annotated[dict[str, Any], ReadBy(_read_cluster)] = Field(
+        default_factory=dict, description="where and how jobs run, ahead of the user's own file"
+    )
 
     _distinct = field_validator("seeds")(distinct)
 

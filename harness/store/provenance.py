@@ -10,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from harness.processes import SOURCE
+
 PACKAGES = ("dual-rate-harness", "torch", "torch-fidelity", "fvcore", "numpy")
 
 
@@ -36,11 +38,11 @@ def _versions() -> dict[str, str]:
 
 @lru_cache(maxsize=1)
 def _commit() -> tuple[tuple[str, Any], ...]:
-    recorded = Path(__file__).parent / "SOURCE_COMMIT"
+    recorded = SOURCE / "harness" / "SOURCE_COMMIT"
     if recorded.exists():  # a snapshot of the source carries the commit it was taken from
         commit, _, dirty = recorded.read_text(encoding="utf-8").strip().partition(" ")
         return ("commit", commit or None), ("dirty", dirty == "dirty")
-    return commit_of(Path(__file__).parent.parent)
+    return commit_of(SOURCE)
 
 
 def commit_of(folder: Path) -> tuple[tuple[str, Any], ...]:

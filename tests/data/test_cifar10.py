@@ -5,6 +5,7 @@ import os
 import pickle
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,7 +43,7 @@ def write_archive(path: Path, folder: Path) -> Path:
     return path
 
 
-def config(path: Path, **more: object) -> DataConfig:
+def config(path: Path, **more: Any) -> DataConfig:
     return DataConfig(name="cifar10", path=str(path), **more)
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,15 +17,15 @@ from harness.errors import DataError
 from tests.data.making import classes, description, encoded, noise, write_folder, write_zip
 
 
-def config(path: Path | str, **more: object) -> DataConfig:
+def config(path: Path | str, **more: Any) -> DataConfig:
     return DataConfig(name="images", path=str(path), **more)
 
 
-def opened(path: Path | str, split: str = "train", **more: object) -> Dataset:
+def opened(path: Path | str, split: str = "train", **more: Any) -> Dataset:
     return open_data(config(path, **more), split)
 
 
-def problem(path: Path | str, split: str = "train", **more: object) -> str:
+def problem(path: Path | str, split: str = "train", **more: Any) -> str:
     with pytest.raises(DataError) as failure:
         opened(path, split, **more).all_uint8()
     return str(failure.value)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
@@ -127,7 +128,9 @@ def test_area_average_needs_a_multiple(shape: tuple[int, int]):
         area_average(noise(0, *shape, channels=1)[None], 4)
 
 
-def resample_by_matrix(image: np.ndarray, height: int, width: int, kernel: object, support: float) -> np.ndarray:
+def resample_by_matrix(
+    image: np.ndarray, height: int, width: int, kernel: Callable[[np.ndarray], np.ndarray], support: float
+) -> np.ndarray:
     """Separable resampling in floating point, written from the definition: each weight is the kernel at the distance
     of pixel centres over the scale, normalised."""
 

@@ -44,9 +44,9 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 def published_recipe(image: Image.Image, size: int) -> np.ndarray:
     """ADM's, as its authors describe it."""
     while min(*image.size) >= 2 * size:
-        image = image.resize(tuple(side // 2 for side in image.size), resample=Image.Resampling.BOX)
+        image = image.resize([side // 2 for side in image.size], resample=Image.Resampling.BOX)
     scale = size / min(*image.size)
-    image = image.resize(tuple(round(side * scale) for side in image.size), resample=Image.Resampling.BICUBIC)
+    image = image.resize([round(side * scale) for side in image.size], resample=Image.Resampling.BICUBIC)
     array = np.array(image)
     top, left = (array.shape[0] - size) // 2, (array.shape[1] - size) // 2
     return array[top : top + size, left : left + size]

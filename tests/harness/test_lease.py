@@ -25,7 +25,7 @@ FORK = multiprocessing.get_context("fork")
 HOLD = """
 import sys, time
 from pathlib import Path
-from harness.lease import lease
+from harness.store.lease import lease
 with lease(Path(sys.argv[1])):
     time.sleep(60)
 """

@@ -164,9 +164,9 @@ def test_compiled_networks_train_the_same_and_compile_once(monkeypatch: pytest.M
 DISTRIBUTED = """
 import sys, torch
 from pathlib import Path
-from harness.config import parse_experiment
-from harness.distributed import process_group
-from harness.train import train_network
+from harness.config.schema import parse_experiment
+from harness.engine.distributed import process_group
+from harness.engine.train import train_network
 torch.set_num_threads(1)
 with process_group():
     train_network(parse_experiment(__import__("json").loads(sys.argv[1]), "test"), "t", Path(sys.argv[2]))

@@ -16,6 +16,7 @@ from harness.engine.costs import measure_sampling
 from harness.measure import latency
 from harness.measure.latency import CpuClock, Timing, largest_batch, marking, measure_time, time_sampling
 from harness.measure.memory import peak_memory_bytes, reset_peak_memory
+from harness.measure.quiet import Watch
 from models.method import RunNetwork, run_network
 from tests.measure import networks
 
@@ -141,7 +142,21 @@ def test_an_error_that_is_not_of_memory_is_not_swallowed() -> None:
         largest_batch(sample)
 
 
-def test_the_time_of_a_record() -> None:
+def quiet(monkeypatch: pytest.MonkeyPatch, answer: bool) -> None:
+    """Whatever else the machine that runs the tests is doing."""
+    monkeypatch.setattr(Watch, "is_quiet_so_far", lambda watch: answer)
+
+
+def test_on_a_busy_machine_the_repeats_are_not_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    quiet(monkeypatch, False)
+    batches: list[int] = []
+    record = measure_time(lambda batch, watch: batches.append(batch), 4, CPU, warmup=2, repeats=3)
+    assert batches == [1] * 5 + [4] * 2
+    assert record["repeats"] == 1
+
+
+def test_the_time_of_a_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    quiet(monkeypatch, True)
     batches: list[int] = []
     record = measure_time(
         lambda batch, watch: batches.append(batch), 4, CPU, warmup=1, repeats=3, dtype="bfloat16", compiled=True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,11 +19,17 @@ from tests.slurm.sweeping import Running, read_figures, run_here
 SLOW = Path(__file__).with_name("slow")
 
 
+@functools.cache
+def _missing() -> str | None:
+    """Asked once: where SLURM is installed but stopped, each question waits for an answer for seconds."""
+    return cluster.missing()
+
+
 @pytest.fixture(autouse=True)
 def _cluster_or_skip(request: pytest.FixtureRequest) -> None:
     if request.node.get_closest_marker("slurm") is None:
         return
-    reason = cluster.missing()
+    reason = _missing()
     if reason is not None:
         if os.environ.get("HARNESS_REQUIRE_SLURM") == "1":
             pytest.fail(f"HARNESS_REQUIRE_SLURM=1, but {reason}")

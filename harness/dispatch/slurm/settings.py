@@ -101,9 +101,9 @@ def seconds_of(text: str) -> int:
 class JobSettings(Section):
     """What a job asks for; set for both kinds of job, and again for each."""
 
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
+    partition: str | None = Field(None, description="SLURM's partition")
+    account: str | None = Field(None, description="that the time is charged to")
+    qos: str | None = Field(None, description="quality of service")
     constraint: str | None = Field(None, description="features that a node must have, as sbatch reads them")
     time: Duration = Field("4h", description="limit of one run; a job that reaches it is requeued and goes on")
     memory: str | None = Field(None, description="per node, as 16G; the partition's default if unset")
@@ -111,7 +111,7 @@ class JobSettings(Section):
     gpu_type: str | None = Field(
         None, pattern=r"^[A-Za-z0-9_.-]+$", description="of GPU, as the cluster names it: a100"
     )
-    nodes: PositiveInt = 1
+    nodes: PositiveInt = Field(1, description="that one job runs on")
     tasks_per_node: PositiveInt = Field(1, description="ranks per node; one per GPU")
     cpus: PositiveInt | None = Field(None, description="cores per rank")
     array_parallelism: PositiveInt = Field(256, description="jobs of one array that may run at once")
@@ -178,8 +178,8 @@ class ClusterConfig(JobSettings):
     kind: ClusterKind | None = Field(
         None, description="where a sweep runs unless --cluster or HARNESS_CLUSTER says otherwise"
     )
-    trainings: JobSettings = JobSettings()
-    cells: JobSettings = JobSettings()
+    trainings: JobSettings = Field(JobSettings(), description="the keys above, for trainings alone")
+    cells: JobSettings = Field(JobSettings(), description="the keys above, for cells alone")
 
 
 @dataclass(frozen=True)
