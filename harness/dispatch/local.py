@@ -68,9 +68,10 @@ def _short(varied: Mapping[str, Any]) -> str:
 
 def work_of(plan: Plan, targets: list[Target]) -> dict[Target, float]:
     """GMACs of each target."""
-    from harness.engine.estimate import target_gmacs
+    from harness.engine.planned import planned_costs
 
-    return {target: target_gmacs(target.kind, plan.sweep.nodes[target].experiment) for target in targets}
+    with planned_costs() as costs:
+        return {target: costs.of_target(target.kind, plan.sweep.nodes[target].experiment) for target in targets}
 
 
 def run_inline(plan: Plan, store: Store, console: Console) -> Outcome:
