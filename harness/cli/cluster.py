@@ -15,19 +15,19 @@ from harness.cli.console import console, print_json
 from harness.cli.hints import Asked
 from harness.cli.place import choose
 from harness.cli.status import find_targets, submitted_targets, summary_line, table_of
-from harness.config.schema import Experiment
 from harness.dispatch.plan import Plan, plan
 from harness.dispatch.slurm.advice import expected_times, time_advice
 from harness.dispatch.slurm.cancel import cancel_jobs, cancel_jobs_of_file
+from harness.dispatch.slurm.live import earlier_sentence
 from harness.dispatch.slurm.memory import more_memory
 from harness.dispatch.slurm.outside import outside_dependencies
 from harness.dispatch.slurm.settings import ClusterSettings, JobSettings, load_settings
 from harness.dispatch.slurm.submissions import Submission
-from harness.dispatch.slurm.submit import NoRoom, StillSubmitted, Submitted, earlier_sentence, propose, submit
+from harness.dispatch.slurm.submit import NoRoom, StillSubmitted, Submitted, propose, submit
 from harness.dispatch.status import LIVE, TO_RETRY, SweepStatus, read_status
 from harness.dispatch.sweep import Sweep, load_sweep
 from harness.errors import ConfigError, DispatchError
-from harness.store.store import Kind, Store, Target
+from harness.store.store import Store, Target
 from harness.wording import count_of
 
 SUBMIT_SECONDS = 30.0
@@ -254,7 +254,11 @@ def cancel(
 def proposal(planned: Plan, store: Store, options: Sequence[str]) -> dict[str, Any]:
     """The jobs that a submission would ask for, as plain values."""
     settings = settings_of(planned.sweep, options)
+    from harness.engine.planned import planned_costs
+
     proposals, note = propose(planned.sweep, store, settings)
+    with planned_costs() as costs:
+        expected = expected_times(planned, store, costs.of_target)
     return {
         "arrays": [
             {
@@ -269,15 +273,8 @@ def proposal(planned: Plan, store: Store, options: Sequence[str]) -> dict[str, A
         ],
         "gpu_hours_at_most": sum(made.gpu_hours for made in proposals),
         "note": note,
-        "time": [time_advice(expected, settings) for expected in expected_times(planned, store, _work)],
+        "time": [time_advice(one, settings) for one in expected],
     }
-
-
-def _work(kind: Kind, experiment: Experiment) -> float:
-    """GMACs of a training or cell."""
-    from harness.engine.estimate import cell_gmacs, training_gmacs
-
-    return training_gmacs(experiment) if kind == "training" else cell_gmacs(experiment)
 
 
 def show_proposal(asked: Mapping[str, Any], out: Console) -> None:

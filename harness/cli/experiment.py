@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from harness.cli.console import console, print_json
 from harness.cli.hints import Asked
 from harness.config.schema import Experiment
-from harness.dispatch.checks import check_data, check_folder, check_measures, check_store, start_problem
+from harness.dispatch.checks import check_compiler, check_data, check_folder, check_measures, check_store, start_problem
 from harness.dispatch.plan import trainings_to_run
 from harness.dispatch.progress import in_words
 from harness.dispatch.sweep import Training, load_experiment, load_with_starts
@@ -89,6 +89,7 @@ def _trained(store: Store, experiment: Experiment, starts: Sequence[Training], o
     known = {training.id: training for training in [*starts, *missing]}
     check_store(store)
     check_data(training.experiment for training in missing)
+    check_compiler((training.experiment for training in missing), [])
     for training in missing:
         if (problem := start_problem(training, known, store)) is not None:
             raise ConfigError(f"training {training.id}", [problem])
@@ -221,6 +222,7 @@ def measure(file: Path, overrides: Sequence[str], arm: str | None, results: Path
         out.print(f"{reason}: set aside as {set_aside(store.cell_path(cell)).name}, and measured again")
     if not store.is_done(target):
         check_measures([experiment])
+        check_compiler([], [experiment])
         _trained(store, experiment, starts, out)
         store.save_experiment(target, experiment)
         _run_job(store, target, out)

@@ -104,9 +104,14 @@ def _row(sweep: Sweep, store: Store, target: Target) -> Row | None:
 
 
 def attempts(store: Store, target: Target) -> list[Attempt]:
-    """All jobs of the target, oldest first."""
+    """All jobs of the target on SLURM, oldest first, and last the process of `--cluster local` that it ran in."""
     made = all_assignments(load_submissions(store)).get(target, [])
-    return [Attempt(one.job, one.submission.created, _paths_of(one)) for one in made]
+    found = [Attempt(one.job, one.submission.created, _paths_of(one)) for one in made]
+    noted = store.state(target)
+    if (job := noted.get("local_job")) is not None:  # its last process ran here, with --cluster local
+        paths = sorted((store.runs / "logs" / str(job)).glob(f"{job}_*_log.*"))
+        found.append(Attempt(f"{job} (a process of {noted.get('host')})", noted.get("started", 0.0), paths))
+    return found
 
 
 def _paths_of(assignment: Assignment) -> list[Path]:

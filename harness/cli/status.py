@@ -21,8 +21,8 @@ from harness.config.schema import nearest
 from harness.dispatch.plan import plan
 from harness.dispatch.progress import clock_text
 from harness.dispatch.slurm.advice import status_advice
+from harness.dispatch.slurm.live import earlier_sentence
 from harness.dispatch.slurm.overview import Overview, SubmittedSweep, read_overview
-from harness.dispatch.slurm.submit import earlier_sentence
 from harness.dispatch.status import LIVE, STATES, WORDS, Row, SweepStatus, read_status
 from harness.dispatch.sweep import Sweep, load_sweep
 from harness.errors import ConfigError

@@ -153,10 +153,10 @@ def show_plan(
     planned: Plan, store: Store, out: Console, chosen: Chosen, slurm: Sequence[str], json_output: bool
 ) -> None:
     """What would run, and where: trainings, cells, what is done already, GMACs per cell; on SLURM also the jobs."""
-    from harness.cli import cluster
-
     rows = {**_plan_rows(planned), "where": {"cluster": chosen.kind, "why": chosen.why}}
     if chosen.kind == "slurm":
+        from harness.cli import cluster
+
         rows["slurm"] = cluster.proposal(planned, store, slurm)
     if json_output:
         print_json(rows)
@@ -206,7 +206,7 @@ def _id_and_state(row: Mapping[str, Any]) -> tuple[str, str]:
 
 def _planned_hours(rows: Mapping[str, Any]) -> dict[str, Any]:
     """GPU-hours of what is to run, by kind; what they assume."""
-    from harness.engine.estimate import PLANNED_DEVICE, PLANNED_UTILISATION
+    from harness.engine.planned import PLANNED_DEVICE, PLANNED_UTILISATION
 
     hours = {
         kind: sum(row["planned_gpu_hours"] for row in rows[kind] if row["runs"]) for kind in ("trainings", "cells")
@@ -227,9 +227,11 @@ def _show_planned_hours(planned: Mapping[str, Any], out: Console) -> None:
 
 def _plan_rows(planned: Plan) -> dict[str, Any]:
     from harness.dispatch.local import describe
-    from harness.engine.estimate import cell_gmacs, gmacs_per_image, planned_gpu_hours, training_gmacs
-    from harness.store.store import Target
+    from harness.engine.planned import planned_costs, planned_gpu_hours
 
+    with planned_costs() as costs:
+        gmacs = {target: costs.of_target(target.kind, node.experiment) for target, node in planned.sweep.nodes.items()}
+        per_image = {cell.id: costs("gmacs_per_image", cell.experiment) for cell in planned.sweep.cells.values()}
     sweep = planned.sweep
     runs = {training.id for training in planned.missing_trainings}  # not those whose cells are done already
     rows: dict[str, Any] = {
@@ -238,10 +240,10 @@ def _plan_rows(planned: Plan) -> dict[str, Any]:
         "trainings": [
             {
                 "id": t.id,
-                "label": describe(Target("training", t.id), sweep),
+                "label": describe(t.target, sweep),
                 "steps": t.experiment.train.steps,
-                "gmacs": training_gmacs(t.experiment),
-                "planned_gpu_hours": planned_gpu_hours(training_gmacs(t.experiment), t.experiment.train.precision),
+                "gmacs": gmacs[t.target],
+                "planned_gpu_hours": planned_gpu_hours(gmacs[t.target], t.experiment.train.precision),
                 "done": t.id in planned.done_trainings,
                 "runs": t.id in runs,
             }
@@ -251,10 +253,10 @@ def _plan_rows(planned: Plan) -> dict[str, Any]:
             {
                 "id": c.id,
                 "training": c.training,
-                "label": describe(Target("cell", c.id), sweep),
-                "gmacs_per_image": gmacs_per_image(c.experiment),
-                "gmacs": cell_gmacs(c.experiment),
-                "planned_gpu_hours": planned_gpu_hours(cell_gmacs(c.experiment), c.experiment.sample.precision),
+                "label": describe(c.target, sweep),
+                "gmacs_per_image": per_image[c.id],
+                "gmacs": gmacs[c.target],
+                "planned_gpu_hours": planned_gpu_hours(gmacs[c.target], c.experiment.sample.precision),
                 "done": c.id in planned.done_cells,
                 "runs": c.id not in planned.done_cells,
             }

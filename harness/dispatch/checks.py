@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -89,6 +91,26 @@ def check_measures(experiments: Iterable[Experiment]) -> None:
     measures = (e.measure for e in chosen)
     for features, weights, logits in dict.fromkeys((m.features, m.weights, m.needs_logits) for m in measures):
         check_extractor(features, weights, logits=logits)
+
+
+def check_compiler(trainings: Iterable[Experiment], cells: Iterable[Experiment]) -> None:
+    """That what is to be compiled can be, where it runs on this machine's CPU: torch needs a C++ compiler for it."""
+    keys = ["train.compile"] if any(e.train.compile for e in trainings) else []
+    keys += ["sample.compile"] if any(e.sample.compile for e in cells) else []
+    if not keys:
+        return
+    import torch
+
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if not torch.cuda.is_available() and shutil.which(compiler) is None:
+        without = " ".join(f"--set {key}=false" for key in keys)
+        raise ConfigError(
+            keys[0],
+            [
+                f"true needs a C++ compiler on a CPU, and there is no {compiler} here; install one (apt install g++), "
+                f"name it in the variable CXX, or leave it out: {without}"
+            ],
+        )
 
 
 def _check_labels(dataset: Dataset, model: ModelConfig) -> None:

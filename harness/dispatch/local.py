@@ -18,6 +18,7 @@ from typing import Any
 from rich.console import Console
 
 from harness.config.methods import method_of
+from harness.dispatch.checks import check_compiler
 from harness.dispatch.plan import Plan, save_experiments
 from harness.dispatch.progress import Reporter, SweepProgress
 from harness.dispatch.slurm.logs import telling
@@ -71,9 +72,17 @@ def _short(varied: Mapping[str, Any]) -> str:
 
 def work_of(plan: Plan, targets: list[Target]) -> dict[Target, float]:
     """GMACs of each target."""
-    from harness.engine.estimate import target_gmacs
+    from harness.engine.planned import planned_costs
 
-    return {target: target_gmacs(target.kind, plan.sweep.nodes[target].experiment) for target in targets}
+    with planned_costs() as costs:
+        return {target: costs.of_target(target.kind, plan.sweep.nodes[target].experiment) for target in targets}
+
+
+def check_compiler_of(plan: Plan) -> None:
+    """Raise :class:`ConfigError` if the plan compiles networks that cannot be compiled here."""
+    check_compiler(
+        (training.experiment for training in plan.missing_trainings), (cell.experiment for cell in plan.missing_cells)
+    )
 
 
 def run_inline(plan: Plan, store: Store, console: Console) -> Outcome:
@@ -81,6 +90,7 @@ def run_inline(plan: Plan, store: Store, console: Console) -> Outcome:
 
     Ctrl-C is let through as a KeyboardInterrupt that says what is saved. Raises :class:`DiskFull` at once.
     """
+    check_compiler_of(plan)
     targets = plan.targets()
     save_experiments(plan, store, targets)
     labels = {target: describe(target, plan.sweep) for target in targets}
@@ -178,6 +188,7 @@ def run_local(plan: Plan, store: Store, console: Console, workers: int, poll_sec
     """
     import torch
 
+    check_compiler_of(plan)
     waiting = plan.targets()
     save_experiments(plan, store, waiting)
     labels = {target: describe(target, plan.sweep) for target in waiting}

@@ -53,18 +53,19 @@ LIVE: frozenset[State] = frozenset({"running", "queued", "waiting"})
 
 @dataclass
 class Row:
-    """One target. `progress` counts steps or images, `phase` is what its job does beside that; times are in seconds."""
+    """One target. `progress` counts steps or images; times are in seconds."""
 
     target: Target
     state: State
     reason: str = ""
     progress: tuple[int, int] | None = None
-    phase: tuple[str, int, int] | None = None
     attempts: int = 0
     job: str | None = None
     node: str | None = None
     elapsed_seconds: float | None = None
     eta_seconds: float | None = None
+    phase: tuple[str, int, int] | None = None
+    """What the job does beside its main work, if that: its name, done, total."""
 
 
 @dataclass

@@ -35,8 +35,6 @@ from harness.measure.flops import (
     sampling_macs,
     training_macs_per_step,
 )
-from harness.measure.peaks import PEAK_TFLOPS
-from harness.store.store import Kind
 from models.denoise import Denoise
 from models.method import RunNetwork, run_network
 from models.noise import ImageNoise
@@ -45,9 +43,6 @@ from models.samplers import SAMPLERS
 GIGA = 1e9
 LARGE_PARAMETERS = 20e6
 ANY_CLASS = 1
-PLANNED_DEVICE = "H100 SXM"
-PLANNED_UTILISATION = 0.4
-"""Share of the device's peak that a plan counts on. An assumption, to be put right by what is measured."""
 
 
 class _Counting:
@@ -194,12 +189,6 @@ def _evaluations(
     return tuple(sorted(denoise.networks_run.items()))
 
 
-def planned_gpu_hours(gmacs: float, precision: str) -> float:
-    """Hours that :data:`PLANNED_DEVICE` takes for `gmacs` at :data:`PLANNED_UTILISATION`: a plan, not a measurement."""
-    peak: float = getattr(PEAK_TFLOPS[PLANNED_DEVICE], precision)
-    return 2 * gmacs * GIGA / (PLANNED_UTILISATION * peak * 1e12) / 3600
-
-
 def gmacs_per_image(experiment: Experiment) -> float:
     """GMACs to draw one image."""
     return sampling_macs(_planned_costs_of(experiment).networks, expected_runs(experiment)) / GIGA
@@ -228,8 +217,3 @@ def training_gmacs_per_step(experiment: Experiment, *, recomputed: bool = False)
 def training_gmacs(experiment: Experiment) -> float:
     """GMACs of a whole training: forward and backward of every network at every step."""
     return experiment.train.steps * training_gmacs_per_step(experiment, recomputed=True)
-
-
-def target_gmacs(kind: Kind, experiment: Experiment) -> float:
-    """GMACs of a whole training or cell."""
-    return training_gmacs(experiment) if kind == "training" else cell_gmacs(experiment)

@@ -174,6 +174,7 @@ def _noted(store: Store, target: Target, progress: JobProgress) -> Iterator[JobP
         node=os.environ.get("SLURMD_NODENAME"),
         pid=os.getpid(),
         job=provenance()["slurm_job_id"],
+        local_job=os.environ.get("SUBMITIT_LOCAL_JOB_ID"),
         started=time.time(),
         phase=None,
         error=None,

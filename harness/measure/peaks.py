@@ -6,11 +6,12 @@ Dense matrix products, without sparsity. A device that is not listed has no peak
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
-
-import torch
+from typing import TYPE_CHECKING, NamedTuple
 
 from harness.wording import count_of
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Peak(NamedTuple):
@@ -54,6 +55,8 @@ def measured_matmul_tflops(side: int = 1024, repeats: int = 5) -> float:
 
     A reference where no data sheet helps, not a peak.
     """
+    import torch  # planning needs the peaks alone
+
     a, b = torch.ones(side, side), torch.ones(side, side)
     best = float("inf")
     for _ in range(repeats + 1):
@@ -66,6 +69,8 @@ def measured_matmul_tflops(side: int = 1024, repeats: int = 5) -> float:
 def reference_tflops(device: torch.device, name: str, precision: str) -> tuple[float | None, str]:
     """What achieved FLOP/s on `device` are held against, and in words what that is."""
     if device.type == "cpu":
+        import torch
+
         threads = torch.get_num_threads()
         return measured_matmul_tflops(), f"a float32 matrix product measured here on {count_of(threads, 'thread')}"
     peak = peak_tflops(name, precision)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,14 @@ import torch
 
 from harness.config.schema import Experiment, parse_experiment
 from harness.data import known_info
-from harness.dispatch.checks import check_data, check_measures
+from harness.dispatch.checks import check_compiler, check_data, check_measures
 from harness.errors import ConfigError, DataError, HarnessError
 from harness.measure.fidelity import measure_quality
 from harness.measure.reference import Reference
 from harness.measure.train_digits_extractor import digits
 from tests.data.making import classes, encoded, noise, write_folder, write_zip
 from tests.harness import tiny as small
+from tests.harness.tiny_experiments import tiny
 
 IMAGES = digits()[0]
 
@@ -129,3 +131,19 @@ def test_nothing_is_trained_for_what_cannot_be_measured(tmp_path: Path, command:
     assert done.returncode == 2
     assert "one 8×8, split train: 1 image is too few, at least 2 are needed" in done.stderr
     assert not (tmp_path / "results" / "runs" / "trainings").exists()
+
+
+@pytest.mark.parametrize(("section", "key"), [("train", "train.compile"), ("sample", "sample.compile")])
+def test_compiling_on_a_cpu_needs_a_compiler(section: str, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    compiled = tiny(**{section: {"compile": True}, "measure": {"latency": {"repeats": 1, "warmup": 1}}})
+    with pytest.raises(
+        ConfigError, match=rf"{key}: true needs a C\+\+ compiler on a CPU, and there is no no-such-comp"
+    ):
+        check_compiler([compiled], [compiled])
+    check_compiler([tiny()], [tiny()])
+    if section == "train":
+        check_compiler([], [compiled])  # its training is done
+    monkeypatch.setenv("CXX", sys.executable)
+    check_compiler([compiled], [compiled])

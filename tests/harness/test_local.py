@@ -9,7 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from harness.cli.app import app
+from harness.dispatch.sweep import load_sweep
 from tests.harness.test_own_packages import ROOT, SWEEP
 
 DIES = """
@@ -42,6 +45,11 @@ def test_the_folder_of_results_may_have_any_name(tmp_path: Path, name: str) -> N
     assert {path.name for path in tmp_path.iterdir()} == {"tiny.yaml", name}
     logs = list((tmp_path / name / "runs" / "logs").glob("*/*_log.out"))
     assert len(logs) == 2 and all("Job completed successfully" in path.read_text() for path in logs)
+    (training,) = load_sweep(tmp_path / "tiny.yaml").trainings
+    asked = ["logs", str(tmp_path / "tiny.yaml"), training, "--results", str(tmp_path / name)]
+    said = CliRunner().invoke(app, asked, catch_exceptions=False)
+    assert said.exit_code == 0 and "Job completed successfully" in said.stdout
+    assert "a process of " in said.stdout
 
 
 def test_a_process_that_ends_without_a_word_of_its_own_is_quoted(tmp_path: Path) -> None:

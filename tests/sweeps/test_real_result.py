@@ -14,7 +14,8 @@ from harness.config.schema import Experiment, parse_experiment
 from harness.data import DataInfo
 from harness.dispatch.sweep import load_experiment, load_sweep
 from harness.engine.cell import load_generator
-from harness.engine.estimate import planned_costs, planned_gpu_hours
+from harness.engine.estimate import planned_costs
+from harness.engine.planned import planned_gpu_hours
 from harness.engine.train import train_network
 from harness.store.store import Store
 from tools import real_result

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.dispatch.slurm import queue
@@ -10,6 +10,7 @@ from harness.dispatch.slurm.queue import Job
 from harness.dispatch.slurm.submissions import Records, Submission, SweepKey, current_user, unfinished
 from harness.dispatch.sweep import Sweep
 from harness.store.store import Target
+from harness.wording import count_of
 
 
 @dataclass(frozen=True)
@@ -66,3 +67,11 @@ def nameless_jobs(records: Records, jobs: Mapping[str, Job], key: SweepKey) -> s
         for job in jobs.values()
         if job.is_live and (job.name in unnumbered or any(one.sweep_of(job.name) == key.name for one in damaged))
     }
+
+
+def earlier_sentence(jobs: Sequence[str]) -> str:
+    """What there is to say of jobs of an earlier version of a sweep."""
+    named = ", ".join(sorted(jobs)[:8])
+    return f"{count_of(len(jobs), 'job')} of an earlier version of this sweep in SLURM's queue: {named}" + (
+        ", …" if len(jobs) > 8 else ""
+    )

@@ -12,7 +12,7 @@ from harness.dispatch.slurm import queue
 from harness.dispatch.slurm.arrays import Array, lay_out
 from harness.dispatch.slurm.calls import Calls, array_name, described, is_root
 from harness.dispatch.slurm.calls import StillSubmitted as StillSubmitted
-from harness.dispatch.slurm.live import earlier_jobs, live_jobs, read_jobs, targets_of
+from harness.dispatch.slurm.live import earlier_jobs, earlier_sentence, live_jobs, read_jobs, targets_of
 from harness.dispatch.slurm.lock import submission_lock
 from harness.dispatch.slurm.outside import outside_dependencies
 from harness.dispatch.slurm.portion import choose_portion
@@ -33,7 +33,6 @@ from harness.dispatch.slurm.trial import Trial, try_out
 from harness.dispatch.sweep import Sweep
 from harness.errors import DispatchError
 from harness.store.store import Store, Target
-from harness.wording import count_of
 
 
 class NoRoom(DispatchError):
@@ -169,14 +168,6 @@ def propose(sweep: Sweep, store: Store, settings: ClusterSettings) -> tuple[list
         taken = f"{len(portion)} of these {len(wanted)} trainings and cells"
         notes += [f"SLURM takes {taken} at once ({limit})"] if limit else []
     return proposals, "; ".join(notes)
-
-
-def earlier_sentence(jobs: Sequence[str]) -> str:
-    """What there is to say of jobs of an earlier version of a sweep."""
-    named = ", ".join(sorted(jobs)[:8])
-    return f"{count_of(len(jobs), 'job')} of an earlier version of this sweep in SLURM's queue: {named}" + (
-        ", …" if len(jobs) > 8 else ""
-    )
 
 
 def _proposal(

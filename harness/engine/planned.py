@@ -1,0 +1,123 @@
+"""Costs for plans, counted once for each configuration and kept on disk, so that planning need not load torch.
+
+A count is kept under all that it depends on: the configuration, the data's content, our own source, and the versions of
+what counts. The numbers are those of :mod:`harness.engine.estimate`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.config.schema import DataConfig, Experiment
+from harness.data import fingerprint
+from harness.data.checksums import cache_folder
+from harness.errors import DataError, StoreError
+from harness.files import read_json, write_json
+from harness.measure.peaks import PEAK_TFLOPS
+from harness.store.store import Kind
+
+Quantity = Literal["gmacs_per_image", "cell_gmacs", "training_gmacs"]
+COUNTED_WITH = ("torch", "fvcore")
+OWN_KINDS = ("single_rate", "dual_rate")
+"""Kinds of networks whose source is ours, and so under the hash of it."""
+PLANNED_DEVICE = "H100 SXM"
+PLANNED_UTILISATION = 0.4
+"""Share of the device's peak that a plan counts on. An assumption, to be put right by what is measured."""
+
+
+def planned_gpu_hours(gmacs: float, precision: str) -> float:
+    """Hours that :data:`PLANNED_DEVICE` takes for `gmacs` at :data:`PLANNED_UTILISATION`: a plan, not a measurement."""
+    peak: float = getattr(PEAK_TFLOPS[PLANNED_DEVICE], precision)
+    return 2 * gmacs * 1e9 / (PLANNED_UTILISATION * peak * 1e12) / 3600
+
+
+class PlannedCosts:
+    """Costs of experiments, from those kept on disk where they are."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._kept: dict[str, float] = {}
+        self._counted: dict[str, float] = {}
+        with suppress(StoreError):  # none yet, or damaged
+            kept = read_json(path)
+            if isinstance(kept, dict):
+                self._kept = {key: value for key, value in kept.items() if isinstance(value, int | float)}
+
+    def __call__(self, quantity: Quantity, experiment: Experiment) -> float:
+        """One quantity of an experiment, in GMACs; kept on disk by :meth:`save` if it had to be counted."""
+        key = _key_of(quantity, experiment)
+        if key is None:
+            return _count(quantity, experiment)
+        if key not in self._kept:
+            self._kept[key] = self._counted[key] = _count(quantity, experiment)
+        return self._kept[key]
+
+    def of_target(self, kind: Kind, experiment: Experiment) -> float:
+        """GMACs of a whole training or cell."""
+        return self("training_gmacs" if kind == "training" else "cell_gmacs", experiment)
+
+    def save(self) -> None:
+        """Keep what was counted. A disk that cannot be written is no reason to fail: it is counted again."""
+        if self._counted:
+            with suppress(OSError):
+                write_json(self.path, self._kept)
+
+
+@contextmanager
+def planned_costs() -> Iterator[PlannedCosts]:
+    """The costs that are on disk for our source as it is; what the block counts is kept there."""
+    costs = PlannedCosts(cache_folder() / "costs" / f"{_counted_by()}.json")
+    try:
+        yield costs
+    finally:
+        costs.save()
+
+
+def _count(quantity: Quantity, experiment: Experiment) -> float:
+    from harness.engine import estimate
+
+    counted: float = getattr(estimate, quantity)(experiment)
+    return counted
+
+
+def _key_of(quantity: Quantity, experiment: Experiment) -> str | None:
+    """A hash of all that a count depends on besides what is the same for all; None where that is not known."""
+    content = _content(experiment.data)
+    if content is None or experiment.model.kind not in OWN_KINDS:
+        return None
+    sections = {name: experiment.model_dump(mode="json", include={name}) for name in ("model", "diffusion", "sample")}
+    train = experiment.train.model_dump(mode="json", exclude={"start"})
+    measure = experiment.measure.model_dump(mode="json", include={"images", "latency"})
+    data = experiment.data.model_dump(mode="json", exclude={"path", "label"})
+    return _digest([quantity, content, data, sections, train, measure])
+
+
+@lru_cache
+def _content(data: DataConfig) -> str | None:
+    with suppress(DataError):
+        return fingerprint(data)
+    return None
+
+
+@lru_cache
+def _counted_by() -> str:
+    """A hash of our source and of the versions of what it counts with."""
+    digest = hashlib.sha256()
+    for package in ("harness", "models"):
+        spec = find_spec(package)
+        for folder in (spec.submodule_search_locations or []) if spec is not None else []:
+            for path in sorted(Path(folder).rglob("*.py")):
+                digest.update(path.read_bytes())
+    return _digest([digest.hexdigest(), [metadata.version(package) for package in COUNTED_WITH]])
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
