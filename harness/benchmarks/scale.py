@@ -1,4 +1,4 @@
-"""How the harness scales: planning 10 000 cells, submitting 1 000 cells to SLURM as arrays, status of 10 000 cells.
+"""How the harness scales: planning 10 000 cells, their status, their report, and 1 000 cells submitted to SLURM.
 
     python -m harness.benchmarks.scale [--cells 10000] [--submitted 1000] [--json]
 
@@ -20,18 +20,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from harness.cli import report
+from harness.config.schema import as_plain
 from harness.dispatch.plan import plan
 from harness.dispatch.slurm import queue
 from harness.dispatch.slurm.settings import load_settings
 from harness.dispatch.slurm.submit import submit
 from harness.dispatch.status import read_status
-from harness.dispatch.sweep import Sweep, load_sweep
+from harness.dispatch.sweep import Cell, Sweep, load_sweep
 from harness.errors import DispatchError
+from harness.files import write_json
+from harness.store.records import CELL_SCHEMA, CellRecord
 from harness.store.store import Store, Target
 from harness.wording import count_of
 
 T = TypeVar("T")
 TRAININGS_PER_SWEEP = 20
+REFERENCE = {"name": "digits 8×8 train", "data": "digits 8×8", "split": "train", "images": 1797, "id": "made-up"}
 SHARE_DONE = 0.5
 """Of the cells whose status is read: the others have been begun and left a state, the dearest case."""
 
@@ -104,6 +109,54 @@ def measure_status(folder: Path, sweep: Sweep) -> Measured:
     return Measured(f"status of {count_of(len(cells), 'cell')}", seconds, 2.0, counts)
 
 
+def measure_report(folder: Path, sweep: Sweep) -> Iterator[Measured]:
+    """The report of a sweep whose cells have made-up records, from these and again from its folder."""
+    store = Store(folder / "report")
+    for number, cell in enumerate(sweep.cells.values()):
+        write_json(store.cell_path(cell.id), made_up_record(cell, number).plain)
+    with report.without_garbage_collection():
+        made, seconds = timed(lambda: report.make(sweep, store, {}, again=True))
+    yield Measured(f"report of {count_of(len(sweep.cells), 'cell')} from records", seconds, 5.0)
+    with report.without_garbage_collection():
+        _, seconds = timed(lambda: report.remake(made.folder))
+    yield Measured("the same from its folder", seconds, 5.0)
+
+
+def made_up_record(cell: Cell, number: int) -> CellRecord:
+    """A record in the form of a measured one: for the time that it takes alone, its figures mean nothing."""
+    steps, seed = cell.experiment.sample.steps, cell.experiment.seed
+    distance = 10 / steps**0.5 * (1 + 0.01 * (number % 11))
+    values = {"frechet": distance, "frechet_float64": distance, "kernel": distance / 100, "kernel_std": distance / 1000}
+    return CellRecord.model_validate(
+        {
+            "schema": CELL_SCHEMA,
+            "id": cell.id,
+            "training": f"training-{seed}",
+            "config": as_plain(cell.experiment),
+            "data": {"name": "digits 8×8", "size": 8, "channels": 1},
+            "quality": {
+                "features": "digits",
+                "features_label": "digits",
+                "images": cell.experiment.measure.images,
+                "reference": REFERENCE,
+                "measures": {"frechet": {"label": "FD-digits"}, "kernel": {"label": "KD-digits"}},
+                "per_seed": [{"seed": s, "values": values, "standard_errors": {"frechet": 0.1}} for s in (0, 1)],
+            },
+            "compute": {"gmacs_per_image": 0.01 * steps, "evaluations": {"network": steps}},
+            "time": {
+                "seconds_per_image": 0.001 * steps,
+                "seconds_per_image_quartiles": [0.00099 * steps, 0.00101 * steps],
+                "device": "made-up",
+                "dtype": "float32",
+                "threads": 2,
+                "batch": 32,
+                "repeats": 3,
+            },
+            "provenance": {"commit": "0" * 40, "versions": {"torch": "0"}, "finished": float(number)},
+        }
+    )
+
+
 def measure_submission(folder: Path, cells: int, trainings: int) -> Iterator[Measured]:
     """Submit a sweep to SLURM with its jobs held, read its status, and cancel it."""
     path = folder / f"submit-{cells}-{trainings}.yaml"
@@ -153,6 +206,7 @@ def run(cells: int, submitted: int) -> Iterator[Measured]:
         planning, sweep = measure_planning(folder, cells)
         yield planning
         yield measure_status(folder, sweep)
+        yield from measure_report(folder, sweep)
         queue.max_array_size()  # raises where there is no cluster
         for trainings in (TRAININGS_PER_SWEEP, submitted):
             yield from measure_submission(folder, submitted, trainings)
@@ -160,7 +214,7 @@ def run(cells: int, submitted: int) -> Iterator[Measured]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cells", type=int, default=10_000, help="cells that are planned, and whose status is read")
+    parser.add_argument("--cells", type=int, default=10_000, help="cells of the plan, the status and the report")
     parser.add_argument("--submitted", type=int, default=1_000, help="cells that are submitted")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     options = parser.parse_args()

@@ -50,7 +50,7 @@ def run(
     metric: str | None = None,
 ) -> None:
     """Make the report of a sweep, or of a report's folder, again; `metric` is what rows are ranked by this time."""
-    with _without_garbage_collection():
+    with without_garbage_collection():
         if file.is_dir():
             made = remake(file, publish, metric)
         else:
@@ -66,7 +66,7 @@ def run(
 
 
 @contextlib.contextmanager
-def _without_garbage_collection() -> Iterator[None]:
+def without_garbage_collection() -> Iterator[None]:
     """Ten thousand records are millions of objects, none of them garbage: to look for it takes longer than to read
     them."""
     was_on = gc.isenabled()

@@ -152,6 +152,7 @@ def _costs(row: Row) -> str:
             ("compute of training:", row.training_gmacs, 1e3, " TMACs"),
             ("peak memory in sampling:", row.peak_memory, 2**20, f" MiB ({memory_of})"),
             ("latency at batch 1:", row.latency, 1e-3, " ms"),
+            ("time of a GMAC:", row.seconds_per_gmac, 1e-3, " ms"),
         )
         if math.isfinite(value)
     ]

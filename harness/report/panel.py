@@ -12,7 +12,7 @@ from harness.errors import StoreError
 from harness.metrics import DEFAULT, measures
 from harness.report.noise import Distance, distances
 from harness.report.rows import Condition, ReportCell, Row, canonical, is_finite
-from harness.report.timing import timing_noise
+from harness.report.timing import slower_than_others, timing_noise
 from harness.store.records import SIDED, CellRecord, MeasureRecord
 
 MISSING = "missing"
@@ -87,10 +87,11 @@ def panels(rows: Iterable[ReportCell], arms: Sequence[str] = (), metric: str = D
     grouped: dict[tuple[str, str], list[ReportCell]] = {}
     for cell in cells:
         grouped.setdefault((cell.arm, canonical(_varied(cell))), []).append(cell)
+    slower = slower_than_others(cell.record for cell in cells if cell.record is not None)
     by_condition: dict[Condition, list[Row]] = {}
     empty: list[Row] = []
     for group in grouped.values():
-        for row in _rows(group, metric):
+        for row in _rows(group, metric, slower):
             (by_condition.setdefault(row.condition, []) if row.condition else empty).append(row)
     if not by_condition:
         return (Panel(None, tuple(sorted(empty, key=lambda r: _sort_key(r, order))), tuple(order), metric),)
@@ -105,7 +106,7 @@ def panels(rows: Iterable[ReportCell], arms: Sequence[str] = (), metric: str = D
     )
 
 
-def _rows(group: Sequence[ReportCell], metric: str) -> Iterator[Row]:
+def _rows(group: Sequence[ReportCell], metric: str, slower: Mapping[str, str]) -> Iterator[Row]:
     """The rows of cells that share arm and varied keys: one, or one per condition."""
     first = group[0]
     label = first.label or first.arm
@@ -126,7 +127,9 @@ def _rows(group: Sequence[ReportCell], metric: str) -> Iterator[Row]:
     for condition, of_condition in by_condition.items():
         records = tuple(of_condition[seed] for seed in sorted(of_condition))
         lacking = tuple(statuses) if len(by_condition) == 1 else ()
-        yield Row(first.arm, label, _varied(first), _without_seed(records[0].config), records, lacking, condition)
+        doubts = tuple(slower[record.id] for record in records if record.id in slower)
+        config = _without_seed(records[0].config)
+        yield Row(first.arm, label, _varied(first), config, records, lacking, condition, doubts)
     if not by_condition:
         yield Row(first.arm, label, _varied(first), _without_seed(first.configuration or {}), (), tuple(statuses))
 

@@ -101,6 +101,8 @@ class Row:
     statuses: tuple[str, ...] = ()
     """One per training seed that has no result: why."""
     condition: Condition | None = None
+    doubts: tuple[str, ...] = ()
+    """Why its times are not to be trusted beside those of other rows."""
     _means: dict[str, float] = field(default_factory=dict, repr=False)
 
     @property
@@ -167,6 +169,11 @@ class Row:
         """Seconds per image at the throughput batch: median over the training seeds."""
         return _median(time.seconds_per_image for time in self.times)
 
+    @property
+    def seconds_per_gmac(self) -> float:
+        """Seconds for 10⁹ multiply-adds; nan where one of the two is not known."""
+        return self.seconds / self.gmacs if self.gmacs > 0 else math.nan
+
     @cached_property
     def latency(self) -> float:
         """Seconds for one image alone: median over the training seeds."""
@@ -181,8 +188,10 @@ class Row:
 
     @cached_property
     def mistrust(self) -> tuple[str, ...]:
-        """Why its times are not to be trusted, as the records state it; empty where they are, or do not say."""
-        return tuple(dict.fromkeys(reason for time in self.times for reason in mistrust(time)))
+        """Why its times are not to be trusted, as its records and those of the other rows tell; empty where they are,
+        or nothing says."""
+        stated = [reason for time in self.times for reason in mistrust(time)]
+        return tuple(dict.fromkeys([*stated, *self.doubts]))
 
     @property
     def parameters(self) -> float:

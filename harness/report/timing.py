@@ -1,24 +1,105 @@
 """How sure a time is: which times may be told at all, and the noise of those that may.
 
 A record says under ``time.trusted`` and ``time.reasons`` whether the machine was quiet while its cell was timed.
-Records that do not say are taken as they are.
+Records that do not say are taken as they are. What one cell cannot know of itself is told by the others: whether the
+machine as a whole was slower then (:func:`slower_than_others`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
-from statistics import NormalDist, fmean, variance
+from statistics import NormalDist, fmean, median, variance
+from typing import Any
 
 import numpy as np
 
-from harness.report.rows import Row, is_finite
-from harness.store.records import TimeRecord
+from harness.report.rows import Row, canonical, is_finite
+from harness.store.records import CellRecord, TimeRecord
 from harness.wording import count_of
 
 MARK = "§"
 """Beside a time that is not to be trusted."""
+
+
+MOST_SLOWER = 1.25
+"""How much longer the yardstick, the same work for every cell, may take than beside the quicker half of the cells."""
+MOST_SECONDS_PER_GMAC = 2.0
+"""How much longer a multiply-add may take than in the median cell of the same network, run in the same proportions.
+In quiet the cells of one network differed by up to 1.6 (by their number of steps, and the noise of short timings)."""
+FEWEST_CELLS = 4
+"""Cells of a group that tell what is usual."""
+
+
+def slower_than_others(records: Iterable[CellRecord]) -> dict[str, str]:
+    """Why the times of some cells are not to be trusted beside those of the others: cell → reason.
+
+    Two kinds of evidence, each among cells that were timed alike (device, threads, number format): the yardstick that
+    each cell timed beside itself, and the seconds per multiply-add of the cells of one network.
+    """
+    timed = {record.id: record for record in records if record.time is not None}
+    slower: dict[str, str] = {}
+    for group in _groups(timed.values(), _alike):
+        yardsticks = {record.id: seconds for record in group if (seconds := yardstick(record)) is not None}
+        usual = _median_of_quicker_half(list(yardsticks.values()))
+        for id, seconds in yardsticks.items():
+            if len(yardsticks) >= FEWEST_CELLS and seconds > MOST_SLOWER * usual:
+                slower[id] = f"the same fixed work took {seconds / usual:.1f}× as long as beside other cells"
+    for group in _groups(timed.values(), lambda record: (*_alike(record), *_network(record))):
+        paces = {record.id: pace for record in group if (pace := seconds_per_gmac(record)) is not None}
+        usual = median(paces.values()) if paces else math.nan
+        for id, pace in paces.items():
+            if len(paces) >= FEWEST_CELLS and pace > MOST_SECONDS_PER_GMAC * usual:
+                slower.setdefault(id, f"it took {pace / usual:.1f}× the seconds per GMAC of its network's other cells")
+    return slower
+
+
+def seconds_per_gmac(record: CellRecord) -> float | None:
+    """Seconds for 10⁹ multiply-adds, which the cells of one network share as nearly as a machine does; None where one
+    of the two is not known."""
+    seconds, gmacs = record.time.seconds_per_image if record.time else None, record.compute.gmacs_per_image
+    known = is_finite(seconds) and is_finite(gmacs) and seconds > 0 and gmacs > 0
+    return seconds / gmacs if known and seconds and gmacs else None
+
+
+def yardstick(record: CellRecord) -> float | None:
+    """Seconds of the fixed piece of work timed beside a cell, the quicker of before and after; None where there was
+    none."""
+    conditions = record.time.conditions if record.time else None
+    positive = [seconds for seconds in (conditions.yardstick_seconds if conditions else ()) if seconds > 0]
+    return min(positive, default=None)
+
+
+def _alike(record: CellRecord) -> tuple[Any, ...]:
+    time = record.time
+    return (time.device, time.threads, time.dtype, time.compiled) if time else ()
+
+
+def _network(record: CellRecord) -> tuple[Any, ...]:
+    """What the cells share whose time is proportional to their multiply-adds: networks, in which proportions they run,
+    batch."""
+    counts = record.compute.evaluations
+    most = max(counts.values(), default=1)
+    sample = record.config.get("sample", {})
+    return (
+        canonical(record.config.get("model")),
+        sample.get("cache_from_level"),
+        sample.get("guidance"),
+        tuple(sorted((name, round(count / most, 2)) for name, count in counts.items())),
+        record.time.batch if record.time else None,
+    )
+
+
+def _groups(records: Iterable[CellRecord], key: Callable[[CellRecord], Any]) -> Iterable[list[CellRecord]]:
+    groups: dict[Any, list[CellRecord]] = {}
+    for record in records:
+        groups.setdefault(key(record), []).append(record)
+    return groups.values()
+
+
+def _median_of_quicker_half(values: Sequence[float]) -> float:
+    return median(sorted(values)[: (len(values) + 1) // 2]) if values else math.nan
 
 
 def untrusted(rows: Iterable[Row]) -> list[Row]:

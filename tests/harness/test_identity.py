@@ -201,3 +201,21 @@ def test_data_that_changed_since_the_planning_are_refused(tmp_path: Path, kind: 
     with pytest.raises(DataError, match=rf"a\.zip: is not what it was when {kind} .* was planned"):
         jobs.run(store, target)
     assert not store.is_done(target) and store.state(target)["state"] == "failed"
+
+
+def test_the_usual_weights_of_dinov2_are_part_of_the_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No digest of them is known ahead: the file in torch's cache tells, and without it there is no id."""
+    chosen = {"data": {"name": "cifar10", "path": "x"}, "measure": {"features": "dinov2"}}
+    measure = parse_experiment(chosen, "x").measure
+    identifier = Identifier()
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(MissingDataError, match=r"dinov2: its weights are not at .*hub/checkpoints/dinov2_vitl14_pret"):
+        identifier._weights_identity(measure)
+    path = tmp_path / "hub" / "checkpoints" / "dinov2_vitl14_pretrain.pth"
+    path.parent.mkdir(parents=True)
+    told = []
+    for content in (b"one", b"other"):
+        path.write_bytes(content)
+        told.append(Identifier()._weights_identity(measure))
+        assert told[-1] == hashlib.sha256(content).hexdigest()
+    assert told[0] != told[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 
-from harness.report import ReportOptions, load_options
+from harness.report import ReportOptions, figure_list, load_options
 from harness.report.figure_list import report_figures
 from harness.report.figures import against_figure, figure_keys, frontier_figure, sample_figure
 from harness.report.panel import Panel
@@ -34,7 +35,7 @@ from harness.report.style import (
     shaded,
 )
 from tests.report.conftest import REPORTED
-from tests.report.made_up import cell, panels, plain_rows, quickstart
+from tests.report.made_up import cell, panels, plain_rows, quickstart, write_report
 
 DUAL = {"model.kind": "dual_rate"}
 PUBLISHED = sorted((Path(__file__).parents[2] / "results").glob("*/cells.json"))
@@ -294,3 +295,13 @@ def test_no_label_runs_into_the_next_in_what_is_published(kept: Path) -> None:
     for panel in panels(plain_rows(kept), options.arms):
         for item in report_figures(panel, options):
             assert not overlapping(item.figure), item.name
+
+
+def test_a_person_adds_a_figure_to_the_list(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def mine(source: figure_list.Source) -> Iterator[figure_list.Drawn]:
+        yield figure_list.Drawn("mine", "My own.", frontier_figure(source.panel))
+
+    monkeypatch.setattr(figure_list, "FIGURES", [*figure_list.FIGURES, mine])
+    report = write_report("r", "", [cell("base", {"sample.steps": steps}) for steps in (4, 8)], tmp_path)
+    assert {"mine.png", "mine.pdf"} <= set(report.files)
+    assert "My own." in (tmp_path / "index.html").read_text(encoding="utf-8")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
 from harness.report import Report
+from harness.report.page import ASSETS
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -102,3 +104,12 @@ def test_headline_and_provenance_are_shown(report: Report, read: Reader) -> None
     text = "".join(read.text)
     assert report.headline in text and report.conditions in text
     assert "0123456789" in text and "torch" in text and "cells.json" in text
+
+
+def test_templates_style_and_script_are_in_the_wheel() -> None:
+    wheel = pytest.importorskip("hatchling.builders.wheel", reason="hatchling, which builds the wheel, is not here")
+    root = Path(__file__).parents[2]
+    included = {file.distribution_path for file in wheel.WheelBuilder(str(root)).recurse_included_files()}
+    assets = {str(path.relative_to(root)) for path in ASSETS.iterdir()}
+    assert len(assets) == 4 and assets <= included
+    assert "harness/metrics/extractors/digits_network.safetensors" in included

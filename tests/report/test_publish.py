@@ -38,7 +38,7 @@ def made(results: Path, *arguments: object) -> Path:
     try:
         done = CliRunner().invoke(cli.app, command, env={"HARNESS_CLUSTER": "inline"}, catch_exceptions=False)
     finally:
-        gc.enable()  # `harness report` is one process and goes without
+        assert gc.isenabled(), "the command leaves the collector as it found it"
     assert done.exit_code == 0, done.output
     return Path(json.loads(done.stdout)["report"])
 

@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
-from harness.report import Report, ReportOptions, headline
+from harness.report import Report, ReportOptions, headline, load_rows
+from harness.report import panels as report_panels
 from harness.report.timing import MARK, time_command, timing_noise
 from tests.report.conftest import Ran
 from tests.report.made_up import panels, write_report
 
+RESULTS = Path(__file__).parents[2] / "results"
 BUSY = "load 7.9 on 2 processors"
 COMMAND = "harness time some/sweep.yaml --set train.steps=3"
 OPTIONS = ReportOptions(command="harness report some/sweep.yaml --set train.steps=3")
@@ -129,3 +131,45 @@ def test_the_noise_of_timing_is_what_the_quartiles_of_the_repeats_tell(ran: Ran)
     for name, value in (("seconds_per_image_quartiles", None), ("repeats", 1)):
         silent = panels(changed(ran, lambda time, n=name, v=value: time.update({n: v})))[0].measured
         assert set(timing_noise(silent).values()) == {0.0}
+
+
+def doubts(rows: list[Any]) -> list[tuple[str, ...]]:
+    return [row.mistrust for row in panels(rows)[0].measured if row.mistrust]
+
+
+def set_yardsticks(rows: list[Any], seconds: list[float]) -> None:
+    for row, one in zip(rows, seconds, strict=True):
+        row["record"]["time"]["conditions"] = {"yardstick_seconds": [one * 1.1, one]}
+
+
+def test_a_cell_beside_which_the_same_work_took_longer_is_not_trusted(ran: Ran) -> None:
+    rows = ran.rows
+    set_yardsticks(rows, [0.01] * 7 + [0.0115, 0.02])
+    assert doubts(rows) == [("the same fixed work took 2.0× as long as beside other cells",)]
+    rows[8]["record"]["time"]["device"] = "another"
+    assert doubts(rows) == [], "what is slower by its nature is only compared with its like"
+    set_yardsticks(rows[:3], [0.01, 0.01, 0.02])
+    assert doubts(rows[:3]) == [], "three cells do not tell what is usual"
+
+
+def test_most_cells_on_a_slow_machine_do_not_make_it_the_usual_one(ran: Ran) -> None:
+    rows = ran.rows
+    set_yardsticks(rows, [0.01] * 4 + [0.02] * 5)
+    assert len(doubts(rows)) == 5
+
+
+def test_a_cell_whose_multiply_adds_took_longer_than_its_networks_others_is_not_trusted(ran: Ran) -> None:
+    rows = ran.rows
+    assert doubts(rows) == []
+    base = [row for row in rows if row["arm"] == "base"]
+    base[0]["record"]["time"]["seconds_per_image"] *= 3
+    assert doubts(rows) == [("it took 3.0× the seconds per GMAC of its network's other cells",)]
+    base[0]["record"]["time"]["seconds_per_image"] *= 0.6
+    assert doubts(rows) == [], "steps differ in overhead, and short timings in noise"
+
+
+def test_a_published_sweep_has_one_cell_that_was_timed_beside_something_else() -> None:
+    """The shrunk network took 8 times as long for 32 steps of DDIM as for 16, and as for 32 of DPM-Solver++."""
+    (panel,) = report_panels(load_rows(RESULTS / "digits-frontier" / "cells.json"))
+    doubted = [row for row in panel.measured if row.mistrust]
+    assert [(row.arm, row.sampler, row.steps) for row in doubted] == [("shrunk", "ddim", 32)]

@@ -90,6 +90,7 @@ def _values(row: Row, found: Distance | None, table: MainTable) -> dict[str, Any
         "gmacs_per_image": row.gmacs,
         "gflops_per_image": 2 * row.gmacs,
         "seconds_per_image": row.seconds,
+        "seconds_per_gmac": row.seconds_per_gmac,
         "latency_seconds": row.latency,
         "peak_memory_bytes": row.peak_memory,
         "parameters": row.parameters,
