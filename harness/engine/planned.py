@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+from harness.config.methods import source_of
 from harness.config.schema import DataConfig, Experiment
 from harness.data import fingerprint
 from harness.data.checksums import cache_folder
@@ -26,8 +27,6 @@ from harness.store.store import Kind
 
 Quantity = Literal["gmacs_per_image", "cell_gmacs", "training_gmacs"]
 COUNTED_WITH = ("torch", "fvcore")
-OWN_KINDS = ("single_rate", "dual_rate")
-"""Kinds of networks whose source is ours, and so under the hash of it."""
 PLANNED_DEVICE = "H100 SXM"
 PLANNED_UTILISATION = 0.4
 """Share of the device's peak that a plan counts on. An assumption, to be put right by what is measured."""
@@ -91,13 +90,15 @@ def _count(quantity: Quantity, experiment: Experiment) -> float:
 def _key_of(quantity: Quantity, experiment: Experiment) -> str | None:
     """A hash of all that a count depends on besides what is the same for all; None where that is not known."""
     content = _content(experiment.data)
-    if content is None or experiment.model.kind not in OWN_KINDS:
+    if content is None:
         return None
     sections = {name: experiment.model_dump(mode="json", include={name}) for name in ("model", "diffusion", "sample")}
     train = experiment.train.model_dump(mode="json", exclude={"start"})
     measure = experiment.measure.model_dump(mode="json", include={"images", "latency"})
     data = experiment.data.model_dump(mode="json", exclude={"path", "label"})
-    return _digest([quantity, content, data, sections, train, measure])
+    source = source_of(experiment.model.kind)  # of a method that is not ours
+    own = None if source is None else source.digest
+    return _digest([quantity, content, data, sections, train, measure, own])
 
 
 @lru_cache
