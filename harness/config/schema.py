@@ -612,7 +612,7 @@ def _whose(key: str, kind: str) -> str | None:
     if not owners:
         return None
     have = f"a {owners[0]} model has it" if len(owners) == 1 else f"{', '.join(owners)} models have it"
-    return f"only {have}, this one is {kind}"
+    return f"only {have}, this one is {kind}; null leaves out a key that an arm inherits"
 
 
 def _without_nothing(values: Mapping[str, Any], chosen: type[Experiment]) -> dict[str, Any]:

@@ -237,6 +237,19 @@ def test_a_key_that_the_kind_does_not_have_is_refused(values: dict[str, Any], me
     assert raised.value.problems[0].startswith(message.replace("KIND", kind))
 
 
+def test_an_arm_leaves_out_an_inherited_key_by_null(write: Write, tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    arm = f"set: {{model.kind: '{write()}'"
+    head = "name: s\nbase: {model: {width: 8}}\narms:\n  base: {}\n  a: "
+    path.write_text(f"{head}{{{arm}}}}}\n")
+    with pytest.raises(ConfigError, match=r"arm 'a': model\.width: only .* null leaves out a key that an arm inherits"):
+        load_sweep(path)
+    path.write_text(
+        f"name: s\nbase: {{model: {{width: 8}}}}\narms: {{base: {{}}, a: {{{arm}, model.width: null}}}}}}\n"
+    )
+    assert len(load_sweep(path).cells) == 2
+
+
 def test_null_is_a_key_left_out() -> None:
     assert parse_experiment({"model": {"light_width": None}}, "test") == parse_experiment({}, "test")
     given = {"model": {"kind": "dual_rate", "context_levels": None}, "sample": {"refreshes": 2}}
