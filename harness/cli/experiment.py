@@ -38,12 +38,12 @@ def bar(out: Console, label: str, kind: str) -> Iterator[JobProgress]:
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
-        TextColumn("{task.fields[said]}", markup=False),
+        TextColumn("{task.fields[text]}", markup=False),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=out, disable=not out.is_terminal) as progress:
-        task = progress.add_task(label, total=1.0, said="")
+        task = progress.add_task(label, total=1.0, text="")
         current = MAIN
 
         def tell(done: int, total: int, phase: str = MAIN) -> None:
@@ -51,7 +51,7 @@ def bar(out: Console, label: str, kind: str) -> Iterator[JobProgress]:
             if phase != current:  # another phase goes at another speed
                 progress.reset(task, total=1.0)
                 current = phase
-            progress.update(task, completed=done / total if total else 0.0, said=in_words(kind, done, total, phase))
+            progress.update(task, completed=done / total if total else 0.0, text=in_words(kind, done, total, phase))
 
         yield tell
 

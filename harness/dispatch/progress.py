@@ -168,11 +168,11 @@ class SweepProgress:
             BarColumn(),
             TaskProgressColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[said]}", markup=False),
+            TextColumn("{task.fields[text]}", markup=False),
             console=console,
             disable=not console.is_terminal,
         )
-        self.total = self.bars.add_task("all", total=1.0, said="ETA –")
+        self.total = self.bars.add_task("all", total=1.0, text="ETA –")
         self.tasks: dict[Target, TaskID] = {}
         self.count, self.finished = len(work), 0
         self.last_plain = time.monotonic()
@@ -193,7 +193,7 @@ class SweepProgress:
 
     def reporter(self, target: Target) -> Reporter:
         """A bar for `target`, and the call that moves it."""
-        self.tasks[target] = self.bars.add_task(self.label(target), total=1.0, said="starting")
+        self.tasks[target] = self.bars.add_task(self.label(target), total=1.0, text="starting")
         return Reporter(self, target)
 
     def remove(self, target: Target) -> None:
@@ -210,23 +210,23 @@ class SweepProgress:
 
     def show(self, target: Target, done: int, total: int, phase: str, started: bool) -> None:
         """Draw where `target` is; `started` says that the phase begins now."""
-        said = in_words(target.kind, done, total, phase)
+        text = in_words(target.kind, done, total, phase)
         if phase == MAIN and (left := self.clock.main_seconds_left(target)) is not None:
-            said += f", {clock_text(left)} left"
+            text += f", {clock_text(left)} left"
         if target in self.tasks:
-            self.bars.update(self.tasks[target], completed=done / total if total else 0.0, said=said)
-        self.bars.update(self.total, completed=self.clock.done_fraction(), said=self.eta)
+            self.bars.update(self.tasks[target], completed=done / total if total else 0.0, text=text)
+        self.bars.update(self.total, completed=self.clock.done_fraction(), text=self.eta)
         waiting = started and phase.startswith(WAITING)
         if not self.console.is_terminal and (waiting or time.monotonic() - self.last_plain > PLAIN_SECONDS):
             self.last_plain = time.monotonic()
-            self.console.print(f"[{100 * self.clock.done_fraction():.0f} %, {self.eta}] {self.label(target)}: {said}")
+            self.console.print(f"[{100 * self.clock.done_fraction():.0f} %, {self.eta}] {self.label(target)}: {text}")
 
     def note(self, text: str, target: Target | None = None, whole: bool = False) -> None:
         """One line that stays; that `target` is at its end, `whole` if it was made here."""
         if target is not None:
             self.finished += 1
             self.clock.finish(target, whole)
-            self.bars.update(self.total, completed=self.clock.done_fraction(), said=self.eta)
+            self.bars.update(self.total, completed=self.clock.done_fraction(), text=self.eta)
         head = f"[{self.finished}/{self.count}, {self.eta}] "
         self.console.print((head if target else "") + text)
 

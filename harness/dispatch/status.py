@@ -1,7 +1,8 @@
-"""What became of every training and cell of a sweep, from the files and, where it can be reached, from SLURM.
+"""The state of every target of a sweep, from the files of the store and, where it can be reached, from SLURM.
 
-A result on disk is the last word. Then comes the queue, then what the job itself noted before it ended, then what
-accounting or the job's log says about its end.
+A result on disk decides. After it comes SLURM's queue, then what the job itself noted before it ended, then what
+accounting or the job's log says of its end. What cannot run because of something that it needs is blocked, with the
+reason at the root of it.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ WORDS: dict[State, str] = {
     "failed": "it raised an error or was killed",
     "blocked": "what it needs has failed or was cancelled",
     "cancelled": "a person has cancelled it, or told it to stop",
-    "lost": "its job is gone without a word",
+    "lost": "its job is gone and has left no reason",
     "missing": "nothing runs it",
 }
 WAITING_FOR: dict[Kind, str] = {"training": "for the training that it starts from", "cell": "for its training"}
@@ -151,17 +152,17 @@ class _Reader:
             self._fill_running(row, noted)
             return
         stale = assignment is not None and noted.get("updated", 0) < assignment.submission.created
-        said = {} if stale else noted
+        current = {} if stale else noted
         if (
             job is not None
             and job.is_live
-            and (requeued or not (said.get("state") in ("failed", "blocked") and said.get("job") == job.id))
+            and (requeued or not (current.get("state") in ("failed", "blocked") and current.get("job") == job.id))
         ):
             self._fill_live(row, job, assignment)
-        elif said.get("state") in ("failed", "blocked") and not (assignment and assignment.was_cancelled):
-            row.state, row.reason = said["state"], noted_failure(said, assignment)
+        elif current.get("state") in ("failed", "blocked") and not (assignment and assignment.was_cancelled):
+            row.state, row.reason = current["state"], noted_failure(current, assignment)
         else:
-            row.state, row.reason = self._ending(target, said, assignment, job)
+            row.state, row.reason = self._ending(target, current, assignment, job)
         self._blame_need(row)
 
     def _is_held(self, target: Target) -> bool:
@@ -190,26 +191,26 @@ class _Reader:
             outside = assignment.outside if assignment else None
             row.state, row.reason = "waiting", f"for {outside}" if outside else WAITING_FOR[row.target.kind]
         elif job.reason == "BeginTime" and job.started:
-            held = time.strftime("%H:%M:%S", time.localtime(job.started))
-            row.state, row.reason = "queued", f"held back by SLURM until {held}"
+            until = time.strftime("%H:%M:%S", time.localtime(job.started))
+            row.state, row.reason = "queued", f"held back by SLURM until {until}"
         else:
             row.state, row.reason = "queued", job.reason
 
     def _ending(
-        self, target: Target, said: dict[str, Any], assignment: Assignment | None, job: Job | None
+        self, target: Target, noted: dict[str, Any], assignment: Assignment | None, job: Job | None
     ) -> tuple[State, str]:
         """Why a target whose job is over has no result."""
         if assignment is None:
-            if said.get("state") == "running":
-                return "lost", f"its process {said.get('pid')} on {said.get('host')} is gone"
+            if noted.get("state") == "running":
+                return "lost", f"its process {noted.get('pid')} on {noted.get('host')} is gone"
             return "missing", ""
         if assignment.was_cancelled:
             return "cancelled", "by harness cancel"
         if job is not None:
-            return ending_in_queue(target.kind, said, assignment, job)
+            return ending_in_queue(target.kind, noted, assignment, job)
         if not self.queue.is_reachable:
             return "queued", f"submitted as job {assignment.job}; SLURM cannot be asked"
-        return ending_in_log(target.kind, said, assignment)
+        return ending_in_log(target.kind, noted, assignment)
 
     def _blame_need(self, row: Row) -> None:
         """What cannot run because of something that it needs says so, with the reason at the root of it."""

@@ -198,7 +198,7 @@ class Sweep:
     trainings: dict[str, Training]
     cells: dict[str, Cell]
     missing: tuple[str, ...] = ()
-    """Messages of data and weights that are not there, without which ids cannot be told."""
+    """Messages about missing data and weights, without which ids cannot be computed."""
 
     @property
     def report_name(self) -> str:
@@ -306,7 +306,7 @@ def _distinct(values: Iterable[Any]) -> set[str]:
 def load_sweep(path: Path, overrides: Iterable[str] = (), *, without_data: bool = False) -> Sweep:
     """Read, resolve and check the sweep at `path`; `overrides` are ``key=value`` that hold in every cell.
 
-    With `without_data`, data that are not there leave its ids unknown, see :class:`Identifier`.
+    With `without_data`, missing data leave its ids unknown, see :class:`Identifier`.
     Raises :class:`ConfigError` listing the problems of all arms, each once with the arms and cells that have it.
     """
     overrides = tuple(decoded(text, "--set") for text in overrides)
@@ -492,18 +492,18 @@ def _resolve_arms(config: SweepConfig, path: Path) -> dict[str, tuple[dict[str, 
         base = _without_seed(flatten(config.base, "base"), "base")
     except ConfigError as error:
         problems += [f"base: {problem}" for problem in error.problems]
-    found = Problems(dict.fromkeys(config.arms, 1))
+    by_arm = Problems(dict.fromkeys(config.arms, 1))
     arms = {}
     for name in config.arms:
         try:
             arm_set, grid = _resolve_arm(config.arms, name, str(path))
             points = _points(grid, str(path))
         except ConfigError as error:
-            found.add(error.problems, name, 0, {})
+            by_arm.add(error.problems, name, 0, {})
             continue
         if not problems:
             arms[name] = {**base, **arm_set}, points
-    found.raise_if_any(path, problems)
+    by_arm.raise_if_any(path, problems)
     return arms
 
 
@@ -562,7 +562,7 @@ def _repeated(values: list[Any]) -> list[Any]:
 
 
 class Problems:
-    """Problems of a sweep's cells: each is told once, with the arms and the varied keys of the cells that have it."""
+    """Problems of a sweep's cells, each listed once with the arms and the varied keys of the cells that have it."""
 
     def __init__(self, points: Mapping[str, int]) -> None:
         self.points = points
@@ -575,11 +575,11 @@ class Problems:
 
     def raise_if_any(self, path: Path, before: Iterable[str] = ()) -> None:
         """Raise :class:`ConfigError` with the problems `before` and those added."""
-        told = [*before, *(f"{self._where(places)}: {problem}" for problem, places in self._places.items())]
-        if told:
-            raise ConfigError(str(path), _shortened(told))
+        problems = [*before, *(f"{self._arms_of(places)}: {problem}" for problem, places in self._places.items())]
+        if problems:
+            raise ConfigError(str(path), _shortened(problems))
 
-    def _where(self, places: Mapping[str, Mapping[int, dict[str, Any]]]) -> str:
+    def _arms_of(self, places: Mapping[str, Mapping[int, dict[str, Any]]]) -> str:
         names = [repr(arm) for arm in places]
         shown = names if len(names) <= MOST_ARMS else [*names[:MOST_ARMS], f"{len(names) - MOST_ARMS} more"]
         whole = all(len(places[arm]) == self.points[arm] for arm in places)

@@ -169,3 +169,20 @@ def test_a_reporter_gives_seconds_to_the_phase_that_took_them(now: list[float]) 
         now[0] = 22.0
         report.spend()
     assert bars.clock.seconds[CELLS[0]] == {"starting": 3.0, "": 6.0, "features": 6.0, "timing": 7.0}
+
+
+def test_an_eta_is_no_shorter_than_the_longest_chain() -> None:
+    """Three trainings, each the start of the next, are made one after another whatever the number of workers."""
+    chain = [Target("training", f"t{n}") for n in range(4)]
+    needs = {chain[0]: (), chain[1]: (), chain[2]: (chain[1],), chain[3]: (chain[2],)}
+    for workers, expected in ((1, 30.0), (2, 30.0), (8, 30.0)):
+        clock = WorkClock(dict.fromkeys(chain, 100.0), workers, needs)
+        clock.spend(chain[0], 10.0)
+        clock.advance(chain[0], 1.0)
+        clock.finish(chain[0], whole=True)
+        assert clock.remaining_seconds() == pytest.approx(expected)
+    clock = WorkClock(dict.fromkeys(chain, 100.0), 2, dict.fromkeys(chain, ()))
+    clock.spend(chain[0], 10.0)
+    clock.advance(chain[0], 1.0)
+    clock.finish(chain[0], whole=True)
+    assert clock.remaining_seconds() == pytest.approx(15.0)

@@ -34,26 +34,26 @@ LOG_ENDS = re.compile(r"\*\*\* (JOB|STEP) \S+ (?:ON \S+ )?CANCELLED AT \S+(?: DU
 UNITS: dict[Kind, str] = {"training": "step", "cell": "image"}
 
 
-def ending_in_queue(kind: Kind, said: dict[str, Any], assignment: Assignment, job: Job) -> Ending:
-    """Of a job whose state SLURM still tells; `said` is what the job itself has noted."""
+def ending_in_queue(kind: Kind, noted: dict[str, Any], assignment: Assignment, job: Job) -> Ending:
+    """Of a job whose state SLURM still tells; `noted` is the state that the job itself kept."""
     if job.state == "CANCELLED":
         return _cancelled(kind, assignment, job)
-    told = telling(*_logs(assignment))
-    if saved := _saved(kind, said, assignment, told):
+    logged = telling(*_logs(assignment))
+    if saved := _saved(kind, noted, assignment, logged):
         return ("failed", f"{ENDS[job.state]}; {saved}") if job.state in ENDS else ("cancelled", saved)
     if job.state in ENDS:
-        return "failed", f"{ENDS[job.state]}: {told.line}" if told.is_cause else ENDS[job.state]
-    if said.get("state") == "running":
-        return "failed", f"{KILLED}: {told.line}" if told.line else KILLED
+        return "failed", f"{ENDS[job.state]}: {logged.line}" if logged.is_cause else ENDS[job.state]
+    if noted.get("state") == "running":
+        return "failed", f"{KILLED}: {logged.line}" if logged.line else KILLED
     if NOT_LAUNCHED.search(job.reason) and not assignment.log.with_suffix(".err").exists():
         return "failed", f"its node could not begin it: it cannot write to {assignment.log.parent} ({job.reason})"
-    return "failed", f"{NO_RESULT}: {told.line}" if told.line else f"{NO_RESULT}; see `harness logs`"
+    return "failed", f"{NO_RESULT}: {logged.line}" if logged.line else f"{NO_RESULT}; see `harness logs`"
 
 
-def ending_in_log(kind: Kind, said: dict[str, Any], assignment: Assignment) -> Ending:
+def ending_in_log(kind: Kind, noted: dict[str, Any], assignment: Assignment) -> Ending:
     """Of a job that SLURM has forgotten, where accounting is off."""
-    told = telling(*_logs(assignment))
-    if saved := _saved(kind, said, assignment, told):
+    logged = telling(*_logs(assignment))
+    if saved := _saved(kind, noted, assignment, logged):
         return "cancelled", saved
     found = LOG_ENDS.findall(tail(assignment.log.with_suffix(".err")))
     what, cause = found[-1] if found else ("", "")
@@ -64,16 +64,16 @@ def ending_in_log(kind: Kind, said: dict[str, Any], assignment: Assignment) -> E
     if cause:
         return "lost", f"SLURM ended the job due to {cause.lower()}"
     forgotten = f"SLURM no longer knows job {assignment.job}"
-    return "lost", f"{forgotten}: {told.line}" if told.line else forgotten
+    return "lost", f"{forgotten}: {logged.line}" if logged.line else forgotten
 
 
-def noted_failure(said: dict[str, Any], assignment: Assignment | None) -> str:
-    """The error that a job has noted; if that is only the loss of another rank, what this other one has said."""
-    error = said.get("error") or ""
+def noted_failure(noted: dict[str, Any], assignment: Assignment | None) -> str:
+    """The error that a job has noted; if that is only the loss of another rank, what that one has logged."""
+    error = noted.get("error") or ""
     if assignment is not None and CONSEQUENCE.match(error):
-        told = telling(*_logs(assignment))
-        if told.is_cause:
-            return f"another rank failed: {told.line}"
+        logged = telling(*_logs(assignment))
+        if logged.is_cause:
+            return f"another rank failed: {logged.line}"
     return error
 
 
@@ -84,13 +84,13 @@ def _logs(assignment: Assignment) -> Iterator[Path]:
     return itertools.takewhile(Path.exists, paths)
 
 
-def _saved(kind: Kind, said: dict[str, Any], assignment: Assignment, told: Telling) -> str:
+def _saved(kind: Kind, noted: dict[str, Any], assignment: Assignment, logged: Telling) -> str:
     """Of a job that was told to stop and has saved: where; and what then kept it from being requeued."""
-    stopped = said.get("stopped")
-    if said.get("state") != "waiting" or said.get("job") != assignment.job or not stopped:
+    stopped = noted.get("stopped")
+    if noted.get("state") != "waiting" or noted.get("job") != assignment.job or not stopped:
         return ""
     where = f"stopped, saved at {UNITS[kind]} {stopped[0]} of {stopped[1]}; harness sweep goes on from there"
-    return f"{where} ({told.line})" if told.is_cause else where
+    return f"{where} ({logged.line})" if logged.is_cause else where
 
 
 def _cancelled(kind: Kind, assignment: Assignment, job: Job) -> Ending:
