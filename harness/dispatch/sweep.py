@@ -29,7 +29,7 @@ from harness.config.schema import (
 from harness.config.values import ReadBy, as_typed, decoded, from_text
 from harness.config.yamlfile import load_mapping
 from harness.errors import ConfigError
-from harness.metrics import DEFAULT
+from harness.metrics import DEFAULT, metric_of
 from harness.store.identity import Identifier, _digest
 from harness.store.store import LOCAL
 
@@ -208,7 +208,19 @@ def load_sweep(path: Path, overrides: Iterable[str] = (), *, without_data: bool 
                     held.rows.append(row)
     found.raise_if_any(path)
     _check_report(config, str(path))
+    _check_metric(config.report.metric, cells.values(), str(path))
     return Sweep(config, path, overrides, trainings, cells, tuple(identify.missing))
+
+
+def _check_metric(metric: str, cells: Iterable[Cell], source: str) -> None:
+    """Raise ConfigError for a measure that the report is to rank by and that no cell takes."""
+    names = {name for cell in cells for name in cell.experiment.measure.metric_names}
+    known = sorted(measure.name for name in names for measure in metric_of(name).measures)
+    if known and metric not in known:
+        problem = (
+            f"report.metric: {metric!r} is measured in no cell; choices: {', '.join(known)}{nearest(metric, known)}"
+        )
+        raise ConfigError(source, [f"{problem}; measure.metrics adds others"])
 
 
 def load_experiment(path: Path, overrides: Iterable[str] = (), arm: str | None = None) -> Experiment:
