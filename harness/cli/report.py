@@ -152,7 +152,9 @@ def make(
     title = sweep.config.title or sweep.config.name
     report = write_report(name, title, cells, folder, options, store.root, reported_table(store.root))
     made = Made(folder, _summary(report, folder))
-    write_json(_memory(sweep, store), {"digest": digest, "summary": made.summary})
+    # One made by another measure than the sweep's own is not what the next sweep leaves behind.
+    is_own = options.metric == sweep.config.report.metric
+    write_json(_memory(sweep, store), {"digest": digest if is_own else None, "summary": made.summary})
     return made
 
 

@@ -36,7 +36,7 @@ from harness.config.yamlfile import load_mapping
 from harness.dispatch.graph import find_cycle, in_order
 from harness.errors import ConfigError
 from harness.files import expanded
-from harness.metrics import DEFAULT
+from harness.metrics import DEFAULT, metric_of
 from harness.store.identity import START_TRAINING, UNKNOWN_ID, Identifier, _digest, start_training
 from harness.store.store import LOCAL, Target
 
@@ -341,6 +341,7 @@ def load_sweep(path: Path, overrides: Iterable[str] = (), *, without_data: bool 
                     shared.rows.append(row)
     problems.raise_if_any(path, _arms_for_nothing(config, starts))
     _check_report(config, str(path))
+    _check_metric(config.report.metric, cells.values(), str(path))
     return Sweep(config, path, overrides, trainings, cells, tuple(identify.missing))
 
 
@@ -351,6 +352,17 @@ def _arms_for_nothing(config: SweepConfig, starts: Starts) -> list[str]:
         return ["arms: none of them has cells; leave out cells: false"]
     used = starts.named_arms()
     return [f"arm {name!r}: cells: false, and no arm starts from it" for name in without if name not in used]
+
+
+def _check_metric(metric: str, cells: Iterable[Cell], source: str) -> None:
+    """Raise ConfigError for a measure that the report is to rank by and that no cell takes."""
+    names = {name for cell in cells for name in cell.experiment.measure.metric_names}
+    known = sorted(measure.name for name in names for measure in metric_of(name).measures)
+    if known and metric not in known:
+        problem = (
+            f"report.metric: {metric!r} is measured in no cell; choices: {', '.join(known)}{nearest(metric, known)}"
+        )
+        raise ConfigError(source, [f"{problem}; measure.metrics adds others"])
 
 
 def load_experiment(path: Path, overrides: Iterable[str] = (), arm: str | None = None) -> Experiment:

@@ -11,7 +11,8 @@ import torch
 from pydantic import ValidationError
 
 from harness.config.schema import MeasureConfig, parse_experiment
-from harness.errors import DataError
+from harness.dispatch.sweep import load_sweep
+from harness.errors import ConfigError, DataError
 from harness.measure.fidelity import measure_quality
 from harness.measure.reference import Reference
 from harness.measure.train_digits_extractor import digits
@@ -142,3 +143,13 @@ def test_labels() -> None:
     plain, named = metric.measures
     assert plain.label_for("digits", False) == "a b"
     assert named.label_for("digits", False) == "C-digits" and named.label_for("Inception", True) == "CID"
+
+
+def test_a_report_is_ranked_by_what_its_cells_measure_or_refused_before_anything_runs(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    text = "name: s\nbase: {MEASURE}\narms: {base: {}}\nreport: {metric: recall}\n"
+    path.write_text(text.replace("{MEASURE}", "{}"), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"report\.metric: 'recall' is measured in no cell; choices: frechet, ker"):
+        load_sweep(path)
+    path.write_text(text.replace("{MEASURE}", "{measure: {metrics: [precision_recall]}}"), encoding="utf-8")
+    assert load_sweep(path).config.report.metric == "recall"

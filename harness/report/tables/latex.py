@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import unicodedata
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import pandas as pd
 
 from harness.report.tables.numbers import DASH
 
-if TYPE_CHECKING:
-    from harness.report.tables.table import Table
+
+class Tabular(Protocol):
+    """What is set: a table's name, caption and cells, which of them are numbers, and which in bold."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def caption(self) -> str: ...
+    @property
+    def text(self) -> pd.DataFrame: ...
+    @property
+    def numeric(self) -> set[str]: ...
+    @property
+    def strong(self) -> frozenset[tuple[int, str]]: ...
+
 
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -100,7 +113,7 @@ def _wrapped(text: str) -> str:
     return f"{{{escaped}}}"
 
 
-def latex(table: Table) -> str:
+def latex(table: Tabular) -> str:
     """The table as a float, shrunk to the text's width if need be; from :data:`LONG` lines on as a longtable."""
     columns = list(table.text.columns)
     if not columns:
@@ -132,7 +145,7 @@ def latex(table: Table) -> str:
     )
 
 
-def _cell(table: Table, line: int, column: str, value: object) -> str:
+def _cell(table: Tabular, line: int, column: str, value: object) -> str:
     """A cell's text in braces, since a line that opens with a bracket would be read as the option of the break before
     it."""
     text = _wrapped(value if isinstance(value, str) else DASH)
