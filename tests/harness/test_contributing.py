@@ -74,7 +74,7 @@ def test_a_method_trains_samples_counts_times_and_reports_beside_the_base(folder
         weights = [2 * channels * 9 + channels, channels**2 * 9 + channels, channels * 9 + 1]
         assert record["compute"]["parameters"] == {"network": sum(weights)}
         assert record["time"]["share"]["network"] > 0 and record["time"]["seconds_per_image"] > 0
-        assert record["quality"]["per_seed"][0]["frechet"] > 0
+        assert record["quality"]["per_seed"][0]["values"]["frechet"] > 0
         assert record["provenance"]["method_source"]["files"] == [
             "plain_nets/__init__.py",
             "plain_nets/convolutions.py",
