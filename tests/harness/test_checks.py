@@ -137,7 +137,8 @@ def test_nothing_is_trained_for_what_cannot_be_measured(tmp_path: Path, command:
 def test_compiling_on_a_cpu_needs_a_compiler(section: str, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setenv("CXX", "no-such-compiler")
-    compiled = tiny(**{section: {"compile": True}, "measure": {"latency": {"repeats": 1, "warmup": 1}}})
+    sections: dict[str, Any] = {section: {"compile": True}, "measure": {"latency": {"repeats": 1, "warmup": 1}}}
+    compiled = tiny("single_rate", **sections)
     with pytest.raises(ConfigError, match=rf"{key}: true needs a C\+\+ compiler on a CPU, and there is no no-such"):
         check_compiler([compiled], [compiled])
     check_compiler([tiny()], [tiny()])

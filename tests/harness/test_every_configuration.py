@@ -143,7 +143,7 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
             )
         )
         values[key] = draw(strategy)
-    options = {
+    options: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "ancestral": {"sample.variance": SHARE},
         "ddim": {"sample.eta": SHARE},
         "heun": {

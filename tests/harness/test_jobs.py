@@ -20,7 +20,8 @@ from harness.store.store import DamagedRecord, Store, Target
 from tests.harness.tiny_experiments import tiny
 
 EXPERIMENT = tiny(sample={"seeds": [0, 1]}, measure={"latency": {"repeats": 2, "warmup": 1}})
-TRAINING, CELL = (Target(kind, id) for kind, id in zip(("training", "cell"), identify(EXPERIMENT), strict=True))
+TRAINING_ID, CELL_ID = identify(EXPERIMENT)
+TRAINING, CELL = Target("training", TRAINING_ID), Target("cell", CELL_ID)
 
 
 def prepared(folder: Path) -> Store:

@@ -66,7 +66,7 @@ def test_what_changes_a_cost_is_counted_anew(
 ) -> None:
     costs = PlannedCosts(tmp_path / "costs.json")
     costs(quantity, tiny())
-    changed = tiny(**{section: {key: value}})
+    changed = tiny("single_rate", **{section: {key: value}})
     assert costs(quantity, changed) == getattr(estimate, quantity)(changed)
     assert counts == [quantity] * 2
 

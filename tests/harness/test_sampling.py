@@ -50,7 +50,7 @@ def filled(experiment: Experiment) -> ImageGenerator:
     generator = fresh_generator(experiment, torch.device("cpu"))
     seeded = torch.Generator().manual_seed(1)
     for parameter in generator.trained_model.parameters():
-        parameter += 0.1 * torch.randn(parameter.shape, generator=seeded)
+        parameter.add_(0.1 * torch.randn(parameter.shape, generator=seeded))
     return generator
 
 
@@ -104,8 +104,12 @@ def test_nothing_in_the_loop_waits_for_the_device(method: str, sampler: str, mon
 
 def test_the_watch_would_see_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = fresh_generator(METHODS["single_rate"], torch.device("cpu"))
+
+    def wait(step: int, z: Tensor, x: Tensor) -> None:
+        float(x.mean())
+
     with watched_loop(monkeypatch), pytest.raises(AssertionError, match="in the sampling loop"):
-        generator.draw(0, torch.arange(2), callback=lambda step, z, x: float(x.mean()))
+        generator.draw(0, torch.arange(2), callback=wait)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -133,7 +137,7 @@ def test_memory_layout_and_batch_change_no_image(method: str) -> None:
     alone = torch.cat([generator.draw(3, torch.tensor([i])) for i in range(4)])
     torch.testing.assert_close(alone, together, rtol=0, atol=2e-4)
     assert any(p.ndim == 4 and not p.is_contiguous() for p in generator.trained_model.parameters()), "channels last"
-    generator.trained_model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    generator.trained_model.to(memory_format=torch.contiguous_format)
     torch.testing.assert_close(generator.draw(3, torch.arange(4)), together, rtol=0, atol=2e-4)
     assert together.std() > 0.1
 

@@ -10,6 +10,7 @@ from harness.config.schema import parse_experiment
 from harness.dispatch.sweep import load_experiment, load_sweep
 from harness.errors import ConfigError
 from harness.store.identity import identify
+from tests.harness.tiny_experiments import model_of
 
 
 def write(tmp_path: Path, text: str, name: str = "s.yaml") -> Path:
@@ -66,7 +67,7 @@ def test_like_inherits_an_arm_and_extends_a_file(tmp_path: Path) -> None:
     arms = {arm for c in sweep.cells.values() for arm, _ in c.rows}
     assert arms == {"dual-rate", "wide"}
     wide = [c.experiment for c in sweep.cells.values() if c.rows[0][0] == "wide"]
-    assert {(e.model.width, e.model.light_width, e.seed, e.train.steps) for e in wide} == {(32, 1.0, 3, 7)}
+    assert {(model_of(e).width, model_of(e).light_width, e.seed, e.train.steps) for e in wide} == {(32, 1.0, 3, 7)}
 
 
 def test_id_covers_what_changes_figures_and_nothing_else() -> None:
@@ -91,7 +92,7 @@ def test_set_overrides_every_cell_and_moves_the_report(tmp_path: Path) -> None:
 
 def test_one_experiment_from_a_file_or_an_arm(tmp_path: Path) -> None:
     alone = write(tmp_path, "sample: {steps: 3}\nmodel.width: 8\n", "one.yaml")
-    assert load_experiment(alone).model.width == 8
+    assert model_of(load_experiment(alone)).width == 8
     path = write(tmp_path, BASIC)
     assert load_experiment(path, arm="dual-rate").sample.refresh_interval == 2
     with pytest.raises(ConfigError, match="did you mean 'dual-rate'"):

@@ -116,7 +116,7 @@ def test_activation_checkpointing_gives_the_same_gradients(kind: str) -> None:
     saving, _ = run_steps(tiny(kind, train={"checkpoint_activations": True}))
     gradients = [[p.grad for p in state.model.parameters()] for state in (plain, saving)]
     for one, other in zip(*gradients, strict=True):
-        assert (one is None and other is None) or torch.equal(one, other)  # type: ignore[arg-type]
+        assert (one is None and other is None) or torch.equal(one, other)
 
 
 def test_bfloat16_has_float32_master_weights_and_is_near_float32() -> None:

@@ -11,6 +11,11 @@ TRAIN: dict[str, Any] = {"steps": 6, "batch": 8, "learning_rate": 1e-2, "log_eve
 SAMPLE: dict[str, Any] = {"steps": 4, "batch": 4}
 
 
+def model_of(experiment: Experiment) -> Any:
+    """The model's section. Its class is made of the keys of its method, so no type checker knows them."""
+    return experiment.model
+
+
 def tiny(kind: str = "single_rate", **sections: dict[str, Any]) -> Experiment:
     """A tiny experiment; `sections` change keys of its sections."""
     dual = kind == "dual_rate"

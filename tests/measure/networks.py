@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from models.cache import CachedSingleRate
-from models.dual_rate import DualRate
+from models.dual_rate import ContextLevels, DualRate
 from models.parameterization import Preconditioning
 from models.single_rate import SingleRate
 from models.uvit import UViT, UViTConfig
@@ -46,7 +46,7 @@ def edm() -> SingleRate:
 def dual_rate(light: dict[str, Any] | None = None, **changes: Any) -> DualRate:
     torch.manual_seed(0)
     light = {**LIGHT, **(light or {})}
-    levels = "last" if 0 in light["context_channels"] else "all"
+    levels: ContextLevels = "last" if 0 in light["context_channels"] else "all"
     encoder = UViT(heavy(**{**changes, "out_channels": None}))
     return DualRate(encoder, UViT(heavy(**changes, **light)), context_levels=levels).eval()
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from harness.config.schema import LatencyConfig, parse_experiment
 from harness.engine.costs import measure_sampling
 from harness.measure import latency
-from harness.measure.latency import CpuClock, Timing, largest_batch, marking, measure_time, time_sampling
+from harness.measure.latency import CpuClock, Mark, Timing, largest_batch, marking, measure_time, time_sampling
 from harness.measure.memory import peak_memory_bytes, reset_peak_memory
 from harness.measure.quiet import Watch
 from models.method import RunNetwork, run_network
@@ -98,7 +98,8 @@ def test_median_and_quartiles() -> None:
 )
 @torch.no_grad()
 def test_every_method_is_marked_where_its_networks_run(model: Any, expected: dict[str, int]) -> None:
-    before, marks = dict(vars(model)), []
+    before = dict(vars(model))
+    marks: list[Mark] = []
     run = marking(CpuClock(), marks)(run_network)
     state = None
     for step in range(6):
@@ -220,14 +221,13 @@ def test_the_device_has_a_name() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu_events_time_the_work_not_its_launch() -> None:
     device = torch.device("cuda")
-    model = networks.dual_rate().to(device)
     matrix = torch.randn(4096, 4096, device=device)
 
-    def sample(batch: int) -> None:
+    def sample(batch: int, watch: object) -> None:
         for _ in range(50):
             matrix @ matrix
 
-    timing = time_sampling(sample, model, 1, device, warmup=2, repeats=3)
+    timing = time_sampling(sample, 1, device, warmup=2, repeats=3)
     assert timing.median > 50 * 2 * 4096**3 / 2e15  # no GPU multiplies float32 faster than that
-    record = measure_time(sample, model, 2, device, warmup=1, repeats=2)
+    record = measure_time(sample, 2, device, warmup=1, repeats=2)
     assert record["peak_memory_bytes"] > matrix.nbytes

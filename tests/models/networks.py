@@ -25,7 +25,7 @@ def randomised(make: Callable[[], Net], scale: float = 0.15) -> Net:
         torch.manual_seed(0)
         network = make()
         for parameter in network.parameters():
-            parameter += scale * torch.randn(parameter.shape)
+            parameter.add_(scale * torch.randn(parameter.shape))
     return network.eval()
 
 

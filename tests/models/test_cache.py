@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,7 +13,7 @@ from tests.models.networks import IMAGE, single_rate
 
 LOG_SNR = torch.tensor(0.4)
 LABELS = torch.tensor([0, 2])
-THREE_LEVELS = {
+THREE_LEVELS: dict[str, Any] = {
     "widths": (8, 8, 16),
     "blocks": (1, 2, 1),
     "kinds": ("conv", "transformer", "transformer"),

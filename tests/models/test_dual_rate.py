@@ -100,7 +100,7 @@ def test_the_context_is_projected_once_per_refresh() -> None:
     calls: list[nn.Module] = []
     projections = [*model.projections, *(level.project for level in model.denoiser.levels)]
     for layer in projections:
-        layer.register_forward_hook(lambda module, *_: calls.append(module))  # type: ignore[union-attr]
+        layer.register_forward_hook(lambda module, *_: calls.append(module))
     state = None
     for step in range(6):
         _, state = model.step(noise(step), NOW, LABELS, None if step % 3 == 0 else state)

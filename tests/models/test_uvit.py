@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -91,7 +92,7 @@ SHAPES: list[dict[str, object]] = [
 @pytest.mark.parametrize("entry", ["level", "block"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_equals_its_definition_with_the_context_concatenated_at_every_step(
-    shape: dict[str, object], entry: ContextEntry
+    shape: dict[str, Any], entry: ContextEntry
 ) -> None:
     network = uvit(**({"context_channels": (3, 2)} | shape), context_entry=entry)
     z, log_snr, labels = (
@@ -112,7 +113,7 @@ def test_equals_its_definition_with_the_context_concatenated_at_every_step(
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_features_of_every_level(shape: dict[str, object]) -> None:
+def test_features_of_every_level(shape: dict[str, Any]) -> None:
     network = uvit(**(shape | {"out_channels": None, "context_channels": None}))
     output = network(noise(2, 1, 8, 8), torch.tensor(0.0), network.condition())
     sides = network.config.sides
@@ -186,7 +187,7 @@ def test_memory_layout_does_not_change_the_result() -> None:
     network = uvit(channels=3, out_channels=3)
     z, log_snr = noise(2, 3, 8, 8), torch.tensor(0.0)
     expected = network(z, log_snr, network.condition()).image
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = network.to(memory_format=torch.channels_last)
     given = z.to(memory_format=torch.channels_last)
     assert torch.allclose(network(given, log_snr, network.condition()).image, expected, atol=1e-5)
 

@@ -124,7 +124,7 @@ def _quickstart(seed: int, generator: np.random.Generator, noise: float) -> Iter
         for steps in (8, 16, 32, 64):
             evaluations = 2 * steps - 1 if sampler == "heun" else steps
             value = floor[sampler] * (1 + (9 / steps) ** 1.2)
-            varied = {"sample.sampler": sampler, "sample.steps": steps}
+            varied: dict[str, Any] = {"sample.sampler": sampler, "sample.steps": steps}
             yield cell("base", varied, frechet=draw(value), gmacs=HEAVY * evaluations, seed=seed)
     for steps in (8, 16, 32):
         yield cell(

@@ -180,7 +180,7 @@ def test_nothing_is_cut_off_at_column_width(panel: Panel) -> None:
 
 
 def test_letters_are_legible_in_print(panel: Panel) -> None:
-    sizes = {t.get_fontsize() for t in frontier_figure(panel).findobj(matplotlib.text.Text) if t.get_text()}
+    sizes = {float(t.get_fontsize()) for t in frontier_figure(panel).findobj(matplotlib.text.Text) if t.get_text()}
     assert min(sizes) >= 6
 
 

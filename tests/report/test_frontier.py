@@ -113,11 +113,11 @@ def test_a_far_dearer_method_that_is_better_everywhere_is_not_called_cheaper() -
 
 
 def simulated(generator: np.random.Generator, ratio: float, noise: float) -> Comparison:
-    drawn = [
+    method, base = (
         series(name, scale * COSTS, COSTS**-0.5 * np.exp(noise * generator.standard_normal(len(COSTS))), 0, noise)
         for name, scale in (("method", 1 / ratio), ("base", 1.0))
-    ]
-    return compare(*drawn, "gmacs", replicates=150)
+    )
+    return compare(method, base, "gmacs", replicates=150)
 
 
 def test_the_interval_holds_the_true_ratio_about_as_often_as_it_says() -> None:
@@ -151,10 +151,11 @@ def with_noisy_costs(points: Series, noise: float, generator: np.random.Generato
 def test_noise_of_the_costs_is_in_the_interval_as_often_as_it_says() -> None:
     generator = np.random.default_rng(2)
     base, method = series("base", COSTS, COSTS**-0.5), series("m", COSTS / 1.5, COSTS**-0.5)
-    drawn = [[with_noisy_costs(points, 0.1, generator) for points in (method, base)] for _ in range(150)]
-    found = [compare(*pair, "seconds", replicates=150) for pair in drawn]
+    drawn = [(with_noisy_costs(method, 0.1, generator), with_noisy_costs(base, 0.1, generator)) for _ in range(150)]
+    found = [compare(own, other, "seconds", replicates=150) for own, other in drawn]
     assert 0.85 <= np.mean([c.low <= 1.5 <= c.high for c in found]) <= 1.0
-    exact = [compare(*(replace(p, cost_noise=None) for p in pair), "seconds", replicates=150) for pair in drawn]
+    without = [(replace(own, cost_noise=None), replace(other, cost_noise=None)) for own, other in drawn]
+    exact = [compare(own, other, "seconds", replicates=150) for own, other in without]
     assert np.mean([c.low <= 1.5 <= c.high for c in exact]) < 0.1, "without it the interval is too narrow"
 
 

@@ -219,13 +219,11 @@ def test_time_is_told_at_the_distances_of_compute() -> None:
     ((compute,), (time,)) = (comparisons(panel, who, cost) for cost in ("gmacs", "seconds"))
     assert [at.target for at in time.matched] == [at.target for at in compute.matched]
     noise = panel.timing_noise
-    alone = compare(
-        *(
-            series(arm, arm, [r for r in panel.measured if r.arm == arm], panel.distances, "seconds", noise)
-            for arm in ARMS
-        ),
-        "seconds",
+    dual_rate, base = (
+        series(arm, arm, [r for r in panel.measured if r.arm == arm], panel.distances, "seconds", noise) for arm in ARMS
     )
+    assert dual_rate is not None and base is not None
+    alone = compare(dual_rate, base, "seconds")
     assert [at.target for at in alone.matched] != [at.target for at in time.matched]
     assert (alone.ratio, alone.low, alone.high) == (time.ratio, time.low, time.high)
 

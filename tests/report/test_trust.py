@@ -36,6 +36,10 @@ def changed(ran: Ran, change: Change, arms: tuple[str, ...] = ("base", "dual-rat
     return rows
 
 
+def with_key(name: str, value: object) -> Change:
+    return lambda time: time.update({name: value})
+
+
 def busy(time: dict[str, Any]) -> None:
     time |= {"trusted": False, "reasons": [BUSY]}
 
@@ -129,7 +133,7 @@ def test_the_noise_of_timing_is_what_the_quartiles_of_the_repeats_tell(ran: Ran)
     noise = timing_noise(panels(changed(ran, noisy))[0].measured)
     assert len(noise) == 9 and list(noise.values()) == pytest.approx([0.1906 / 0.846] * 9, rel=0.03)
     for name, value in (("seconds_per_image_quartiles", None), ("repeats", 1)):
-        silent = panels(changed(ran, lambda time, n=name, v=value: time.update({n: v})))[0].measured
+        silent = panels(changed(ran, with_key(name, value)))[0].measured
         assert set(timing_noise(silent).values()) == {0.0}
 
 

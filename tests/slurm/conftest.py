@@ -64,7 +64,11 @@ def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     for sweep in made:
         sweep.hurry()
         queue.cancel(sweep.live_jobs())
-        cluster.wait_until(lambda sweep=sweep: not sweep.live_jobs(), "the jobs of this test to be gone", seconds=60)
+        _wait_until_gone(sweep)
+
+
+def _wait_until_gone(sweep: Running) -> None:
+    cluster.wait_until(lambda: not sweep.live_jobs(), "the jobs of this test to be gone", seconds=60)
 
 
 @pytest.fixture(scope="session")

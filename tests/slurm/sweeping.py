@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from harness.cli.app import app
 from harness.dispatch.plan import plan, save_experiments
 from harness.dispatch.slurm import calls as calls_module
 from harness.dispatch.slurm import queue
+from harness.dispatch.slurm.job import SlurmJob
 from harness.dispatch.slurm.settings import load_settings
 from harness.dispatch.slurm.submissions import current_user, load_submissions
 from harness.dispatch.slurm.submit import Submitted, submit
@@ -165,8 +166,8 @@ def controller_lost_after_one_array() -> Iterator[None]:
     """SLURM takes the first array of a submission; then its controller is gone until the block ends."""
     original = calls_module.submit_array
 
-    def submit_then_stop(*given: Any) -> str:
-        number = original(*given)
+    def submit_then_stop(jobs: Sequence[SlurmJob], folder: Path, parameters: dict[str, Any]) -> str:
+        number = original(jobs, folder, parameters)
         script("controller", "stop")
         return number
 

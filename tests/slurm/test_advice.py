@@ -45,7 +45,7 @@ def test_a_limit_that_is_too_short_fits_or_is_too_long() -> None:
 def test_what_runs_tells_of_a_limit_that_it_will_reach() -> None:
     target = Target("training", "t")
     array = SubmittedArray("n", "training", (("t",),), job="7", minutes=10)
-    assigned = {target: Assignment("7", "n", Submission(Path("s"), "s", "source"), None, array)}
+    assigned = {target: Assignment("7", "n", Submission(Path("s"), "s", "source"), (), array)}
     row = Row(target, "running", progress=(100, 1000), elapsed_seconds=200, eta_seconds=1800)  # 0.5 steps/s
     (sentence,) = status_advice(SweepStatus({target: row}, assigned=assigned))
     assert "about 33:20 (0.5 steps/s in training t)" in sentence and "--slurm trainings.time=45m" in sentence

@@ -49,8 +49,12 @@ def test_time_out_three_times_over(running: Make, undisturbed: dict[str, Any]) -
     sweep.submit()
     (training,) = sweep.trainings
     saved: list[str] = []
+
+    def wait_for_run(number: int) -> None:
+        wait_until(lambda: sweep.attempts(training) == number, f"run {number}")
+
     for runs in (1, 2, 3):
-        wait_until(lambda runs=runs: sweep.attempts(training) == runs, f"run {runs}")
+        wait_for_run(runs)
         wait_until(lambda: sweep.store.state(training)["state"] == "waiting", f"time-out {runs}", release=False)
         saved.append(max(path.name for path in sweep.store.training_folder(training.id).glob("checkpoint-*")))
     assert saved == sorted(set(saved))  # each run has come further than the one before

@@ -25,7 +25,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def assigned(folder: Path, target: Target, memory: str | None, said: str = "") -> Assignment:
     (folder / "7_0_log.err").write_text(said)
     array = SubmittedArray("n", target.kind, ((target.id,),), job="7", memory=memory)
-    return Assignment("7", "n", Submission(folder, "s", "source"), None, array)
+    return Assignment("7", "n", Submission(folder, "s", "source"), (), array)
 
 
 @pytest.mark.parametrize(

@@ -140,8 +140,8 @@ def test_every_command_that_is_printed_can_be_pasted(tmp_path: Path, extra: list
     page = next((tmp_path / "results").glob("tiny*/index.html")).read_text()
     told.append(page[page.index("harness report") :].partition("</code>")[0])
     assert len(told) == 3
-    for command in told:
-        words = shlex.split(command)
+    for line in told:
+        words = shlex.split(line)
         assert [word for word in options if word not in words] == []
         again = CliRunner().invoke(app, [*words[1:], *(["--dry-run"] if words[1] == "sweep" else [])])
         assert again.exit_code == 0, again.output

@@ -19,6 +19,7 @@ from harness.data import open_data
 from harness.dispatch.sweep import Sweep, load_sweep
 from harness.engine.estimate import expected_runs, planned_costs
 from harness.measure.flops import sampling_macs
+from tests.harness.tiny_experiments import model_of
 from tools.made_images import make, make_cifar10
 from tools.made_inception import make_inception
 
@@ -135,8 +136,13 @@ def test_a_miniature_differs_from_its_sweep_in_sizes_alone(name: str, tmp_path: 
         assert least <= shipped[at] and least <= values, at
     assert max(cell.experiment.sample.steps for cell in small.cells.values()) <= 8
     assert {cell.experiment.sample.compile for cell in small.cells.values()} == {True}
-    networks = {(len(c.experiment.model.blocks), c.experiment.model.levels) for c in real.cells.values()}
-    assert networks == {(len(c.experiment.model.blocks), c.experiment.model.levels) for c in small.cells.values()}
+    assert shapes_of(real) == shapes_of(small)
+
+
+def shapes_of(sweep: Sweep) -> set[tuple[int, tuple[str, ...]]]:
+    """How many levels the networks of a sweep have, and of which kinds."""
+    models = [model_of(cell.experiment) for cell in sweep.cells.values()]
+    return {(len(model.blocks), model.levels) for model in models}
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler on a CPU")

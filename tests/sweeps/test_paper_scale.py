@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 
 from harness.config.schema import Experiment
+from harness.data.dataset import DataInfo
 from harness.dispatch.sweep import load_experiment
 from harness.engine.estimate import planned_costs
 from models.refresh import evenly
@@ -19,16 +19,16 @@ SWEEPS = Path(__file__).parents[2] / "sweeps"
 TOLERANCE = 0.02
 
 
-@dataclass(frozen=True)
-class Images:
+def images(name: str, size: int, classes: int) -> DataInfo:
     """What a network must know of the data, without the data."""
-
-    size: int
-    classes: int
-    channels: int = 3
+    return DataInfo(name, "train", images=1, size=size, channels=3, classes=classes, fingerprint="")
 
 
-INFO = {"imagenet64": Images(64, 1000), "imagenet128": Images(128, 1000), "cifar10": Images(32, 10)}
+INFO = {
+    "imagenet64": images("imagenet64", 64, 1000),
+    "imagenet128": images("imagenet128", 128, 1000),
+    "cifar10": images("cifar10", 32, 10),
+}
 
 
 def experiment(sweep: str, arm: str, *overrides: str) -> Experiment:

@@ -43,13 +43,14 @@ class Finder(importlib.abc.MetaPathFinder):
         self.busy = True
         spec = importlib.util.find_spec(name)
         self.busy = False
+        assert spec is not None and spec.loader is not None, name
         execute = spec.loader.exec_module
 
         def exec_module(module):
             execute(module)
             setattr(module, PATCHED[name], slowed(getattr(module, PATCHED[name])))
 
-        spec.loader.exec_module = exec_module
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
 
