@@ -1,4 +1,4 @@
-"""Sweeps on SLURM: submit, wait, retry, cancel, and what a submission would ask for."""
+"""Sweeps on SLURM: submit, wait, retry, cancel, and preview a submission."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from harness.store.store import Store, Target
 from harness.wording import count_of
 
 SUBMIT_SECONDS = 30.0
-"""At least so long between two tries to submit what a limit on jobs has left."""
+"""Shortest time between two attempts to submit what a limit on jobs has kept out of the queue."""
 WAIT_SECONDS = 5.0
 
 
@@ -43,19 +43,19 @@ def settings_of(sweep: Sweep, options: Sequence[str]) -> ClusterSettings:
 def submit_sweep(
     planned: Plan, store: Store, out: Console, asked: Asked, only: Collection[Target] | None = None
 ) -> Submitted:
-    """Submit what is missing and say so."""
+    """Submit what is missing and print what was submitted."""
     try:
         submitted = submit(planned.sweep, store, settings_of(planned.sweep, asked.slurm), only, asked.slurm)
     except StillSubmitted as error:
-        rest = f"the rest is submitted by: {asked.command('sweep', submits=True)}"
-        raise StillSubmitted(f"{error}\n{rest}\nthey are ended by: {asked.command('cancel')}") from None
+        rest = f"to submit the rest: {asked.command('sweep', submits=True)}"
+        raise StillSubmitted(f"{error}\n{rest}\nto end them: {asked.command('cancel')}") from None
     for line in describe_submission(submitted, asked):
         out.print(line, highlight=False, markup=False)
     return submitted
 
 
 def describe_submission(submitted: Submitted, asked: Asked) -> list[str]:
-    """What was submitted, in words, what was not, and what to do about it."""
+    """What was submitted, what was not, and what to do about it, in words."""
     parts = []
     if submitted.submission is not None:
         arrays = submitted.submission.arrays
@@ -84,9 +84,9 @@ def _counted(targets: Collection[Target]) -> str:
 
 
 def wait_for(sweep: Sweep, store: Store, out: Console, options: Sequence[str] = ()) -> dict[str, str]:
-    """Show the status until no job of the sweep is left; what has no result then, with the reason.
+    """Show the status until no job of the sweep is left; return what then has no result, with the reason.
 
-    What the cluster's limit on jobs has left is submitted as places in the queue come free.
+    What the cluster's limit on jobs has kept out of the queue is submitted as jobs end.
     """
     shown, rest = "", _Rest(sweep, store, options)
     with Live(console=out, auto_refresh=False, transient=True) as live:
@@ -104,16 +104,16 @@ def wait_for(sweep: Sweep, store: Store, out: Console, options: Sequence[str] = 
 
 
 class _Rest:
-    """Submits what has no job yet, each time that some jobs have ended since the last try."""
+    """Submits what has no job yet, whenever some jobs have ended since the last attempt."""
 
     def __init__(self, sweep: Sweep, store: Store, options: Sequence[str]) -> None:
         self.sweep, self.store, self.options = sweep, store, options
         self.live: int | None = None
-        """How many targets had a job at the last try."""
+        """How many targets had a job at the last attempt."""
         self.next_try = 0.0
 
     def submit(self, status: SweepStatus) -> bool:
-        """Whether there is something to wait for: anything was submitted, or is left for want of a place."""
+        """Whether there is something to wait for: jobs were submitted, or still wait for room in the queue."""
         missing = {row.target for row in status.in_states(["missing"])}
         live = len(status.in_states(LIVE))
         self.live = live if self.live is None else self.live
@@ -128,7 +128,7 @@ class _Rest:
             return True
         except DispatchError:
             if not live:
-                raise  # nobody is left to wait for
+                raise  # there is no other job to wait for
             return False
         if submitted.submission is not None:
             self.live = None
@@ -150,7 +150,7 @@ def retry(
     options: Sequence[str],
     json_output: bool,
 ) -> None:
-    """Run again what has failed, was cancelled, is blocked or lost; of that only `names` (ids), if given."""
+    """Run again what failed, was cancelled, is blocked or lost; if `names` (ids) are given, only those."""
     sweep, store, out = load_sweep(file, overrides), Store(results), console(json_output)
     planned = plan(sweep, store)
     status = read_status(planned, store)
@@ -159,9 +159,7 @@ def retry(
         out.print(f"nothing to retry: {summary_line(status)}", highlight=False, markup=False)
         if status.in_states(["missing"]):
             asked = Asked(file, overrides, results, cluster, options)
-            out.print(
-                f"this runs what is missing: {asked.command('sweep', submits=True)}", highlight=False, markup=False
-            )
+            out.print(f"to run what is missing: {asked.command('sweep', submits=True)}", highlight=False, markup=False)
         if json_output:
             print_json({"retried": []})
         return
@@ -186,31 +184,31 @@ def retry(
 
 
 def _last_submission(chosen: Collection[Target], status: SweepStatus) -> Submission | None:
-    """The newest submission that was to make any of `chosen`."""
-    made = [status.assigned[target].submission for target in chosen if target in status.assigned]
-    return max(made, key=lambda submission: submission.created, default=None)
+    """The newest submission of any of `chosen`."""
+    submissions = [status.assigned[target].submission for target in chosen if target in status.assigned]
+    return max(submissions, key=lambda submission: submission.created, default=None)
 
 
 def _remembered(before: Submission | None, options: Sequence[str], out: Console) -> list[str]:
-    """What ``--slurm`` said when the jobs were submitted; what is said now comes after it and wins."""
+    """The ``--slurm`` settings that the jobs were submitted with; those given now come after them and win."""
     kept = [text for text in before.slurm if not _is_over(text)] if before is not None else []
     if kept:
-        said = " ".join(f"--slurm {text}" for text in kept)
-        also = ", and of this command" if options else ""
-        out.print(f"with the settings of the submission before: {said}{also}", highlight=False, markup=False)
+        repeated = " ".join(f"--slurm {text}" for text in kept)
+        also = ", and those of this command" if options else ""
+        out.print(f"with the settings of the earlier submission: {repeated}{also}", highlight=False, markup=False)
     return kept
 
 
 def _is_over(option: str) -> bool:
-    """Whether it names jobs to wait for that have ended, well or not: a person who retries knows."""
+    """Whether it names jobs to wait for that have ended, well or not: whoever retries knows that."""
     key, _, value = option.partition("=")
     if key.strip().rpartition(".")[2] != "after":
         return False
     try:
-        still, _ = outside_dependencies(JobSettings(after=value).dependencies)
+        pending, _ = outside_dependencies(JobSettings(after=value).dependencies)
     except ConfigError:
         return True
-    return not still
+    return not pending
 
 
 def _retry_here(planned: Plan, store: Store, out: Console, chosen: Collection[Target]) -> list[Target]:
@@ -225,7 +223,7 @@ def _retry_here(planned: Plan, store: Store, out: Console, chosen: Collection[Ta
 def cancel(
     file: Path, names: Sequence[str], overrides: Sequence[str], results: Path, earlier: bool, json_output: bool
 ) -> None:
-    """End the sweep's jobs on SLURM; of those only the jobs of `names` (ids) or of earlier versions, if asked."""
+    """End the sweep's jobs on SLURM: all, or only those of `names` (ids) or of earlier versions of the sweep."""
     store, out = Store(results), console(json_output)
     try:
         sweep = load_sweep(file, overrides)
@@ -235,7 +233,7 @@ def cancel(
         cancelled = cancel_jobs_of_file(file, overrides, store)
         if not cancelled.jobs and not cancelled.left:
             raise
-        out.print(f"{file} holds no sweep that can be read; its jobs are known all the same", highlight=False)
+        out.print(f"{file} cannot be read as a sweep; its jobs are known from their records", highlight=False)
     else:
         chosen = find_targets(sweep, names, submitted_targets(sweep, store)) if names else None
         cancelled = cancel_jobs(sweep, store, chosen, earlier_only=earlier)
@@ -248,11 +246,11 @@ def cancel(
     if cancelled.kept:
         ids = [target.id for target in cancelled.kept]
         command = Asked(file, overrides, results).command("cancel", *ids)
-        out.print(f"to end what others wait for all the same: {command}", highlight=False, markup=False)
+        out.print(f"to end them as well, although others wait for them: {command}", highlight=False, markup=False)
 
 
 def proposal(planned: Plan, store: Store, options: Sequence[str]) -> dict[str, Any]:
-    """The jobs that a submission would ask for, as plain values."""
+    """The jobs that a submission would request, as plain values."""
     settings = settings_of(planned.sweep, options)
     from harness.engine.planned import planned_costs
 
@@ -262,34 +260,34 @@ def proposal(planned: Plan, store: Store, options: Sequence[str]) -> dict[str, A
     return {
         "arrays": [
             {
-                "kind": made.array.kind,
-                "jobs": len(made.array.elements),
-                "sbatch": made.options,
-                "gpu_hours_at_most": made.gpu_hours,
-                "accepted": made.trial.accepted if made.trial else None,
-                "said": made.trial.said if made.trial else "",
+                "kind": proposed.array.kind,
+                "jobs": len(proposed.array.elements),
+                "sbatch": proposed.options,
+                "gpu_hours_at_most": proposed.gpu_hours,
+                "accepted": proposed.trial.accepted if proposed.trial else None,
+                "said": proposed.trial.said if proposed.trial else "",
             }
-            for made in proposals
+            for proposed in proposals
         ],
-        "gpu_hours_at_most": sum(made.gpu_hours for made in proposals),
+        "gpu_hours_at_most": sum(proposed.gpu_hours for proposed in proposals),
         "note": note,
         "time": [time_advice(one, settings) for one in expected],
     }
 
 
-def show_proposal(asked: Mapping[str, Any], out: Console) -> None:
-    """The sbatch lines, what SLURM says to them, and the GPU-hours, for people."""
-    if asked["note"]:
-        out.print(asked["note"], style="yellow", highlight=False, markup=False)
-    for place, array in enumerate(asked["arrays"]):
-        line = f"ARRAY{place}: {count_of(array['jobs'], array['kind'] + ' job')}: sbatch {' '.join(array['sbatch'])}"
+def show_proposal(proposed: Mapping[str, Any], out: Console) -> None:
+    """Print the sbatch lines, what SLURM says about them, and the GPU-hours."""
+    if proposed["note"]:
+        out.print(proposed["note"], style="yellow", highlight=False, markup=False)
+    for number, array in enumerate(proposed["arrays"]):
+        line = f"ARRAY{number}: {count_of(array['jobs'], array['kind'] + ' job')}: sbatch {' '.join(array['sbatch'])}"
         out.print(line, highlight=False, markup=False)
         if array["said"]:
             style = "" if array["accepted"] else "red"
             out.print(f"  sbatch --test-only: {array['said']}", style=style, highlight=False, markup=False)
-    for line in asked["time"]:
+    for line in proposed["time"]:
         out.print(line, highlight=False, markup=False)
-    jobs = sum(array["jobs"] for array in asked["arrays"])
-    calls, hours = len(asked["arrays"]), asked["gpu_hours_at_most"]
-    what = f"{count_of(jobs, 'job')} in {count_of(calls, 'call')} of sbatch"
-    out.print(f"{what}; at most {hours:,.1f} GPU-hours per run of all", highlight=False)
+    jobs = sum(array["jobs"] for array in proposed["arrays"])
+    calls, hours = len(proposed["arrays"]), proposed["gpu_hours_at_most"]
+    total = f"{count_of(jobs, 'job')} in {count_of(calls, 'call')} of sbatch"
+    out.print(f"{total}; at most {hours:,.1f} GPU-hours per run of all", highlight=False)

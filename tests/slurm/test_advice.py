@@ -36,9 +36,9 @@ def said(seconds: float, time: str, kind: Kind = "training", cells_per_job: int 
 def test_a_limit_that_is_too_short_fits_or_is_too_long() -> None:
     short = said(6 * 3600, "1h")
     assert "trainings: the longest job takes about 6:00:00 (2 steps/s)" in short
-    assert "about 7 runs with a limit of 1h; --slurm trainings.time=8h holds it in one" in short
-    assert said(2 * 3600, "4h").endswith("a limit of 4h holds it in one run")
-    assert "a limit of 1d is long for it; --slurm trainings.time=2h45m is enough" in said(2 * 3600, "1d")
+    assert "about 7 runs with a limit of 1h; --slurm trainings.time=8h fits it into one" in short
+    assert said(2 * 3600, "4h").endswith("a limit of 4h is enough for one run")
+    assert "a limit of 1d is far too long; --slurm trainings.time=2h45m is enough" in said(2 * 3600, "1d")
     assert "cells: the longest job takes about 40:00" in said(600, "4h", "cell", cells_per_job=4)
 
 

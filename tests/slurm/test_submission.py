@@ -310,7 +310,7 @@ def test_retry_remembers_what_the_submission_was_given(running: Make) -> None:
     wait_until(lambda: not sweep.live_jobs(), "all to be cancelled")
     said = harness("retry", sweep, "--slurm", "time=20m")
     assert "submits to SLURM (as its jobs before)" in said
-    assert "with the settings of the submission before: --slurm sbatch.hold=true --slurm sbatch.nice=7" in said
+    assert "with the settings of the earlier submission: --slurm sbatch.hold=true --slurm sbatch.nice=7" in said
     shown = cluster.command("scontrol", "show", "job", sweep.row(sweep.trainings[0]).job or "")
     assert "Nice=7" in shown and "TimeLimit=00:20:00" in shown and "JobHeldUser" in shown
 

@@ -1,4 +1,4 @@
-"""The time limit that a sweep's jobs need, from what its trainings and cells have taken so far."""
+"""The time limit that a sweep's jobs need, estimated from how long its trainings and cells have taken so far."""
 
 from __future__ import annotations
 
@@ -20,21 +20,23 @@ from harness.errors import ConfigError, StoreError
 from harness.store.store import Kind, Store, Target
 
 Work = Callable[[Kind, Experiment], float]
-"""GMACs of a training or cell."""
+"""GMACs of a whole training or cell."""
 
 START_SECONDS = 120.0
-"""Of a job, before its first step: imports, data, compilation."""
+"""What a job spends before its first step: imports, data, compilation."""
 MARGIN = 1.25
+"""Suggested limits exceed the estimate by this factor."""
 STEPS = ((3600.0, 300), (4 * 3600.0, 900), (math.inf, 3600))
-"""Up to so many seconds, a limit is suggested in multiples of so many."""
+"""(longest limit, step), in seconds: limits up to the first are rounded up to a multiple of the second."""
 READ_CELLS = 50
-SHORTER = 4
-"""A limit this many times too long is worth a word: SLURM starts short jobs sooner."""
+"""How many cells' records an estimate reads at most."""
+TOO_LONG = 4
+"""A limit that exceeds the need by this factor is pointed out: SLURM starts short jobs sooner."""
 
 
 @dataclass(frozen=True)
 class Expected:
-    """How long the longest of what is missing takes, and from what that is known."""
+    """How long the longest missing training or cell takes, and the measurement that says so."""
 
     kind: Kind
     seconds: float
@@ -42,7 +44,7 @@ class Expected:
 
 
 def expected_times(planned: Plan, store: Store, work: Work) -> list[Expected]:
-    """Of each kind of which something has been measured in the store, for this or an earlier version of the sweep."""
+    """One estimate per kind that the store has measurements of, from this or an earlier version of the sweep."""
     return [*_expected_trainings(planned, store, work), *_expected_cells(planned, store, work)]
 
 
@@ -67,16 +69,16 @@ def _expected_trainings(planned: Plan, store: Store, work: Work) -> Iterator[Exp
 
 
 def _known_trainings(planned: Plan, store: Store) -> list[str]:
-    """Of the sweep as its file stands and of earlier versions that were submitted."""
+    """The trainings of the sweep as its file stands and of earlier versions that were submitted."""
     key = SweepKey.of(planned.sweep)
-    submitted = assignments([made for made in load_submissions(store) if made.is_of(key)])
+    submitted = assignments([submission for submission in load_submissions(store) if submission.is_of(key)])
     return list(dict.fromkeys([*planned.sweep.trainings, *(t.id for t in submitted if t.kind == "training")]))
 
 
 def _experiment(planned: Plan, store: Store, training: str) -> Experiment | None:
     if training in planned.sweep.trainings:
         return planned.sweep.trainings[training].experiment
-    with contextlib.suppress(StoreError, ConfigError):  # of an earlier version, perhaps of the harness too
+    with contextlib.suppress(StoreError, ConfigError):  # it may come from an earlier version of the harness, too
         return store.load_experiment(Target("training", training))
     return None
 
@@ -103,7 +105,7 @@ def _device(store: Store, training: str) -> str:
 
 
 def seconds_per_step(store: Store, training: str) -> float | None:
-    """What a training that has ended took, or one that has begun takes; None if it has made no steps."""
+    """The pace of a training that has ended or is under way; None before its first steps are logged."""
     with contextlib.suppress(StoreError):
         done = store.read_training(training)
         if done.seconds_of_last_run and done.steps_of_last_run:
@@ -117,7 +119,7 @@ def seconds_per_step(store: Store, training: str) -> float | None:
 
 
 def time_advice(expected: Expected, settings: ClusterSettings) -> str:
-    """What the time limit of `settings` means for the longest of what is missing, and a better one."""
+    """What the time limit of `settings` means for the longest missing job, and which limit would be better."""
     own = settings.of(expected.kind)
     per_job = own.cells_per_job if expected.kind == "cell" else 1
     return _sentence(
@@ -131,15 +133,15 @@ def _sentence(kind: Kind, seconds: float, measured: str, limit: float, warning: 
     takes = f"{kind}s: the longest job takes about {clock_text(seconds)} ({measured})"
     if needed > limit - warning:
         runs = math.ceil(seconds / max(1.0, limit - warning - START_SECONDS))
-        return f"{takes}: about {runs} runs with a limit of {_duration(limit)}; {better} holds it in one"
-    if SHORTER * needed * MARGIN < limit:
-        return f"{takes}: a limit of {_duration(limit)} is long for it; {better} is enough, and starts sooner"
-    return f"{takes}: a limit of {_duration(limit)} holds it in one run"
+        return f"{takes}: about {runs} runs with a limit of {_duration(limit)}; {better} fits it into one"
+    if TOO_LONG * needed * MARGIN < limit:
+        return f"{takes}: a limit of {_duration(limit)} is far too long; {better} is enough, and lets it start sooner"
+    return f"{takes}: a limit of {_duration(limit)} is enough for one run"
 
 
 def status_advice(status: SweepStatus) -> list[str]:
-    """Of each kind, what runs for longer than its limit at the pace that it has now."""
-    found: dict[Kind, tuple[float, str]] = {}
+    """One sentence per kind, about the running job that at its present pace exceeds its limit the most."""
+    slowest: dict[Kind, tuple[float, str]] = {}
     for target, row in status.rows.items():
         assignment = status.assigned.get(target)
         minutes = assignment.array.minutes if assignment is not None and assignment.array is not None else None
@@ -147,22 +149,22 @@ def status_advice(status: SweepStatus) -> list[str]:
             continue
         done, total = row.progress
         pace = (total - done) / row.eta_seconds
-        if total / pace + START_SECONDS > 60 * minutes and total / pace > found.get(target.kind, (0.0, ""))[0]:
+        if total / pace + START_SECONDS > 60 * minutes and total / pace > slowest.get(target.kind, (0.0, ""))[0]:
             unit = "steps" if target.kind == "training" else "images"
             measured = f"{pace:.3g} {unit}/s in {target}"
-            found[target.kind] = total / pace, _sentence(target.kind, total / pace, measured, 60 * minutes)
-    return [sentence for _, sentence in found.values()]
+            slowest[target.kind] = total / pace, _sentence(target.kind, total / pace, measured, 60 * minutes)
+    return [sentence for _, sentence in slowest.values()]
 
 
 def suggested(seconds: float) -> str:
-    """A time limit with some room, as the cluster settings take it."""
-    roomy = seconds * MARGIN
-    step = next(step for most, step in STEPS if roomy <= most)
-    return _duration(math.ceil(roomy / step) * step)
+    """A time limit with a margin, as the cluster settings take it."""
+    generous = seconds * MARGIN
+    step = next(step for longest, step in STEPS if generous <= longest)
+    return _duration(math.ceil(generous / step) * step)
 
 
 def _duration(seconds: float) -> str:
-    """``90s``, ``5m``, ``2h30m``, ``1d4h``."""
+    """Such as ``90s``, ``5m``, ``2h30m`` or ``1d4h``."""
     whole = round(seconds)
     parts = [(whole // 86400, "d"), (whole // 3600 % 24, "h"), (whole // 60 % 60, "m"), (whole % 60, "s")]
     return "".join(f"{count}{unit}" for count, unit in parts if count) or "0s"

@@ -1,6 +1,6 @@
-"""What SLURM runs: targets that are made one after another, saved when the job is asked to stop, and requeued.
+"""What a SLURM job runs: its targets one after another, saved and requeued when the job is asked to stop.
 
-Light to import: the sooner a job listens to signals, the better.
+Quick to import: the sooner a job handles signals, the better.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from harness.errors import DispatchError
 from harness.store.store import Store, Target
 
 TIMED_OUT = signal.SIGUSR2
-"""SLURM's warning: the time limit is near (or, where the site sends it, preemption), and the job may be requeued."""
+"""SLURM's warning that the time limit is near (or preemption, where a site sends it then): the job may be requeued."""
 
 SAVING_SHARE = 0.6
-"""Share of the warning time that a job is given to reach a step's end and save, before it is requeued regardless."""
+"""Share of the warning time in which a job must finish its step and save; after that it is requeued regardless."""
 
 START_AGAIN = 128 + TIMED_OUT
-"""Exit status of a job that could not requeue itself: its batch script tries it then."""
+"""Exit status of a job that could not requeue itself: its batch script then tries to."""
 
 STOPPED = os.EX_TEMPFAIL
-"""Exit status of a job that was told to stop and has saved. Less than what a killed rank gives (137, 140): srun tells
-the greatest status of all ranks and, having lost one, tells the others to stop."""
+"""Exit status of a job that was told to stop and has saved. Smaller than that of a killed rank (137, 140): srun returns
+the largest status of all ranks and, having lost one, tells the others to stop."""
 
 SUBMITTED_SECONDS = 60.0
-"""Longest wait for what `sbatch` was called for: it is written once the job's number is known."""
+"""Longest wait for the pickled job, which is written once sbatch has returned the job's number."""
 
 STDOUT, STDERR = 1, 2
 
@@ -46,10 +46,10 @@ REQUEUE_PAUSE_SECONDS = 3.0
 
 
 def run_submitted(folder: Path) -> NoReturn:
-    """Run what was submitted for this process and end it.
+    """Run what was submitted for this process, and exit.
 
-    Ends at once when all is made: nothing that happens while an interpreter with libraries of many kinds is taken
-    down, no signal, no disk that is full, may turn finished work into a failed job, whose dependents are cancelled.
+    Exits at once when everything is done, without shutting the interpreter down: no signal and no full disk at that
+    late moment may turn finished work into a failed job, whose dependents would be cancelled.
     """
     environment = submitit.JobEnvironment()
     say(f"Starting with {environment}", STDOUT)
@@ -62,28 +62,28 @@ def _submitted(path: Path) -> DelayedSubmission:
     deadline = time.monotonic() + SUBMITTED_SECONDS
     while not path.exists():
         if time.monotonic() > deadline:
-            raise DispatchError(f"{path} has not come: the terminal that submitted this job ended too early")
+            raise DispatchError(f"{path} was never written: the terminal that submitted this job ended too early")
         time.sleep(0.5)
     return DelayedSubmission.load(path)
 
 
 def say(line: str, descriptor: int = STDERR) -> None:
-    """Print a line, if it can be printed: a full disk under the log is no reason to end the work.
+    """Print a line if possible: a full disk under the log is no reason to end the work.
 
-    Past Python's own streams, which a signal's handler may meet in the middle of a print.
+    Bypasses Python's own streams, since a signal handler may interrupt them in the middle of a print.
     """
     with contextlib.suppress(OSError):
         os.write(descriptor, f"{line}\n".encode(errors="replace"))
 
 
 class SlurmJob:
-    """Makes `targets` one after another. Pickled by reference: it holds names and numbers, and runs its own source."""
+    """Makes `targets` one after another. Its pickle holds no code: a job runs the source copied for it."""
 
     def __init__(self, root: Path, targets: list[Target], warning_seconds: float) -> None:
         self.root, self.targets, self.warning_seconds = root, targets, warning_seconds
 
     def __call__(self) -> None:
-        """Raises what the last of its targets raised that failed; the others are made all the same."""
+        """Make all targets, whichever fail; then raise the error of the last one that failed."""
         environment = submitit.JobEnvironment()
         if environment.num_tasks > 1:
             TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
@@ -91,17 +91,17 @@ class SlurmJob:
             from harness.engine.distributed import process_group
             from harness.errors import Stopped
 
-            made = False
+            finished = False
             try:
                 with process_group():
                     self._make_targets(stop)
-                    made = True
+                    finished = True
             except Stopped:
                 stop.leave()
             except Exception as error:
-                if made:  # only the farewell to the other ranks has failed
+                if finished:  # only leaving the process group has failed
                     say(f"all is made; leaving the other ranks: {type(error).__name__}: {error}")
-                elif stop.is_set() and environment.num_tasks > 1:  # another rank was quicker to leave
+                elif stop.is_set() and environment.num_tasks > 1:  # another rank left first
                     self._forget_failure(environment)
                     stop.leave()
                 else:
@@ -118,36 +118,36 @@ class SlurmJob:
             except Stopped:
                 raise
             except Exception as error:
-                if store.is_done(target):  # only what follows has failed, a note of it on a full disk
+                if store.is_done(target):  # only something after it has failed, such as a note of it on a full disk
                     say(f"{target} is made; after that: {jobs.first_line(error)}")
                     continue
                 if submitit.JobEnvironment().num_tasks > 1:
-                    raise  # the other ranks may not have failed, and would wait
+                    raise  # the other ranks may not have failed, and would wait for this one
                 failure = error
         if failure is not None:
             raise failure
 
     def _forget_failure(self, environment: submitit.JobEnvironment) -> None:
-        """What the first rank has noted is the other ranks' leaving, not a failure of the work."""
+        """The failure that the first rank has recorded is only that other ranks left, not one of the work."""
         if environment.global_rank == 0:
             for target in self.targets:
                 Store(self.root).forget_failure(target)
 
 
 class StopRequest:
-    """Turns SLURM's signals into a flag that the work looks at between steps.
+    """Turns SLURM's signals into a flag that the work checks between steps.
 
-    SIGTERM (preemption, scancel) asks to save; SLURM itself decides what then becomes of the job. SIGUSR2 (the limit is
-    near) asks to save and be requeued; work that has not come to a step's end within `patience_seconds` is requeued as
-    it stands, even in the middle of a call that Python cannot interrupt: a thread waits for this signal, and nobody
-    else gets it, neither the processes that load data or compile, nor this one while it ends.
+    SIGTERM (preemption, scancel) means: save; SLURM itself decides what then happens to the job. SIGUSR2 (the limit is
+    near) means: save and be requeued. Work that does not finish its step within `patience_seconds` is requeued as it
+    stands, even in the middle of a call that Python cannot interrupt: a thread waits for this signal, and it alone
+    receives it, not the processes that load data or compile, nor this process while it exits.
     """
 
     def __init__(self, patience_seconds: float, environment: submitit.JobEnvironment) -> None:
         self.patience_seconds = patience_seconds
         self._job, self._is_first = environment.job_id, environment.global_rank == 0
         self._process = os.getpid()
-        self._got: set[int] = set()
+        self._received: set[int] = set()
         self._over = threading.Event()
 
     def __enter__(self) -> StopRequest:
@@ -158,29 +158,29 @@ class StopRequest:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """The process is about to end, and ends as the work did, whatever is sent to it."""
+        """The process is about to exit: from now on no signal changes how."""
         self._over.set()
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     def is_set(self) -> bool:
-        return bool(self._got)
+        return bool(self._received)
 
     def leave(self) -> NoReturn:
-        """End the process: requeued if the limit was near, or if it was for another rank that all have stopped."""
+        """Exit; requeue the job if the limit was near, or if only another rank was the reason to stop."""
         self._over.set()
         if not self._is_first:
-            sys.exit(0)  # the first rank's status tells, and it may still be at its last words
-        if TIMED_OUT in self._got or not self._got:
+            sys.exit(0)  # the first rank's status counts, and it may still be saving
+        if TIMED_OUT in self._received or not self._received:
             requeue(self._job)
             sys.exit(START_AGAIN)
         sys.exit(STOPPED)
 
     def _on_terminate(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() == self._process and not self._over.is_set():  # else of a process that loads data
+        if os.getpid() == self._process and not self._over.is_set():  # else this is a process that loads data
             self._ask(number)
 
     def _ask(self, number: int) -> None:
-        self._got.add(number)
+        self._received.add(number)
         say(f"{signal.Signals(number).name}: saving at the end of this step")
 
     def _await_warning(self) -> None:
@@ -189,13 +189,13 @@ class StopRequest:
             return
         self._ask(TIMED_OUT)
         if not self._over.wait(self.patience_seconds) and self._is_first:
-            say("no step has ended in time: requeued without saving")
+            say("the step did not end in time: requeued without saving")
             requeue(self._job)
             os._exit(START_AGAIN)
 
 
 def requeue(job: str) -> None:
-    """Give the job back to the queue; SLURM then ends it here. Says why where it cannot."""
+    """Put the job back into the queue, upon which SLURM ends it here. Prints why if that fails."""
     for attempt in range(REQUEUE_TRIES):
         if attempt:
             time.sleep(REQUEUE_PAUSE_SECONDS)

@@ -1,4 +1,4 @@
-"""Jobs that SLURM still has, by the records of their submissions: whatever a sweep's file says by now."""
+"""Jobs still in SLURM's queue, from the records of their submissions, whatever the sweep's file says by now."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.wording import count_of
 
 @dataclass(frozen=True)
 class LiveJob:
-    """A job that waits or runs, and what it was submitted for."""
+    """A pending or running job, and what it was submitted for."""
 
     job: Job
     targets: tuple[Target, ...]
@@ -29,22 +29,22 @@ class LiveJob:
 
 
 def read_jobs(records: Records) -> dict[str, Job]:
-    """All jobs that the controller remembers of those who submitted. Raises :class:`SlurmError`."""
+    """All jobs that the controller remembers of the users who submitted. Raises :class:`SlurmError`."""
     users = {submission.user for submission in records.submissions} | ({current_user()} if records.damaged else set())
     return queue.read_live(users) if users else {}
 
 
 def live_jobs(submissions: Iterable[Submission], jobs: Mapping[str, Job]) -> list[LiveJob]:
     """All live jobs of `submissions` in the queue `jobs`."""
-    found = []
+    live = []
     for submission in submissions:
         for array in submission.arrays:
             for place, element in enumerate(array.elements):
                 job = jobs.get(array.job_of(place) or "")
                 if job is not None and job.name == array.name and job.is_live:
                     targets = tuple(Target(array.kind, id) for id in element)
-                    found.append(LiveJob(job, targets, submission, array.parents_of(place)))
-    return found
+                    live.append(LiveJob(job, targets, submission, array.parents_of(place)))
+    return live
 
 
 def targets_of(sweep: Sweep) -> frozenset[Target]:
@@ -53,24 +53,24 @@ def targets_of(sweep: Sweep) -> frozenset[Target]:
 
 
 def earlier_jobs(live: Iterable[LiveJob], key: SweepKey, targets: Collection[Target]) -> list[LiveJob]:
-    """Of `live` those that were submitted for the sweep of `key` and make none of `targets`, what it asks for now."""
-    return [made for made in live if made.submission.is_of(key) and not any(t in targets for t in made.targets)]
+    """Those of `live` that were submitted for the sweep of `key` but make none of the `targets` it has now."""
+    return [job for job in live if job.submission.is_of(key) and not any(t in targets for t in job.targets)]
 
 
 def nameless_jobs(records: Records, jobs: Mapping[str, Job], key: SweepKey) -> set[str]:
-    """Live jobs of the sweep of `key` whose numbers no record tells: it is damaged, or its terminal died before it
-    had the number. They are found by their names."""
+    """Live jobs of the sweep of `key` whose numbers are in no record, since it is damaged or its terminal died before
+    sbatch returned. They are recognised by their names."""
     unnumbered = {array.name for submission, array in unfinished(records.submissions) if submission.is_of(key)}
     damaged = records.damaged if key.name is not None else []
     return {
         job.id
         for job in jobs.values()
-        if job.is_live and (job.name in unnumbered or any(one.sweep_of(job.name) == key.name for one in damaged))
+        if job.is_live and (job.name in unnumbered or any(record.sweep_of(job.name) == key.name for record in damaged))
     }
 
 
 def earlier_sentence(jobs: Sequence[str]) -> str:
-    """What there is to say of jobs of an earlier version of a sweep."""
+    """How many `jobs` of an earlier version of a sweep are queued, and which, in words."""
     named = ", ".join(sorted(jobs)[:8])
     return f"{count_of(len(jobs), 'job')} of an earlier version of this sweep in SLURM's queue: {named}" + (
         ", …" if len(jobs) > 8 else ""

@@ -1,4 +1,4 @@
-"""More memory for what ran out of it."""
+"""More memory for retries of jobs that ran out of it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from harness.store.store import Target
 from harness.wording import count_of
 
 SAID = re.compile(r"oom[-_ ]?kill|out of memory|exceeded (?:job|step)? ?memory limit", re.IGNORECASE)
-"""What slurmstepd writes where a job's cgroup, or the accounting of its memory, has ended it."""
+"""What slurmstepd writes when a job exceeds its cgroup's or SLURM's own memory limit."""
 OF_A_GPU = re.compile(r"CUDA|HIP|GPU \d")
 FACTOR = 2
 LOG_BYTES = 4096
 
 
 def ran_out_of_memory(row: Row, assignment: Assignment | None) -> bool:
-    """Whether the host's memory was too small for the target's last job; a GPU's does not count."""
+    """Whether the target's last job ran out of host memory; GPU memory does not count."""
     if row.state != "failed" or OF_A_GPU.search(row.reason):
         return False
     if row.reason.startswith("MemoryError") or SAID.search(row.reason):
@@ -30,7 +30,7 @@ def ran_out_of_memory(row: Row, assignment: Assignment | None) -> bool:
 
 
 def _last_lines(assignment: Assignment) -> list[str]:
-    """Of the job's log, what SLURM itself says: a program may speak of memory that is not the host's."""
+    """The last lines of the job's log that SLURM itself wrote: a program may mean some other memory."""
     try:
         with assignment.log.with_suffix(".err").open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - LOG_BYTES))
@@ -43,9 +43,9 @@ def _last_lines(assignment: Assignment) -> list[str]:
 def more_memory(
     chosen: Collection[Target], status: SweepStatus, settings: ClusterSettings, given: Collection[str]
 ) -> tuple[list[str], list[str]]:
-    """(``key=value`` for the jobs of a kind of which some ran out of memory, sentences that say so).
+    """Settings (``key=value``) for the kinds of which some jobs ran out of memory, and sentences that say so.
 
-    What a person has `given` on the command line stands.
+    Settings `given` on the command line stay as they are.
     """
     options: list[str] = []
     sentences: list[str] = []
@@ -71,17 +71,17 @@ def more_memory(
 
 
 def _memory_of(assignment: Assignment | None) -> str | None:
-    """What the job was given per node: as it asked, or as accounting knows it where it asked for nothing."""
+    """The job's memory per node: as requested, or from accounting if it requested none."""
     if assignment is None:
         return None
     if assignment.array is not None and assignment.array.memory is not None:
         return assignment.array.memory
-    asked = ["sacct", "--allocations", "--noheader", "--parsable2", "--format=ReqMem", f"--jobs={assignment.job}"]
+    command = ["sacct", "--allocations", "--noheader", "--parsable2", "--format=ReqMem", f"--jobs={assignment.job}"]
     try:
-        found = re.match(r"(\d+[KMGT])n?\s*$", queue.run(asked))
+        memory = re.match(r"(\d+[KMGT])n?\s*$", queue.run(command))
     except SlurmError:
         return None
-    return found.group(1) if found else None
+    return memory.group(1) if memory else None
 
 
 def _megabytes(memory: str | None) -> float:

@@ -1,4 +1,4 @@
-"""Jobs of others that a submission waits for (`after`): SLURM lets a job start at once if it knows no such job."""
+"""Jobs outside the sweep that a submission waits for (`after`). SLURM ignores dependencies on jobs it does not know."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from harness.dispatch.slurm.queue import LIVE_STATES, SlurmError
 from harness.errors import ConfigError
 
 WANTED = {"afterok": "COMPLETED"}
-"""The state in which a job must have ended, by kind of dependency."""
+"""Kind of dependency → the state in which the job must have ended."""
 
 
 def outside_dependencies(dependencies: Iterable[str]) -> tuple[list[str], list[str]]:
-    """(what is still to be waited for, notes on what has ended well). `dependencies` as ``afterok:12:13``.
+    """The dependencies that SLURM must still check, and notes on those satisfied; `dependencies` as ``afterok:12:13``.
 
-    Raises :class:`ConfigError` for a job that SLURM does not know or that can never be what is waited for.
+    Raises :class:`ConfigError` for a job that SLURM does not know, or that has ended so that the dependency can never
+    be satisfied.
     """
     kept: list[str] = []
     notes: list[str] = []
@@ -40,7 +41,7 @@ def outside_dependencies(dependencies: Iterable[str]) -> tuple[list[str], list[s
 
 
 def _states_of(job: str) -> tuple[Sequence[str], bool]:
-    """States of the job or of the elements of its array, and whether the controller has forgotten it."""
+    """The states of the job, or of the elements of its array, and whether the controller no longer lists it."""
     try:
         states = queue.run(["squeue", "--noheader", "--array", "--states=all", f"--jobs={job}", "--format=%T"]).split()
     except SlurmError as error:
@@ -50,7 +51,7 @@ def _states_of(job: str) -> tuple[Sequence[str], bool]:
     if states:
         return sorted(set(states)), False
     ended = queue.read_ended([job]) or {}
-    return sorted({found.state for id, found in ended.items() if id == job or id.startswith(f"{job}_")}), True
+    return sorted({element.state for id, element in ended.items() if id == job or id.startswith(f"{job}_")}), True
 
 
 def _is_satisfied(kind: str, states: Sequence[str]) -> bool:

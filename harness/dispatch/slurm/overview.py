@@ -1,4 +1,4 @@
-"""All sweeps that were submitted from one folder of results, by the records alone: their files may be gone."""
+"""All sweeps that were submitted from one results folder, from the records alone: their files may be gone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harness.store.store import Kind, Store, Target
 
 @dataclass
 class SubmittedSweep:
-    """What was submitted under one name, of one file, with the same overrides."""
+    """All submissions with the same name, file and overrides."""
 
     name: str
     file: str | None
@@ -25,7 +25,7 @@ class SubmittedSweep:
     jobs: list[LiveJob] = field(default_factory=list)
 
     def count(self, kind: Kind) -> tuple[int, int]:
-        """(done, submitted) targets of a kind."""
+        """How many targets of a kind are done, and how many were submitted."""
         return (
             sum(target.kind == kind for target in self.done),
             sum(target.kind == kind for target in self.targets),
@@ -33,36 +33,36 @@ class SubmittedSweep:
 
     @property
     def running(self) -> int:
-        return sum(not made.job.is_pending for made in self.jobs)
+        return sum(not live.job.is_pending for live in self.jobs)
 
 
 @dataclass(frozen=True)
 class Overview:
-    """The sweeps, the last submitted first. `note` says what could not be read."""
+    """The sweeps, the most recently submitted first. `note` says what could not be read."""
 
     sweeps: list[SubmittedSweep]
     note: str
 
 
 def read_overview(store: Store) -> Overview:
-    """Never raises for SLURM's sake."""
+    """Every submitted sweep with its progress and its jobs. Does not raise where SLURM cannot be reached."""
     records = read_records(store)
     users = {submission.user for submission in records.submissions} | ({current_user()} if records.damaged else set())
     queue = read_queue(users) if users else None
-    found: dict[tuple[str, str | None, tuple[str, ...]], SubmittedSweep] = {}
+    sweeps: dict[tuple[str, str | None, tuple[str, ...]], SubmittedSweep] = {}
     for submission in records.submissions:
         overrides = tuple(submission.overrides or ())
         key = (submission.sweep, submission.file, overrides)
-        sweep = found.setdefault(key, SubmittedSweep(*key, submitted=submission.created))
+        sweep = sweeps.setdefault(key, SubmittedSweep(*key, submitted=submission.created))
         sweep.submitted = submission.created
         sweep.targets |= set(_targets(submission))
-    for made in live_jobs(records.submissions, queue.jobs if queue else {}):
-        submission = made.submission
-        found[submission.sweep, submission.file, tuple(submission.overrides or ())].jobs.append(made)
-    for sweep in found.values():
+    for live in live_jobs(records.submissions, queue.jobs if queue else {}):
+        submission = live.submission
+        sweeps[submission.sweep, submission.file, tuple(submission.overrides or ())].jobs.append(live)
+    for sweep in sweeps.values():
         sweep.done = {target for target in sweep.targets if store.is_done(target)}
     notes = [text for text in (queue.note if queue else "", records.note) if text]
-    return Overview(sorted(found.values(), key=lambda sweep: -sweep.submitted), "; ".join(notes))
+    return Overview(sorted(sweeps.values(), key=lambda sweep: -sweep.submitted), "; ".join(notes))
 
 
 def _targets(submission: Submission) -> Iterator[Target]:

@@ -1,6 +1,6 @@
-"""What SLURM knows of our jobs: one call of squeue for all, and of sacct for those that squeue has forgotten.
+"""What SLURM knows about our jobs: one call of squeue for all of them, and one of sacct for those no longer listed.
 
-Works without accounting (squeue alone), and says so when the controller cannot be reached.
+Works without accounting (squeue alone) and reports when the controller cannot be reached.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ PENDING_STATES = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED"
 LIVE_STATES = PENDING_STATES | frozenset(
     {"RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED"}
 )
-"""States of a job that has still something to do."""
+"""States of a job that has not ended."""
 
 COMMAND_SECONDS = 60.0
 SQUEUE_FIELDS = "%i|%T|%S|%N|%r|%j"
 SACCT_FIELDS = "JobID,State,Start,NodeList,ExitCode,Reason,JobName"
 JOB_ID = re.compile(r"\d+(?:\+\d+)?(?:_(?:\d+|\[[^|]*\]))?")
 BY_PERSON = "by "
-"""Begins the reason of a job that a person has cancelled, as in accounting's ``CANCELLED by 1000``."""
+"""Prefix of the reason of a job that a user has cancelled, as in accounting's ``CANCELLED by 1000``."""
 DEPENDENCY = "Dependency"
-"""Begins the reason of a job that waits for another, or that SLURM cancelled since the other did not end well."""
+"""Prefix of the reason of a job that waits for another, or that SLURM cancelled because the other failed."""
 
 
 class SlurmError(DispatchError):
@@ -35,7 +35,7 @@ class SlurmError(DispatchError):
 
 @dataclass(frozen=True)
 class Job:
-    """A job as SLURM sees it. `started` is Unix time: when it began or, while pending, when it is held back until."""
+    """A job as SLURM sees it. `started` is Unix time: when it began or, while pending, the earliest it may begin."""
 
     id: str
     name: str
@@ -55,20 +55,20 @@ class Job:
 
 @dataclass(frozen=True)
 class Queue:
-    """Jobs by id (``12`` or ``12_3``). `note` says what could not be read, in words for people."""
+    """Jobs by id (``12`` or ``12_3``). `note` says, for readers, what could not be read."""
 
     jobs: dict[str, Job]
     note: str = ""
     is_reachable: bool = True
 
     def get(self, job: str | None, name: str) -> Job | None:
-        """The job, unless its number has since been given to another job."""
-        found = self.jobs.get(job or "")
-        return found if found is not None and found.name == name else None
+        """The job, unless its number has since been given to another one."""
+        listed = self.jobs.get(job or "")
+        return listed if listed is not None and listed.name == name else None
 
 
 def read_live(users: Iterable[str]) -> dict[str, Job]:
-    """All jobs of `users` that the controller remembers, ended ones included for some minutes.
+    """All jobs of `users` that the controller remembers, including for some minutes those that have ended.
 
     Raises :class:`SlurmError`.
     """
@@ -87,16 +87,16 @@ def read_ended(jobs: Collection[str]) -> dict[str, Job] | None:
         said = run(["sacct", *shown, f"--jobs={','.join(arrays)}"])
     except SlurmError:
         return None
-    found = {job.id: job for line in said.split("\n") for job in _parse_sacct(line)}
-    for job in jobs:  # of elements that never began there is one line, which may not name them
+    ended = {job.id: job for line in said.split("\n") for job in _parse_sacct(line)}
+    for job in jobs:  # elements that never began share one line, which may not list them all
         array, _, index = job.partition("_")
-        if job not in found and index and (rest := found.get(f"{array}_[...]") or found.get(array)):
-            found[job] = replace(rest, id=job)
-    return found
+        if job not in ended and index and (rest := ended.get(f"{array}_[...]") or ended.get(array)):
+            ended[job] = replace(rest, id=job)
+    return ended
 
 
 def read_queue(users: Iterable[str], wanted: Collection[tuple[str, str]] = ()) -> Queue:
-    """The queue; of the `wanted` jobs (id, name) that are not in it, what accounting says. Never raises."""
+    """The queue, and what accounting says about the `wanted` jobs (id, name) that are not in it. Never raises."""
     try:
         jobs = read_live(users)
     except SlurmError as error:
@@ -105,20 +105,20 @@ def read_queue(users: Iterable[str], wanted: Collection[tuple[str, str]] = ()) -
     cancelled = {id for id, _ in wanted if id in jobs and jobs[id].state == "CANCELLED"} - forgotten
     ended = read_ended(forgotten | cancelled)
     if ended is None:
-        note = "accounting is off: what became of jobs that ended long ago is told from the files"
+        note = "accounting is off: the state of jobs that ended long ago comes from the files alone"
         return Queue(jobs, note if forgotten else "")
-    by_whom = {id: ended[id] for id in cancelled if id in ended and ended[id].state == "CANCELLED"}
-    return Queue({**ended, **jobs, **by_whom})
+    cancelled_by = {id: ended[id] for id in cancelled if id in ended and ended[id].state == "CANCELLED"}
+    return Queue({**ended, **jobs, **cancelled_by})
 
 
 def max_array_size() -> int:
-    """Most elements that one array may have. Raises :class:`SlurmError`."""
+    """The most elements that one array may have. Raises :class:`SlurmError`."""
     match = re.search(r"^MaxArraySize\s*=\s*(\d+)", run(["scontrol", "show", "config"]), re.MULTILINE)
     return max(1, int(match.group(1))) if match else 1001
 
 
 def cancel(jobs: Iterable[str]) -> None:
-    """scancel. Jobs that have ended are no error. Raises :class:`SlurmError`."""
+    """Cancel `jobs`; those that have ended are ignored. Raises :class:`SlurmError`."""
     arrays: dict[str, list[str]] = {}
     for job in sorted(jobs):
         array, _, index = job.partition("_")
@@ -132,7 +132,7 @@ def cancel(jobs: Iterable[str]) -> None:
 
 
 def run(command: list[str]) -> str:
-    """Standard output of one of SLURM's commands. Raises :class:`SlurmError` with what it says."""
+    """Standard output of one of SLURM's commands. Raises :class:`SlurmError` with its message."""
     try:
         done = subprocess.run(
             command,
@@ -156,12 +156,12 @@ def run(command: list[str]) -> str:
 
 
 def points_to_cluster(variable: str) -> bool:
-    """Whether an environment variable says which cluster SLURM's commands ask, and by what right."""
+    """Whether an environment variable says which cluster SLURM's commands talk to, or authenticates them there."""
     return variable.startswith(("SLURM_CONF", "SLURM_SACK_")) or variable in ("SLURM_CLUSTERS", "SLURM_JWT")
 
 
 def _environment() -> dict[str, str]:
-    """Without what a person's shell may set for these commands; times in Unix seconds, lists of arrays in full."""
+    """Without the options that the user's shell may set; with times in Unix seconds and lists of elements in full."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("SQUEUE_", "SACCT_", "SCANCEL_"))}
     return {**kept, "SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0"}
 
@@ -169,14 +169,14 @@ def _environment() -> dict[str, str]:
 def _parse_squeue(line: str) -> Iterator[Job]:
     for ids, state, start, node, reason, name in _fields(line, 6):
         if state == "CANCELLED" and not reason.startswith(DEPENDENCY):
-            reason = f"{BY_PERSON}scancel"  # a job of which nobody knows why it was cancelled has left the queue
+            reason = f"{BY_PERSON}scancel"  # without a failed dependency: a user did it
         for id in expand(ids):
             yield Job(id, name, state, "" if reason == "None" else reason, node, _seconds(start))
 
 
 def _parse_sacct(line: str) -> Iterator[Job]:
     for ids, state, start, node, exit_code, waited, name in _fields(line, 7):
-        word, _, reason = state.partition(" ")  # "CANCELLED by 1000"; without a person's number SLURM did it itself
+        word, _, reason = state.partition(" ")  # "CANCELLED by 1000"; without a user id SLURM did it itself
         if word == "CANCELLED" and not reason and waited.startswith(DEPENDENCY):
             reason = waited
         elif word == "FAILED":
@@ -186,9 +186,9 @@ def _parse_sacct(line: str) -> Iterator[Job]:
 
 
 def _fields(line: str, count: int) -> Iterator[list[str]]:
-    """The fields of a job's line, the name last, which may hold anything. Other lines have none.
+    """The fields of a job's line; the name comes last, since it may contain anything. Other lines are skipped.
 
-    Such are ``CLUSTER: name``, which is put ahead of each cluster's jobs, and the rest of a name with a line break.
+    Such are ``CLUSTER: name`` above each cluster's jobs, and the rest of a name with a line break.
     """
     fields = line.split("|", count - 1)
     if len(fields) == count and JOB_ID.fullmatch(fields[0]):
@@ -196,17 +196,17 @@ def _fields(line: str, count: int) -> Iterator[list[str]]:
 
 
 def expand(ids: str) -> Iterator[str]:
-    """``12``, ``12_3`` or ``12_[0-2,5%4]`` as single ids; where a list is cut short, ``12_[...]`` is the rest of it."""
+    """``12``, ``12_3`` or ``12_[0-2,5%4]`` as single ids; ``12_[...]`` is the rest of a list that was cut short."""
     array, bracket, rest = ids.partition("_[")
     if not bracket:
         yield ids
         return
     for part in rest.rstrip("]").partition("%")[0].split(","):
-        found = re.fullmatch(r"(\d+)(?:-(\d+))?(?::(\d+))?", part)
-        if found is None:
+        indices = re.fullmatch(r"(\d+)(?:-(\d+))?(?::(\d+))?", part)
+        if indices is None:
             yield f"{array}_[...]"
             continue
-        first, last, stride = found.groups()
+        first, last, stride = indices.groups()
         for index in range(int(first), int(last or first) + 1, int(stride or 1)):
             yield f"{array}_{index}"
 

@@ -1,4 +1,4 @@
-"""One job array as a call of sbatch, through submitit."""
+"""Submits one job array with one call of sbatch, through submitit."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ KILLED = 128 + 9
 
 
 class Refused(DispatchError):
-    """sbatch did not take an array; the message is SLURM's."""
+    """sbatch refused an array; the message is SLURM's."""
 
 
 class _Executor(submitit.SlurmExecutor):
-    """submitit's, whose jobs begin in our own start.py; the script names it."""
+    """submitit's executor, except that a job begins in our own start.py, which the batch script exports the path of."""
 
     def __init__(self, folder: Path, jobs_folder: Path) -> None:
         super().__init__(folder)
@@ -44,7 +44,7 @@ class _Executor(submitit.SlurmExecutor):
 
 
 def submit_array(jobs: Sequence[SlurmJob], folder: Path, parameters: dict[str, Any]) -> str:
-    """Submit `jobs` in one call of sbatch; returns the number SLURM gives. Raises :class:`Refused`."""
+    """Submit `jobs` with one call of sbatch and return the job number. Raises :class:`Refused`."""
     if re.search(r"[\\\n\r]", str(folder)):
         raise Refused(
             f"{str(folder)!r}: SLURM cannot write logs to a folder with a backslash or a line break in its name; "
@@ -61,7 +61,7 @@ def submit_array(jobs: Sequence[SlurmJob], folder: Path, parameters: dict[str, A
         raise Refused(sbatch_message(str(error))) from None
     except (RuntimeError, OSError, subprocess.SubprocessError) as error:  # no srun, no sbatch, no disk
         raise Refused(str(error)) from None
-    for link in folder.glob(".submission_file_*"):  # submitit's temporary names of the script
+    for link in folder.glob(".submission_file_*"):  # links that submitit leaves behind
         link.unlink(missing_ok=True)
     number: str = submitted[0].job_id.partition("_")[0]
     return number
@@ -69,9 +69,9 @@ def submit_array(jobs: Sequence[SlurmJob], folder: Path, parameters: dict[str, A
 
 @contextlib.contextmanager
 def _outside_of_jobs() -> Iterator[None]:
-    """An environment without what a job around us, or a person's shell, sets for SLURM's commands.
+    """An environment without the variables that an enclosing job, or the user's shell, sets for SLURM's commands.
 
-    What says which cluster is meant stays: sbatch must ask the one that squeue asks.
+    Those that say which cluster is meant stay: sbatch must ask the same one as squeue.
     """
     kept = {name: value for name, value in os.environ.items() if points_to_cluster(name)}
     with clean_env():
@@ -80,9 +80,9 @@ def _outside_of_jobs() -> Iterator[None]:
 
 
 def _with_logs(parameters: dict[str, Any], folder: Path, elements: int) -> dict[str, Any]:
-    """`parameters` with the names of logs in full, where submitit has been given another name of the folder.
+    """`parameters` with the paths of the logs spelled out where submitit knows the folder by another name.
 
-    ``%%`` stands for a ``%`` that neither sbatch nor srun replaces.
+    ``%%`` stands for a literal ``%``, which sbatch and srun would otherwise replace.
     """
     if "%" not in str(folder):
         return parameters
@@ -97,7 +97,7 @@ def _with_logs(parameters: dict[str, Any], folder: Path, elements: int) -> dict[
 
 
 def sbatch_parameters(settings: JobSettings, name: str, source: Path, dependency: str | None) -> dict[str, Any]:
-    """What submitit is told of an array."""
+    """The parameters of an array, as submitit takes them."""
     return {
         "job_name": name,
         "partition": settings.partition,
@@ -122,14 +122,15 @@ def sbatch_parameters(settings: JobSettings, name: str, source: Path, dependency
 
 
 def sbatch_options(parameters: dict[str, Any], folder: Path, elements: int) -> list[str]:
-    """The options of the script that sbatch would be given, for people."""
+    """The options of the script that sbatch would be given, to be shown."""
     script = _make_sbatch_string("", folder, **parameters, map_count=elements if elements > 1 else None)
     lines = re.findall(r"^#SBATCH (--.*)$", script, re.MULTILINE)
     return [line for line in lines if not line.startswith(("--output", "--error", "--open-mode"))]
 
 
 def _beginning() -> list[str]:
-    """The time limit's warning is for the ranks, not for the script that waits for them; logs tell runs apart."""
+    """Ignore the time limit's warning, which is meant for the ranks and not for the script that waits for them; mark
+    where a restarted run begins in the log."""
     return [
         "trap '' USR2",
         f'[ "${{SLURM_RESTART_COUNT:-0}}" -eq 0 ] || echo "{RUN_MARK}$((SLURM_RESTART_COUNT + 1))" >&2',
@@ -137,10 +138,10 @@ def _beginning() -> list[str]:
 
 
 def _checked(setup: Sequence[str]) -> list[str]:
-    """A person's commands, of which one that fails ends the job and says so.
+    """The user's set-up commands; the first that fails ends the job with a message.
 
-    Each runs in the script's own shell, as `module load` must. What fails inside of a file that is sourced is that
-    file's own affair: its last status counts.
+    Each runs in the script's own shell, as `module load` must. Of a file that is sourced only the last status counts,
+    whatever fails inside it.
     """
     if not setup:
         return []
@@ -154,7 +155,7 @@ def _checked(setup: Sequence[str]) -> list[str]:
 
 
 def _environment(settings: JobSettings, source: Path) -> list[str]:
-    """The job's Python reads the copied source, not what lies in the folder it was submitted from."""
+    """Variables that make the job's Python import the copied source, not the folder that it was submitted from."""
     lines = [
         f"export HARNESS_START={shlex.quote(str(source / 'harness' / 'dispatch' / 'slurm' / 'start.py'))}",
         f'export PYTHONPATH={shlex.quote(str(source))}"${{PYTHONPATH:+:$PYTHONPATH}}"',
@@ -166,21 +167,23 @@ def _environment(settings: JobSettings, source: Path) -> list[str]:
 
 
 def _srun_options(settings: JobSettings) -> list[str]:
-    options = ["--kill-on-bad-exit=1", "--export=ALL"]  # one lost rank ends all; sites may set --export=NONE
+    options = [
+        "--kill-on-bad-exit=1",
+        "--export=ALL",
+    ]  # a lost rank ends the others; some sites default to --export=NONE
     if settings.cpus is not None:
         options.append(f"--cpus-per-task={settings.cpus}")  # since SLURM 22.05 srun does not inherit it
     return options
 
 
 def _restart_if_killed(restarts: int) -> list[str]:
-    """A process that was killed (kill -9, out of memory, a signal that came before it listened) while its job goes on
-    is started again by a requeue.
+    """Requeue a job whose process was killed (kill -9, out of memory, a signal before its handler was installed).
 
     scancel and preemption end the script itself, so a cancelled job is never revived.
     """
     return [
         "status=$?",
-        "trap '' TERM",  # the work is over, and the script's status is to tell how
+        "trap '' TERM",  # the work is over: from here on only its exit status matters
         f'if {{ [ "$status" -eq {KILLED} ] || [ "$status" -eq {START_AGAIN} ]; }} &&',
         f'  [ "${{SLURM_RESTART_COUNT:-0}}" -lt {restarts} ] &&',
         '  scontrol --oneliner show job "$SLURM_JOB_ID" | grep -q " JobState=RUNNING "; then',
@@ -192,6 +195,6 @@ def _restart_if_killed(restarts: int) -> list[str]:
 
 
 def sbatch_message(text: str) -> str:
-    """What SLURM said, without the prefixes of its programs and what submitit adds."""
+    """SLURM's message without the prefixes of its programs and without what submitit adds."""
     lines = [re.sub(r"^(sbatch: )?(error: )?", "", line.strip()) for line in text.strip().splitlines()]
     return "; ".join(dict.fromkeys(line for line in lines if line)) or "no reason given"

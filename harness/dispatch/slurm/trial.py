@@ -1,4 +1,4 @@
-"""What sbatch says to an array before it is submitted (``--test-only``), and how many jobs it would take."""
+"""What sbatch says about an array before it is submitted (``--test-only``), and how many jobs it would accept."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from harness.dispatch.slurm.queue import COMMAND_SECONDS, SlurmError
 from harness.dispatch.slurm.sbatch import sbatch_message
 
 FORESEEN = timedelta(days=30)
-"""A start that is further away stands for one that SLURM cannot tell."""
+"""SLURM reports a start further away than this when it cannot estimate one."""
 
 SET_BY_JOBS = re.compile(r"(?!SLURM_CONF$|SLURM_CLUSTERS$)(?:SLURM|SLURMD|SRUN|SBATCH)_")
-"""Variables that a job around us or a person's shell sets, and that would change what is asked; not which cluster."""
+"""Variables of an enclosing job or the user's shell that would change the request; not those that name the cluster."""
 
 SUBMIT_LIMIT = re.compile(r"(?:Max|Grp)SubmitJob")
-"""Of SLURM's names for limits on how many jobs may be in the queue: AssocMaxSubmitJobLimit and its relatives."""
+"""Part of SLURM's names for limits on how many jobs may be queued, such as AssocMaxSubmitJobLimit."""
 
 ANY_LIMIT = re.compile(r"job submit limit, user's size and/or time limits")
-"""What SLURM says to a job that is against any limit; new versions name the limit before it."""
+"""SLURM's message for a job that exceeds any limit; recent versions name the limit before it."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """SLURM's answer, in words for people."""
+    """SLURM's answer, in words."""
 
     accepted: bool
     said: str
@@ -41,20 +41,20 @@ def is_submit_limit(message: str) -> bool:
 
 
 def limit_name(message: str) -> str:
-    """SLURM's name for the limit that a refusal speaks of, or its sentence."""
+    """SLURM's name for the limit that a refusal is about, or else its message."""
     named = re.search(r"\b(?:Assoc|QOS)\w*SubmitJob\w*\b", message)
     return named.group(0) if named else message.partition("\n")[0]
 
 
 def try_out(options: Iterable[str]) -> Trial:
-    """Ask sbatch about one call with `options`, without its dependency. Raises :class:`SlurmError` if it is not there.
+    """Ask sbatch about a call with `options`, without its dependency. Raises :class:`SlurmError` without sbatch.
 
-    SLURM judges by the nodes as they are now, so that a job which it would queue may be refused here.
+    SLURM judges by the nodes as they are now, so it may refuse here what it would queue if it were submitted.
     """
-    asked = [word for option in options if not option.startswith("--dependency") for word in shlex.split(option)]
+    arguments = [word for option in options if not option.startswith("--dependency") for word in shlex.split(option)]
     try:
         done = subprocess.run(
-            ["sbatch", "--test-only", *asked],
+            ["sbatch", "--test-only", *arguments],
             input="#!/bin/sh\n",
             capture_output=True,
             encoding="utf-8",
@@ -80,14 +80,14 @@ def _foreseen(said: str) -> str:
     except ValueError:
         return said
     if starts - datetime.now() > FORESEEN:
-        return "would be taken; when it starts cannot be told"
+        return "would be accepted; SLURM cannot estimate when it starts"
     return f"would start at {starts:%Y-%m-%d %H:%M:%S} on {match.group(3)}"
 
 
 def room_for(options: Callable[[int], Iterable[str]], wanted: int) -> tuple[int, str]:
-    """How many of `wanted` jobs sbatch takes at once now, and the name of the limit if that is not all of them.
+    """How many of `wanted` jobs sbatch accepts right now, and the name of the limit if that is not all of them.
 
-    `options(n)` are those of an array of n jobs. Halves the interval: about log2(wanted) calls, none of them submits.
+    `options(n)` are those of an array of n jobs. A bisection: about log2(wanted) calls, none of which submits.
     """
     limit = ""
 
