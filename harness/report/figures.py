@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
+from harness.config.methods import known_methods
 from harness.report.frontier import COSTS, Cost, pareto
 from harness.report.noise import Distance, Z
 from harness.report.panel import Panel
@@ -35,14 +36,14 @@ from harness.report.tables.numbers import setting_without
 
 AXES = {"gmacs": "compute, GMACs per image", "seconds": "time, seconds per image"}
 MOST_ERROR_BARS = 400
-"""Points above which error bars would cover the points."""
+"""With more points than this, error bars would cover the points."""
 
 
 @styled
 def frontier_figure(panel: Panel, cost: Cost = "gmacs", reported: Sequence[tuple[str, float, float]] = ()) -> Figure:
     """Distance against cost, every measured row, with each arm's frontier as a line.
 
-    `reported` are (label, cost, distance) of the literature, only such as share data, N and features with the panel.
+    `reported` are (label, cost, distance) from the literature, for the same data, N and features as the panel's.
     """
     palette, summaries = Palette(panel.arms), panel.distances
     by_arm = {arm: [r for r in panel.measured if r.arm == arm and COSTS[cost](r) > 0] for arm in panel.arms}
@@ -107,8 +108,8 @@ def against_figure(
 ) -> Figure:
     """Distance against one varied key: a line joins the rows that differ in nothing else.
 
-    Colour and marker carry the arm; dashes, the markers' filling and the colour's shade the other varied keys, as far
-    as they reach. Where no key needs the dashes they are the arm's.
+    Colour and marker stand for the arm; dashes, the markers' filling and the colour's shade for the other varied keys,
+    as far as there are enough of them. Dashes that no key needs stand for the arm.
     """
     kinds = kinds or {}
     measured = [row for row in (panel.measured if rows is None else rows) if row.measured]
@@ -146,13 +147,13 @@ def words(key: str) -> str:
 
 
 NAME_LETTERS = 72
-"""Letters of a line of samples' name before it is broken."""
+"""Characters after which the name above a strip of samples is wrapped."""
 
 PLAIN = "#444444"
-"""Colour of what no colour stands for."""
+"""Colour of legend entries that are not about colour."""
 
 DERIVED = {"training_seconds": "train.steps", "training_gmacs": "train.steps"}
-"""What a figure can show on its axis beside the keys, and the key that it follows from."""
+"""Quantities that an axis can show besides keys, and the key that each follows from."""
 
 NAMES = {
     "training_seconds": "time of training, seconds",
@@ -167,7 +168,7 @@ NAMES = {
 
 
 def file_word(key: str) -> str:
-    """A dotted key as part of a file's name; a training's keys say so, as others have the same last part."""
+    """A dotted key as part of a file's name; prefixed if it is a training key, since sections share names."""
     section, _, last = key.rpartition(".")
     return f"{'training-' if section == 'train' else ''}{last.replace('_', '-')}"
 
@@ -181,8 +182,8 @@ def value_of(row: Row, key: str) -> Any:
 
 
 def figure_keys(panel: Panel) -> dict[str, list[Row]]:
-    """The keys worth a figure, each with its rows: those that take two values or more with all else equal."""
-    found: dict[str, list[Row]] = {}
+    """The keys worth a figure, each with its rows: those that take at least two values with all else equal."""
+    rows_of_key: dict[str, list[Row]] = {}
     keys = [key for key in varied_keys(panel.measured) if key != "sample.sampler"]
     for key in keys:
         rows = [row for row in panel.measured if key in row.varied]
@@ -192,15 +193,15 @@ def figure_keys(panel: Panel) -> dict[str, list[Row]]:
         groups = [group for group in by_setting.values() if len({rank(row.varied[key]) for row in group}) > 1]
         paired = [row for group in groups for row in group]
         if paired:
-            found[key] = paired
-    return found
+            rows_of_key[key] = paired
+    return rows_of_key
 
 
 @styled
 def sample_figure(lines: Sequence[tuple[str, np.ndarray]], scale: int = 1) -> Figure:
-    """One line of images per row, each from the same noise: column i shows image i.
+    """One strip of images per row, all from the same noise: column i shows image i.
 
-    `lines` are (name, images): images uint8 (N, H, W) or (N, H, W, 3), the same N and H for all.
+    `lines` are (name, images): images uint8 (N, H, W) or (N, H, W, 3), with the same N and H.
     """
     shown = min(len(images) for _, images in lines)
     side, gap = COLUMN / shown, 0.03
@@ -220,7 +221,7 @@ def sample_figure(lines: Sequence[tuple[str, np.ndarray]], scale: int = 1) -> Fi
 
 
 def _framed(image: np.ndarray) -> np.ndarray:
-    """The image with a white margin of a twelfth of its side on the right, drawn at four pixels each."""
+    """The image with a white margin of a twelfth of its side on the right; small ones enlarged fourfold."""
     large = image.repeat(4, 0).repeat(4, 1) if image.shape[0] <= 32 else image
     margin = max(large.shape[1] // 12, 1)
     padding = ((0, 0), (0, margin), *[(0, 0)] * (large.ndim - 2))
@@ -253,7 +254,7 @@ class Style:
 
 @dataclass(frozen=True)
 class Encoding:
-    """What the dashes, the filling or the shade stand for: looks and labels by the rank of a key's value."""
+    """What the dashes, the filling or the shade stand for: appearance and label by the rank of a key's value."""
 
     key: str
     looks: dict[Rank, Any]
@@ -268,20 +269,20 @@ class Looks:
     arms: dict[str, str]
     """Arm → its name in print."""
     encodings: dict[str, Encoding]
-    """By what carries them: dashes, fill, shade."""
+    """By slot: dashes, fill, shade."""
 
     def of(self, row: Row) -> Style:
-        told = {
+        shown = {
             slot: encoding.looks.get(rank(value_of(row, encoding.key))) for slot, encoding in self.encodings.items()
         }
-        return self._style(row.arm, told)
+        return self._style(row.arm, shown)
 
-    def _style(self, arm: str, told: Mapping[str, Any]) -> Style:
+    def _style(self, arm: str, shown: Mapping[str, Any]) -> Style:
         return Style(
-            shaded(self.palette.colour(arm), told.get("shade") or SHADES[0]),
-            told.get("dashes") or (LINES[0] if "dashes" in self.encodings else self.palette.line(arm)),
+            shaded(self.palette.colour(arm), shown.get("shade") or SHADES[0]),
+            shown.get("dashes") or (LINES[0] if "dashes" in self.encodings else self.palette.line(arm)),
             self.palette.marker(arm),
-            told.get("fill") or FILLS[0],
+            shown.get("fill") or FILLS[0],
         )
 
     @property
@@ -302,22 +303,28 @@ class Looks:
 
 
 def looks_of(rows: Sequence[Row], key: str, palette: Palette, kinds: Mapping[str, str]) -> Looks:
-    """Colour and marker for the arms; dashes, filling and shade, as far as needed, for what varies beside `key`.
+    """Colour and marker for the arms; dashes, filling and shade, as far as needed, for what else varies besides `key`.
 
-    A key with more values than there are looks is left without one: its lines are told apart by their place alone.
+    A key with more values than there are dashes, fillings or shades gets none: only position tells its lines apart.
     """
     labels = {row.arm: row.label for row in rows}
     hidden = {DERIVED.get(key, key), *(REFRESH_KEYS if key in REFRESH_KEYS else ())}
-    order = {"sample.sampler": 0, "sample.steps": 1, "model.light_width": 2}
-    keys = sorted((k for k in varied_keys(rows) if k not in hidden), key=lambda k: (order.get(k, 3), k))
+    first = ("sample.sampler", "sample.steps", *sorted(_telling_keys()))
+    order = {k: place for place, k in enumerate(first)}
+    keys = sorted((k for k in varied_keys(rows) if k not in hidden), key=lambda k: (order.get(k, len(order)), k))
     free: dict[str, Sequence[Any]] = {"dashes": LINES, "fill": FILLS, "shade": SHADES}
-    found: dict[str, Encoding] = {}
-    for what in keys:
-        values = {rank(value_of(row, what)): value_of(row, what) for row in rows if row.has(what)}
+    encodings: dict[str, Encoding] = {}
+    for varied in keys:
+        values = {rank(value_of(row, varied)): value_of(row, varied) for row in rows if row.has(varied)}
         slot = next((slot for slot, looks in free.items() if len(values) <= len(looks)), None)
         if slot is not None:
-            found[slot] = _encoding(what, values, free.pop(slot), kinds)
-    return Looks(palette, {arm: labels[arm] for arm in palette.arms if arm in labels}, found)
+            encodings[slot] = _encoding(varied, values, free.pop(slot), kinds)
+    return Looks(palette, {arm: labels[arm] for arm in palette.arms if arm in labels}, encodings)
+
+
+def _telling_keys() -> set[str]:
+    """The dotted keys by which the methods tell their own models apart."""
+    return {f"model.{key}" for method in known_methods().values() for key in method.telling_keys}
 
 
 def _encoding(key: str, values: Mapping[Rank, Any], looks: Sequence[Any], kinds: Mapping[str, str]) -> Encoding:
@@ -338,23 +345,23 @@ def _lines(rows: Iterable[Row], key: str, looks: Looks) -> dict[Style, list[list
     for row in rows:
         without = setting_without(row, DERIVED.get(key, key))
         grouped.setdefault((looks.of(row), (row.arm, without)), []).append(row)
-    found: dict[Style, list[list[Row]]] = {}
+    lines: dict[Style, list[list[Row]]] = {}
     for (style, _), line in grouped.items():
-        found.setdefault(style, []).append(line)
-    return found
+        lines.setdefault(style, []).append(line)
+    return lines
 
 
-def _error_bars(axes: Axes, x: np.ndarray, found: Sequence[Distance], colour: str) -> None:
+def _error_bars(axes: Axes, x: np.ndarray, distances: Sequence[Distance], colour: str) -> None:
     """95 % intervals of the distances: thin, behind the points."""
-    errors = [min(Z * d.standard_error, 0.95 * abs(d.mean)) for d in found]
+    errors = [min(Z * d.standard_error, 0.95 * abs(d.mean)) for d in distances]
     if any(errors):
         axes.errorbar(
-            x, [d.mean for d in found], yerr=errors, fmt="none", ecolor=colour, elinewidth=0.6, alpha=0.5, zorder=1
+            x, [d.mean for d in distances], yerr=errors, fmt="none", ecolor=colour, elinewidth=0.6, alpha=0.5, zorder=1
         )
 
 
 def _places(values: Iterable[Any]) -> dict[Rank, float]:
-    """Where each value stands on the axis: numbers at themselves, anything else in order."""
+    """The position of each value on the axis: of a number its value, of anything else its place in the order."""
     ranked = sorted({rank(value) for value in values})
     if all(kind == 0 for kind, _, _ in ranked):
         return {value: value[1] for value in ranked}

@@ -1,8 +1,8 @@
 """What each arm costs at equal quality: frontiers, costs interpolated on them, and their uncertainty.
 
-A frontier holds an arm's rows that no other of its rows beats in both cost and distance, joined by straight lines in
-(log cost, log distance). Costs of two arms are compared where both frontiers reach the same distance, never at one
-number of steps.
+A frontier holds those rows of an arm that none of its other rows beats in both cost and distance, joined by straight
+lines in (log cost, log distance). Costs of two arms are compared where both frontiers reach the same distance, never at
+the same number of steps.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ Cost = Literal["gmacs", "seconds"]
 COSTS: dict[str, Callable[[Row], float]] = {"gmacs": lambda row: row.gmacs, "seconds": lambda row: row.seconds}
 REPLICATES = 400
 GRID = 9
-"""Distances over which a comparison averages."""
+"""Number of distances over which a comparison averages."""
 TOLERANCE = 1e-9
-"""Of the logarithm of a distance that counts as reached."""
+"""In the logarithm of the distance: a target this close counts as reached."""
 LEAST_FALL = math.log(1.1)
-"""Of the logarithm of the distance, from a frontier's cheapest point to its best: one that falls by less is flat."""
+"""Of the logarithm of the distance from a frontier's cheapest point to its best: a frontier that falls less is flat."""
 MOST_NOISE = 3.0
-"""Relative standard errors: a distance that its noise makes twenty times larger or smaller is not known at all."""
+"""Cap on relative standard errors: a distance uncertain by a factor of twenty is not known at all."""
 SMALLEST = 1e-12
 """Distances are compared by their logarithm: a distance of zero or below counts as this."""
 
@@ -40,19 +40,19 @@ class Series:
     cost: np.ndarray
     distance: np.ndarray
     training_noise: np.ndarray
-    """Relative standard error shared by all points of one network."""
+    """Relative standard error of each point that it shares with all points of the same network."""
     sampling_noise: np.ndarray
-    """Relative standard error of each point by itself."""
+    """Relative standard error of each point on its own."""
     network: np.ndarray
     """Which network (int) each point was drawn from."""
     arm: str = ""
     cost_noise: np.ndarray | None = None
     """Relative standard error of each point's cost; None where costs are exact, as multiply-adds are."""
     inverse: bool = False
-    """Whether `distance` is the inverse of a score of which more is better, so that less is better here too."""
+    """Whether `distance` is the inverse of a score of which more is better, so that less is better in any case."""
 
     def shown(self, distance: float) -> float:
-        """A distance as it was measured."""
+        """A distance as it was measured: the score itself where distances are inverted."""
         return 1 / distance if self.inverse else distance
 
     @property
@@ -62,7 +62,7 @@ class Series:
 
     @property
     def best(self) -> float:
-        """The least distance of any point."""
+        """The smallest distance of any point."""
         return float(self.distance.min())
 
     @property
@@ -117,7 +117,7 @@ def cost_at(cost: np.ndarray, distance: np.ndarray, targets: np.ndarray) -> np.n
     already as good, its cost is returned: an upper bound.
     """
     log_cost, log_distance = _by_cost(cost, distance)
-    # Rising along each replicate, so that one search finds where it passes a target.
+    # Increasing along each replicate, so that a binary search finds where it passes a target.
     passed = -np.minimum.accumulate(log_distance, axis=1)
     replicates, points = passed.shape
     sought = -(np.broadcast_to(np.log(targets), (replicates, targets.shape[-1])) + TOLERANCE)
@@ -133,8 +133,8 @@ def cost_at(cost: np.ndarray, distance: np.ndarray, targets: np.ndarray) -> np.n
 
 
 def _by_cost(cost: np.ndarray, distance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(log cost, log distance), both (replicates, points), the points of each replicate by rising cost; of equal costs
-    the first is what has the least measured distance."""
+    """(log cost, log distance), both (replicates, points), the points of each replicate by rising cost; among equal
+    costs the smallest measured distance comes first."""
     costs = np.broadcast_to(np.log(cost), distance.shape)
     order = np.lexsort((distance[0], costs[0]))
     costs, distances = costs[:, order], np.log(distance[:, order])
@@ -149,8 +149,8 @@ def _rank_in_rows(rising: np.ndarray, values: np.ndarray) -> np.ndarray:
     rows, points = rising.shape
     low = min(rising.min(), values.min())
     offsets = np.arange(rows)[:, None] * (max(rising.max(), values.max()) - low + 1) - low
-    found = np.searchsorted((rising + offsets).ravel(), (values + offsets).ravel(), side="left")
-    return np.clip(found.reshape(values.shape) - np.arange(rows)[:, None] * points, 0, points)
+    ranks = np.searchsorted((rising + offsets).ravel(), (values + offsets).ravel(), side="left")
+    return np.clip(ranks.reshape(values.shape) - np.arange(rows)[:, None] * points, 0, points)
 
 
 @dataclass(frozen=True)
@@ -161,12 +161,12 @@ class Matched:
     base_cost: float
     cost: float
     bound: bool
-    """Whether the cheapest row of the method is already this good: `cost` is then an upper bound."""
+    """Whether even the method's cheapest row is this good: `cost` is then an upper bound."""
     ratio: float
     """Base's cost over the method's: above 1 the method is cheaper."""
     low: float
     high: float
-    """The ratio's 95 % interval; `low` is 0 where, within noise, the method may not reach the target."""
+    """The ratio's 95 % interval; `low` is 0 where, given the noise, the method may not reach the target."""
 
 
 @dataclass(frozen=True)
@@ -193,8 +193,8 @@ class Comparison:
     base: str
     cost: Cost
     matched: tuple[Matched, ...]
-    """At each point of the base's frontier and at the best distance that both reach, from the worst to the best; or at
-    the distances that were asked for."""
+    """One per point of the base's frontier and for the best distance that both reach, from the worst to the best; or
+    one per target that was given."""
     ratio: float
     """Geometric mean of base's cost over the method's, over the distances `worst` to `shared`."""
     low: float
@@ -204,7 +204,7 @@ class Comparison:
     shared: float
     """The best distance that both reach."""
     bound: Literal["", "at least", "at most"]
-    """What the ratio is where one frontier begins beyond the other's end."""
+    """Which kind of bound the ratio is where one frontier begins beyond the other's end."""
     own: Span
     """The method's frontier from its cheapest point to its best."""
     others: Span
@@ -213,13 +213,14 @@ class Comparison:
     """Whether the two best distances differ beyond noise."""
     bought: bool
     """Whether one of the two falls, from its cheapest point to the best distance that both reach, by more than a tenth
-    and beyond noise. Where none does, as with networks that are hardly trained, cost has bought nothing to compare."""
+    and beyond noise. Where neither does, as with barely trained networks, more compute brought no better quality, and
+    there is nothing to compare."""
     gap: bool
     """Whether the frontiers share no range of distances (`bound`), and lie more than a tenth and beyond noise apart."""
 
     @property
     def falls_short(self) -> bool:
-        """Whether the method is never as good as the base's best, beyond noise."""
+        """Whether, beyond noise, the method never reaches the base's best distance."""
         return self.best_differs and self.own.best_quality > self.others.best_quality
 
     @property
@@ -250,8 +251,8 @@ def compare(
 
     The interval is a parametric bootstrap: each replicate shifts all points of a network by its training noise, each
     point by its sampling noise and each cost by its own (all log-normal), builds both frontiers anew and averages over
-    the range of distances that they then share. Choosing the best of noisy points flatters an arm with many of them, so
-    the replicates give the interval's width and the measured ratio its centre.
+    the range of distances that they then share. Choosing the best of many noisy points biases an arm's frontier, so the
+    interval takes only its width from the replicates, and its centre from the measured ratio.
     """
     measured = len(method.cost), len(base.cost)
     method, base = _near(method), _near(base)
@@ -290,14 +291,14 @@ def compare(
 
 
 def _beyond_noise(logs: np.ndarray) -> bool:
-    """Whether the first of `logs`, what was measured, differs from 0 by more than half the 95 % range of all."""
+    """Whether the first of `logs`, what was measured, differs from 0 by more than half of the 95 % range of all."""
     return bool(abs(logs[0]) > np.subtract(*np.quantile(logs, [0.975, 0.025])) / 2)
 
 
 def _falls(begin: np.ndarray, end: np.ndarray, own: np.ndarray, others: np.ndarray) -> bool:
-    """Whether distances fall from the replicates' `begin` to their `end`, by more than a tenth and beyond noise.
+    """Whether distances fall from the replicates' `begin` to their `end` by more than a tenth and beyond noise.
 
-    Were all points equally good, the best of many would still lie below the cheapest by chance: that much is noise.
+    Even if all points were equally good, the best of many would lie below the cheapest by chance: that much is noise.
     """
     best_by_chance = np.maximum(*((distances / distances[0]).min(axis=1) for distances in (own, others)))
     by_chance = np.quantile(np.log(begin / begin[0] / best_by_chance), 0.95)
@@ -317,9 +318,9 @@ def _span(points: Series, measured: int) -> Span:
 
 
 def _begin(cost: np.ndarray, distance: np.ndarray) -> np.ndarray:
-    """The distance at which each replicate's frontier begins: that of the point that was measured to be the cheapest.
+    """The distance at which each replicate's frontier begins: that of the point measured to be the cheapest.
 
-    Where two rows cost about the same, noise of the costs is not to move the range that is compared from one to the
+    Where two rows cost about the same, noise in the costs must not move the start of the compared range from one to the
     other.
     """
     return distance[:, np.lexsort((distance[0], cost))[0]]
@@ -343,7 +344,7 @@ def _at_targets(
     for i, target in enumerate(targets):
         reached = bool(np.isfinite(own_cost[0, i]) and np.isfinite(base_cost[0, i]))
         known = np.isfinite(own_cost[:, i]) | np.isfinite(base_cost[:, i])
-        # A target that one of the two misses counts as a ratio of 0, or of infinity.
+        # Where one of the two misses the target, the ratio counts as 0 or infinity.
         low, high = _interval(base_cost[known, i] - own_cost[known, i]) if reached else (math.nan, math.nan)
         matched.append(
             Matched(
@@ -360,7 +361,7 @@ def _at_targets(
 
 
 def _interval(logs: np.ndarray) -> tuple[float, float]:
-    """95 % interval of exp(`logs`), whose first value is the estimate and the centre."""
+    """95 % interval of exp(`logs`), centred on the estimate, which is their first value."""
     low, high = np.quantile(logs, [0.025, 0.975], method="inverted_cdf")
     middle = np.median(logs[np.isfinite(logs)])
     estimate = logs[0]
@@ -368,7 +369,7 @@ def _interval(logs: np.ndarray) -> tuple[float, float]:
 
 
 def _replicates(points: Series, replicates: int, generator: np.random.Generator) -> np.ndarray:
-    """(1 + replicates, points): the distances as measured, then with noise."""
+    """(1 + replicates, points): the distances as measured, then the replicates with noise."""
     shared = generator.standard_normal((replicates, int(points.network.max()) + 1))[:, points.network]
     single = generator.standard_normal((replicates, len(points.cost)))
     noise = shared * points.training_noise + single * points.sampling_noise
@@ -384,13 +385,13 @@ def _costs(points: Series, replicates: int, generator: np.random.Generator) -> n
 
 
 def _near(points: Series, errors: float = 3.0) -> Series:
-    """Without the points so far behind the frontier that noise will not bring them there."""
+    """`points` without those so far behind the frontier that noise cannot bring them onto it."""
     width = np.exp(errors * np.hypot(points.training_noise, points.sampling_noise))
     cost_width = np.exp(errors * points.cost_noise) if points.cost_noise is not None else 1.0
     most, least = points.cost * cost_width, points.cost / cost_width
     order = np.lexsort((points.distance, most))
     reached = np.minimum.accumulate((points.distance * width)[order])
-    # What is surely cheaper than a point, or costs the same; each point by itself where nothing is.
+    # For each point, the best of those that surely cost no more; infinity where there are none.
     cheaper = np.searchsorted(most[order], least, side="right") - 1
     rival = np.where(cheaper >= 0, reached[np.maximum(cheaper, 0)], np.inf)
     keep = np.flatnonzero(points.distance / width <= rival)

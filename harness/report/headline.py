@@ -1,4 +1,4 @@
-"""Who is compared with whom, the one line that says what came of it, and the conditions under it."""
+"""Which arms are compared, the one line that sums up the result, and the conditions that go with it."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from harness.report.timing import untrusted, why
 
 @dataclass(frozen=True)
 class Roles:
-    """Who is compared with whom: the arms of the base family, and the subject."""
+    """Which arms are compared: those of the base's family, and the subject."""
 
     base: str
     family: tuple[str, ...]
-    """Arms that run the base's network whole at every step, with whatever sampler."""
+    """Arms that run the base's whole network at every step, with any sampler."""
     subject: str | None
 
 
 def roles(panel: Panel, base: str | None = None, subject: str | None = None) -> Roles | None:
     """The roles in a panel; None where the base has no measured row.
 
-    The base is the first arm unless named; its family are the arms with the very same network, uncached, by any sampler
-    or preconditioning. The subject is the arm named, or ``dual-rate``, or the first arm with a dual-rate model.
+    The base is the first arm unless named; its family are the arms with exactly the same network, uncached, with any
+    sampler or preconditioning. The subject is the arm named, or ``dual-rate``, or the first arm whose own method keeps
+    something between refreshes.
     """
     arms = [arm for arm in panel.arms if any(row.arm == arm for row in panel.measured)]
     if not arms or (base is not None and base not in arms):
@@ -44,15 +45,19 @@ def roles(panel: Panel, base: str | None = None, subject: str | None = None) -> 
             if row.arm == arm
         )
     )
-    dual = [row.arm for row in panel.measured if row.setting("model.kind") == "dual_rate"]
-    others = [arm for arm in (subject, "dual-rate", *dual) if arm in arms and arm not in family]
+    refreshing = [
+        row.arm
+        for row in panel.measured
+        if row.refreshes is not None and row.setting("sample.cache_from_level") is None
+    ]
+    others = [arm for arm in (subject, "dual-rate", *refreshing) if arm in arms and arm not in family]
     if subject is not None and subject not in arms:
         others = []
     return Roles(base, family, others[0] if others else None)
 
 
 def comparisons(panel: Panel, who: Roles, cost: Cost, by_sampler: bool = False) -> list[Comparison]:
-    """Every arm outside the base family against that family; with `by_sampler`, sampler against the same sampler."""
+    """Every arm outside the base's family against that family; with `by_sampler`, one sampler at a time."""
     key = (who.base, who.family, cost, by_sampler)
     if key not in panel.memory:
         panel.memory[key] = list(_compared(panel, who, cost, by_sampler))
@@ -62,9 +67,9 @@ def comparisons(panel: Panel, who: Roles, cost: Cost, by_sampler: bool = False) 
 def _compared(panel: Panel, who: Roles, cost: Cost, by_sampler: bool) -> Iterator[Comparison]:
     measured = _one_clock(panel.measured) if cost == "seconds" else panel.measured
     targets: dict[tuple[str, str], list[float]] = {}
-    if cost == "seconds":  # at the distances that compute is compared at
+    if cost == "seconds":  # at the distances at which compute is compared
         in_compute = comparisons(panel, who, "gmacs", by_sampler)
-        targets = {(found.arm, found.name): [at.target for at in found.matched] for found in in_compute}
+        targets = {(one.arm, one.name): [at.target for at in one.matched] for one in in_compute}
     noise = panel.timing_noise if cost == "seconds" else None
     labels = {row.arm: row.label for row in measured}
 
@@ -87,7 +92,7 @@ def _of(rows: Sequence[Row], arms: Sequence[str]) -> list[Row]:
 
 
 def _one_clock(rows: Sequence[Row]) -> list[Row]:
-    """The rows timed where most were: seconds of two machines are not compared."""
+    """The rows timed on the device that most were timed on: seconds of two machines are not compared."""
     timed = [row for row in rows if row.seconds > 0]
     if not timed:
         return []
@@ -98,12 +103,12 @@ def _one_clock(rows: Sequence[Row]) -> list[Row]:
 
 @dataclass(frozen=True)
 class Headline:
-    """What a report says first."""
+    """The first thing that a report says."""
 
     line: str
-    """One line that a person can quote: the verdict first where the method loses or nothing can be told."""
+    """One line that can be quoted: it begins with the verdict where the method loses or there is none."""
     conditions: str = ""
-    """What belongs to it: over which qualities, against what, and what is not known. Whole sentences."""
+    """What qualifies it: the range of qualities, the base, and what is unknown. Whole sentences."""
 
     def __str__(self) -> str:
         return f"{self.line}\n{self.conditions}" if self.conditions else self.line
@@ -112,10 +117,11 @@ class Headline:
 def headline(
     panel: Panel, base: str | None = None, subject: str | None = None, command: str = "harness time FILE"
 ) -> Headline:
-    """What was measured of compute, and time, at equal quality, whoever wins; or why nothing can be said.
+    """The compute, and the time, measured at equal quality, whoever wins; or why nothing can be said.
 
-    A ratio of costs is told only where it means something: both frontiers fall beyond noise, and share a range of
-    distances. `command` is what takes times again that are not to be trusted; without trust no time is told.
+    A ratio of costs is given only where it means something: distances on both frontiers fall by more than noise, and
+    the frontiers share a range of distances. Times that cannot be trusted are left out, with `command` as the way to
+    take them again.
     """
     if not panel.measured or panel.condition is None:
         return Headline("Nothing has been measured yet.")
@@ -142,59 +148,59 @@ def headline(
 
 
 def comparison(panel: Panel, who: Roles, cost: Cost) -> Comparison | None:
-    """The subject against the base family; None where one of the two has no such cost."""
-    return next((found for found in comparisons(panel, who, cost) if found.arm == who.subject), None)
+    """The subject against the base's family; None where one of the two has no such cost."""
+    return next((one for one in comparisons(panel, who, cost) if one.arm == who.subject), None)
 
 
 def compared_rows(panel: Panel, who: Roles) -> list[Row]:
-    """The measured rows of the subject and the base family."""
+    """The measured rows of the subject and the base's family."""
     return _of(panel.measured, (*who.family, *([who.subject] if who.subject else [])))
 
 
-def _against(panel: Panel, who: Roles, found: Comparison) -> str:
-    """The base in words: with how many samplers, and which of them the subject was not given."""
+def _against(panel: Panel, who: Roles, result: Comparison) -> str:
+    """The base in words: how many samplers it had, and which of them the subject had."""
     samplers = {row.sampler for row in panel.measured if row.arm in who.family}
     own = {row.sampler for row in panel.measured if row.arm == who.subject}
-    against = f"{found.base} with the best of its {len(samplers)} samplers" if len(samplers) > 1 else found.base
-    if samplers - own:  # the base's best sampler may be one that the subject was never given
-        against += f" ({found.name} had {', '.join(sorted(own))} alone)"
+    against = f"{result.base} with the best of its {len(samplers)} samplers" if len(samplers) > 1 else result.base
+    if samplers - own:  # the base's best sampler may be one that the subject was never run with
+        against += f" ({result.name} had {', '.join(sorted(own))} alone)"
     return against
 
 
-Said = tuple[str, list[str]]
-"""A headline's line, and the sentences that belong under it."""
+Statement = tuple[str, list[str]]
+"""A headline's line, and the sentences that go under it."""
 
 
-def _cannot(found: Comparison, label: str) -> Said | None:
-    """Why no costs are compared, with what was measured instead; None where they can be."""
-    single = [name for name, span in ((found.base, found.others), (found.name, found.own)) if span.points == 1]
-    if not found.bought and single:
+def _cannot(result: Comparison, label: str) -> Statement | None:
+    """Why costs are not compared, with what was measured instead; None where they can be."""
+    single = [name for name, span in ((result.base, result.others), (result.name, result.own)) if span.points == 1]
+    if not result.bought and single:
         reason = f"{' and '.join(single)} {'has' if len(single) == 1 else 'have'} one measured row"
-    elif found.bound and not found.gap:
+    elif result.bound and not result.gap:
         reason = f"the two share no range of {label}, and lie apart by no more than noise, or a tenth"
-    elif found.bound == "at most":  # no shares of compute are told, but that the base is better
+    elif result.bound == "at most":  # handled by _bound: the base is better
         return None
-    elif found.bound == "at least" and found.bought and found.ratio < 1:
-        reason = f"already the cheapest row of {found.name} is better than any of {found.base}, and dearer"
-    elif not found.bought:
+    elif result.bound == "at least" and result.bought and result.ratio < 1:
+        reason = f"already the cheapest row of {result.name} is better than any of {result.base}, and more expensive"
+    elif not result.bought:
         reason = (
-            f"up to {found.shared:.3g}, the best that both reach, {label} does not get better with compute by more "
+            f"up to {result.shared:.3g}, the best that both reach, {label} does not get better with compute by more "
             "than noise, or a tenth"
         )
     else:
         return None
-    noise = "" if found.best_differs else ", a difference within noise"
-    bests = f"The best of {found.name} is {_point(found.own)}, of {found.base} {_point(found.others)}{noise}."
-    if found.falls_short:
-        return f"{_short(found, label)}; their compute cannot be compared", [f"{_capital(reason)}.", bests]
-    return f"compute of {found.name} and {found.base} at equal {label} cannot be compared", [
+    noise = "" if result.best_differs else ", a difference within noise"
+    bests = f"The best of {result.name} is {_point(result.own)}, of {result.base} {_point(result.others)}{noise}."
+    if result.falls_short:
+        return f"{_short(result, label)}; their compute cannot be compared", [f"{_capital(reason)}.", bests]
+    return f"compute of {result.name} and {result.base} at equal {label} cannot be compared", [
         f"{_capital(reason)}.",
         bests,
     ]
 
 
 def _capital(text: str) -> str:
-    """With a capital, unless it opens with a name."""
+    """`text` with a capital letter, unless it begins with an arm's name."""
     return f"{text[0].upper()}{text[1:]}" if text.startswith(("the ", "already ", "up ")) else text
 
 
@@ -202,30 +208,30 @@ def _point(span: Span) -> str:
     return f"{span.best:.3g} at {number(span.best_cost)} GMACs"
 
 
-def _bound(found: Comparison, label: str) -> Said | None:
-    """What is said where one frontier begins beyond the other's end; None where they share a range."""
-    cheapest = f"{found.own.cheapest:.3g} at {number(found.own.cheapest_cost)} GMACs"
-    if found.bound == "at least":
-        return f"{found.name}: at most {_share(found)} the compute of {found.base} at equal {label}", [
-            f"At the one {label} that both reach, {found.shared:.3g}: the cheapest row of {found.name} is better "
-            f"already ({cheapest} against {_point(found.others)})."
+def _bound(result: Comparison, label: str) -> Statement | None:
+    """The statement for frontiers of which one begins beyond the other's end; None where they share a range."""
+    cheapest = f"{result.own.cheapest:.3g} at {number(result.own.cheapest_cost)} GMACs"
+    if result.bound == "at least":
+        return f"{result.name}: at most {_share(result)} the compute of {result.base} at equal {label}", [
+            f"At the one {label} that both reach, {result.shared:.3g}: the cheapest row of {result.name} is better "
+            f"already ({cheapest} against {_point(result.others)})."
         ]
-    if found.bound == "at most":
-        dearer = f": at least {_share(found)} the compute for the same quality" if found.ratio < 1 else ""
-        return f"{found.name} does not reach the {label} of {found.base}{dearer}", [
-            f"Its best is {_point(found.own)}, and already the cheapest row of {found.base} has "
-            f"{found.others.cheapest:.3g} at {number(found.others.cheapest_cost)} GMACs."
+    if result.bound == "at most":
+        more = f": at least {_share(result)} the compute for the same quality" if result.ratio < 1 else ""
+        return f"{result.name} does not reach the {label} of {result.base}{more}", [
+            f"Its best is {_point(result.own)}, and already the cheapest row of {result.base} has "
+            f"{result.others.cheapest:.3g} at {number(result.others.cheapest_cost)} GMACs."
         ]
     return None
 
 
-def _costs(compute: Comparison, time: Comparison | None, label: str) -> Said:
-    """Costs over the range that both reach; first of all, where it is so, that the subject is never that good."""
+def _costs(compute: Comparison, time: Comparison | None, label: str) -> Statement:
+    """Costs over the range that both reach, after a warning if the subject never reaches the base's best quality."""
     time = None if time is None or time.bound else time
     costs = {"compute": compute} if time is None else {"compute": compute, "time": time}
-    told = " and ".join(f"{_share(found)} the {cost} ({_range(found)})" for cost, found in costs.items())
-    ranges = " and ".join(f"{_range(found)}× the {cost}" for cost, found in costs.items())
-    alike = [cost for cost, found in costs.items() if not _differs(found)]
+    told = " and ".join(f"{_share(result)} the {cost} ({_range(result)})" for cost, result in costs.items())
+    ranges = " and ".join(f"{_range(result)}× the {cost}" for cost, result in costs.items())
+    alike = [cost for cost, result in costs.items() if not _differs(result)]
     at = f"of {compute.base} at equal {label}"
     if compute.falls_short and len(alike) == len(costs):
         line = f"{_short(compute, label)}; up to there no difference in {' or '.join(alike)} beyond noise ({ranges})"
@@ -243,37 +249,38 @@ def _costs(compute: Comparison, time: Comparison | None, label: str) -> Said:
     return line, [f"{_where(compute)}, with 95 % intervals.", *_bests(compute)]
 
 
-def _short(found: Comparison, label: str) -> str:
-    """That the method is never as good as the base."""
-    return (
-        f"{found.name} does not reach the best {label} of {found.base} ({found.best:.3g} against {found.base_best:.3g})"
-    )
+def _short(result: Comparison, label: str) -> str:
+    """That the method never reaches the base's best quality."""
+    bests = f"{result.best:.3g} against {result.base_best:.3g}"
+    return f"{result.name} does not reach the best {label} of {result.base} ({bests})"
 
 
-def _differs(found: Comparison) -> bool:
-    return found.verdict != "equal"
+def _differs(result: Comparison) -> bool:
+    return result.verdict != "equal"
 
 
-def _share(found: Comparison) -> str:
-    return f"{1 / found.ratio:.2f}×"
+def _share(result: Comparison) -> str:
+    return f"{1 / result.ratio:.2f}×"
 
 
-def _range(found: Comparison) -> str:
-    return f"{1 / found.high:.2f}–{1 / found.low:.2f}"
+def _range(result: Comparison) -> str:
+    return f"{1 / result.high:.2f}–{1 / result.low:.2f}"
 
 
-def _where(found: Comparison) -> str:
-    if math.isclose(found.worst, found.shared, rel_tol=1e-9):
-        return f"At the one value that both reach, {found.shared:.3g}"
-    return f"On average over the values that both reach, {found.worst:.3g} to {found.shared:.3g}"
+def _where(result: Comparison) -> str:
+    if math.isclose(result.worst, result.shared, rel_tol=1e-9):
+        return f"At the one value that both reach, {result.shared:.3g}"
+    return f"On average over the values that both reach, {result.worst:.3g} to {result.shared:.3g}"
 
 
-def _bests(found: Comparison) -> list[str]:
-    if found.best == found.base_best or found.falls_short:
+def _bests(result: Comparison) -> list[str]:
+    if result.best == result.base_best or result.falls_short:
         return []
-    if not found.best_differs:
-        return [f"Their best, {found.best:.3g} and {found.base_best:.3g}, are within noise of each other."]
-    return [f"The best of {found.name}, {found.best:.3g}, {found.base} does not reach (best {found.base_best:.3g})."]
+    if not result.best_differs:
+        return [f"Their best, {result.best:.3g} and {result.base_best:.3g}, are within noise of each other."]
+    return [
+        f"The best of {result.name}, {result.best:.3g}, {result.base} does not reach (best {result.base_best:.3g})."
+    ]
 
 
 def _seeds(panel: Panel) -> list[str]:

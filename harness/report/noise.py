@@ -1,10 +1,10 @@
-"""How sure a distance is: its spread over seeds, its standard error, and when two of them differ.
+"""How certain a distance is: its spread over seeds, its standard error, and when two distances differ.
 
 A row's distance is the mean over training seeds of the mean over sampling seeds. Two sources of noise are kept apart,
-both relative to the distance: *training* (another seed of the training) and *sampling* (other images of the same
-network). Few rows have many seeds, so each source's variance is pooled over all rows of a panel, and a row is given
-the largest of its own, the pooled one and (for sampling) the square of the standard error that its measurement states:
-a difference is rather called noise than a finding.
+both relative to the distance: *training* (another training seed) and *sampling* (other images of the same network).
+Few rows have many seeds, so each source's variance is pooled over all rows of a panel, and a row is given the largest
+of its own, the pooled one and (for sampling) the square of the standard error that its measurement states: when in
+doubt, a difference counts as noise.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from harness.report.rows import Row
 
 Z = 1.96
-"""Standard errors of a 95 % interval."""
+"""Half the width of a 95 % interval, in standard errors."""
 
 
 @dataclass(frozen=True)
 class Distance:
-    """A row's distance, or other measure of quality, with its noise. `spread` is nan where there is but one value."""
+    """A row's distance, or other measure of quality, with its noise. `spread` is nan where there is only one value."""
 
     mean: float
     spread: float
@@ -29,9 +29,9 @@ class Distance:
     trainings: int
     samplings: int
     training_noise: float
-    """Relative standard error that another set of training seeds would show; 0 where it is not known."""
+    """Relative standard error over training seeds; 0 where it is unknown."""
     sampling_noise: float
-    """Relative standard error that other sampling seeds would show; 0 where it is not known."""
+    """Relative standard error over sampling seeds; 0 where it is unknown."""
 
     @property
     def standard_error(self) -> float:
@@ -46,15 +46,15 @@ def distances(rows: Sequence[Row], measure: str) -> list[Distance]:
     pooled_training, pooled_sampling = _pooled(training), _pooled(sampling)
     summaries = []
     for row, by_training, own_training, own_sampling in zip(rows, values, training, sampling, strict=True):
-        everything = [value for sampled in by_training for value in sampled]
+        all_values = [value for sampled in by_training for value in sampled]
         between = max(own_training[0], pooled_training)
-        within = max(own_sampling[0], pooled_sampling, _stated_variance(row, measure)) / len(everything)
-        # The variance between trainings' means already holds what sampling adds to it.
+        within = max(own_sampling[0], pooled_sampling, _stated_variance(row, measure)) / len(all_values)
+        # The variance between the trainings' means already includes that of sampling.
         between = max(between / len(by_training) - within, 0.0)
         summaries.append(
             Distance(
                 mean=_mean([_mean(sampled) for sampled in by_training]),
-                spread=math.sqrt(_variance(everything)) if len(everything) > 1 else math.nan,
+                spread=math.sqrt(_variance(all_values)) if len(all_values) > 1 else math.nan,
                 trainings=len(by_training),
                 samplings=min(len(sampled) for sampled in by_training),
                 training_noise=math.sqrt(between),
@@ -79,7 +79,7 @@ def _variance(values: Sequence[float]) -> float:
 
 
 def _relative_variance(values: Sequence[float]) -> tuple[float, int]:
-    """(variance / mean², degrees of freedom); zeros where one value tells nothing."""
+    """(variance / mean², degrees of freedom); zeros for a single value, which has no variance."""
     if len(values) < 2 or (mean := _mean(values)) == 0:
         return 0.0, 0
     return sum([(v - mean) ** 2 for v in values]) / (mean * mean * (len(values) - 1)), len(values) - 1

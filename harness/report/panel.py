@@ -1,4 +1,4 @@
-"""From cells to rows and panels: what may be compared stands together, what may not is kept apart."""
+"""From cells to rows and panels: rows that may be compared share a panel, others are kept apart."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Panel:
     metric: str = DEFAULT
     """Name of the measure that rows are ranked and compared by."""
     memory: dict[Any, Any] = field(default_factory=dict, repr=False)
-    """What several tables and the headline ask for alike: comparisons, and the conditions in words."""
+    """Cache of what several tables and the headline need: comparisons, and the conditions in words."""
 
     @cached_property
     def measured(self) -> tuple[Row, ...]:
@@ -36,7 +36,7 @@ class Panel:
 
     @cached_property
     def distances(self) -> dict[Row, Distance]:
-        """The measure of each measured row that rows are ranked by, with noise pooled over all of them."""
+        """For each measured row the measure that rows are ranked by, with noise pooled over all of them."""
         return dict(zip(self.measured, distances(self.measured, self.metric), strict=True))
 
     @cached_property
@@ -47,26 +47,26 @@ class Panel:
     @cached_property
     def measures(self) -> dict[str, MeasureRecord]:
         """Every measure of quality that some row has, by name: the package's own first, in their order."""
-        found: dict[str, MeasureRecord] = {}
+        by_name: dict[str, MeasureRecord] = {}
         for row in self.measured:
             for record in row.records:
-                found |= record.quality.measures
+                by_name |= record.quality.measures
         order = {name: place for place, name in enumerate(measures())}
-        return {name: found[name] for name in sorted(found, key=lambda name: (order.get(name, len(order)), name))}
+        return {name: by_name[name] for name in sorted(by_name, key=lambda name: (order.get(name, len(order)), name))}
 
     @property
     def others(self) -> dict[str, MeasureRecord]:
-        """The measures beside the one that rows are ranked by."""
+        """The measures other than the one that rows are ranked by."""
         return {name: measure for name, measure in self.measures.items() if name != self.metric}
 
     @property
     def distance(self) -> str:
-        """What the measure that rows are ranked by is called in tables."""
+        """Name in tables of the measure that rows are ranked by."""
         return self.condition.distance if self.condition else "distance"
 
     @property
     def higher_is_better(self) -> bool:
-        """Of the measure that rows are ranked by."""
+        """Whether more is better of the measure that rows are ranked by."""
         return self.metric in self.measures and self.measures[self.metric].better == "higher"
 
     def best(self, rows: Iterable[Row]) -> Row | None:
@@ -126,10 +126,10 @@ def _rows(group: Sequence[ReportCell], metric: str, slower: Mapping[str, str]) -
             )
     for condition, of_condition in by_condition.items():
         records = tuple(of_condition[seed] for seed in sorted(of_condition))
-        lacking = tuple(statuses) if len(by_condition) == 1 else ()
+        missing = tuple(statuses) if len(by_condition) == 1 else ()
         doubts = tuple(slower[record.id] for record in records if record.id in slower)
         config = _without_seed(records[0].config)
-        yield Row(first.arm, label, _varied(first), config, records, lacking, condition, doubts)
+        yield Row(first.arm, label, _varied(first), config, records, missing, condition, doubts)
     if not by_condition:
         yield Row(first.arm, label, _varied(first), _without_seed(first.configuration or {}), (), tuple(statuses))
 
@@ -148,8 +148,8 @@ def flaw_of(record: CellRecord, metric: str = DEFAULT) -> str:
 
 
 def condition_of(record: CellRecord, metric: str = DEFAULT) -> Condition:
-    """The condition of a cell's record. A label in the configuration goes before the name that it was measured
-    under."""
+    """The condition of a cell's record. A label in the configuration takes precedence over the name that the
+    data was measured under."""
     quality = record.quality
     reference, measure = quality.reference, quality.measures.get(metric)
     data = renamed(reference.data, record)
@@ -176,7 +176,7 @@ def renamed(data: str, record: CellRecord) -> str:
 
 
 def _likely(row: Row, conditions: Iterable[Condition]) -> Condition:
-    """The panel in which a row without a result would stand."""
+    """The condition of the panel that a row without a result most likely belongs to."""
     listed = sorted(conditions, key=lambda condition: condition.order)
     features, images = row.setting("measure.features"), row.setting("measure.images")
     side, split = row.setting("data.size"), row.setting("measure.reference")
@@ -192,7 +192,7 @@ def _likely(row: Row, conditions: Iterable[Condition]) -> Condition:
 
 
 def _called(rows: Iterable[Row]) -> Condition:
-    """The condition of rows that share it, under the name that most of them give; of several, the first in order."""
+    """The condition that `rows` share, under the name that most of them use; the first in order if there is a tie."""
     named = [row.condition for row in rows if row.condition is not None]
     names = Counter(condition.reference for condition in named)
     return min(named, key=lambda condition: (-names[condition.reference], condition.order))

@@ -15,7 +15,7 @@ from harness.store.records import CellRecord, TimeRecord, refreshing
 from harness.wording import count_of
 
 Rank = tuple[int, float, str]
-"""What values of any kind are sorted and compared by: see :func:`rank`."""
+"""Sort key of a value of any kind: see :func:`rank`."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Condition:
     """
 
     data: str = field(compare=False)
-    """Name of the data with the images' side, as ``digits 8×8``."""
+    """Name of the data with the images' side, such as ``digits 8×8``."""
     features: str
     images: int
     """Generated images per sampling seed: a Fréchet distance falls with their number."""
@@ -34,22 +34,22 @@ class Condition:
     """The data's name and the split that images are compared with."""
     reference_images: int
     content: str
-    """Identity of the reference's images, as features were made of them."""
+    """Identity of the reference's images, as the extractor saw them."""
     extractor: str = ""
     """Identity of the extractor's weights."""
     official: bool = True
-    """Whether the extractor's weights are the official ones: other weights' distances are no FID."""
+    """Whether the extractor's weights are the official ones: distances with other weights are no FID."""
     distance: str = field(default="distance", compare=False)
-    """What the measure that rows are ranked by is called in tables, as ``FD-digits``."""
+    """Name in tables of the measure that rows are ranked by, such as ``FD-digits``."""
 
     @property
     def order(self) -> tuple[Any, ...]:
-        """A key that sorts conditions as people would."""
+        """Sort key of conditions, by what readers see first."""
         return (self.data, self.features, self.images, self.reference, self.reference_images, self.content)
 
     @property
     def split(self) -> str:
-        """The split that images are compared with, as ``train``."""
+        """The split that images are compared with, such as ``train``."""
         return self.reference.rpartition(" ")[2]
 
     @property
@@ -69,18 +69,18 @@ class Condition:
 
 @dataclass(frozen=True)
 class ReportCell:
-    """A cell as a report gets it: where it stands in the sweep, and its record, or why there is none."""
+    """A cell as a report receives it: its place in the sweep, and its record or why there is none."""
 
     arm: str
     varied: dict[str, Any]
-    """Dotted key → value, of the keys that the arm varies."""
+    """The keys that the arm varies (dotted) → their values."""
     record: CellRecord | None
     label: str = ""
     """The arm's name in print."""
     config: dict[str, Any] | None = None
     """The resolved configuration; the record's where there is one."""
     status: str | None = None
-    """Why there is no record, as ``blocked: its training failed``."""
+    """Why there is no record, such as ``blocked: its training failed``."""
 
     @property
     def configuration(self) -> dict[str, Any] | None:
@@ -99,7 +99,7 @@ class Row:
     records: tuple[CellRecord, ...]
     """One per training seed that was measured, in the order of the seeds."""
     statuses: tuple[str, ...] = ()
-    """One per training seed that has no result: why."""
+    """For each training seed without a result, why it has none."""
     condition: Condition | None = None
     doubts: tuple[str, ...] = ()
     """Why its times are not to be trusted beside those of other rows."""
@@ -111,7 +111,7 @@ class Row:
 
     @property
     def status(self) -> str:
-        """Empty where every seed was measured, else what is lacking."""
+        """Empty where every seed was measured, else what is missing."""
         if not self.statuses:
             return ""
         reasons = ", ".join(dict.fromkeys(self.statuses))
@@ -123,7 +123,7 @@ class Row:
 
     @cached_property
     def point(self) -> tuple[tuple[str, Rank], ...]:
-        """The varied keys with their values' ranks, sorted: where the row stands in its arm's grid."""
+        """The varied keys with their values' ranks, sorted: the row's place in its arm's grid."""
         return tuple((key, rank(value)) for key, value in sorted(self.varied.items()))
 
     def setting(self, key: str) -> Any:
@@ -134,7 +134,7 @@ class Row:
         return self.varied.get(key) if value is None else value
 
     def has(self, key: str) -> bool:
-        """Whether it stands at a value of `key`: nothing (None) is one where its arm varies the key."""
+        """Whether the row has a value of `key`; None counts as one if its arm varies the key."""
         return self.setting(key) is not None or key in self.varied
 
     def values(self, measure: str) -> list[list[float]]:
@@ -142,7 +142,7 @@ class Row:
         return [[seed.values[measure] for seed in record.quality.per_seed] for record in self.records]  # type: ignore[misc]
 
     def mean(self, measure: str) -> float:
-        """Mean of a measure of quality over all seeds; nan where it was not taken."""
+        """Mean of a measure of quality over all seeds; nan where it was not measured."""
         if measure not in self._means:
             self._means[measure] = self._mean(measure)
         return self._means[measure]
@@ -151,7 +151,7 @@ class Row:
         return _mean(seed.values.get(measure) for record in self.records for seed in record.quality.per_seed)
 
     def stated_error(self, measure: str) -> float:
-        """Mean over all seeds of the standard error that the measure itself tells; nan where it tells none."""
+        """Mean over all seeds of the standard error that the measure itself states; nan where it states none."""
         return _mean(seed.standard_errors.get(measure) for record in self.records for seed in record.quality.per_seed)
 
     @cached_property
@@ -161,7 +161,7 @@ class Row:
 
     @property
     def times(self) -> list[TimeRecord]:
-        """The times of its records, of those that were timed."""
+        """The times of those of its records that were timed."""
         return [record.time for record in self.records if record.time is not None]
 
     @cached_property
@@ -176,7 +176,7 @@ class Row:
 
     @cached_property
     def latency(self) -> float:
-        """Seconds for one image alone: median over the training seeds."""
+        """Seconds to sample a single image: median over the training seeds."""
         return _median(time.latency_seconds for time in self.times)
 
     @property
@@ -188,8 +188,8 @@ class Row:
 
     @cached_property
     def mistrust(self) -> tuple[str, ...]:
-        """Why its times are not to be trusted, as its records and those of the other rows tell; empty where they are,
-        or nothing says."""
+        """Why its times are not to be trusted, according to its records and those of other rows; empty where they are,
+        or where nothing is known."""
         stated = [reason for time in self.times for reason in mistrust(time)]
         return tuple(dict.fromkeys([*stated, *self.doubts]))
 
@@ -224,7 +224,7 @@ class Row:
 
     @cached_property
     def clock(self) -> tuple[str | None, int | None]:
-        """(device, threads) that it was timed with: only rows of one clock may be compared in seconds."""
+        """(device, threads) that it was timed with: only rows with the same ones may be compared in seconds."""
         time = self.records[0].time if self.records else None
         return (time.device, time.threads) if time is not None else (None, None)
 
@@ -245,7 +245,7 @@ class Row:
 
     @property
     def refreshes(self) -> int | None:
-        """Runs of the heavy part in all; None for a network that is run whole at every step."""
+        """Total runs of the heavy part; None for a network that is run whole at every step."""
         return self._refreshing[0]
 
     @property
@@ -255,17 +255,17 @@ class Row:
 
     @property
     def name(self) -> str:
-        """The row in words: its arm and what tells it from the arm's other rows."""
-        told = [self.sampler, count_of(self.steps, "step")] if self.steps is not None else [self.sampler]
+        """The row in words: its arm and what distinguishes it from the arm's other rows."""
+        parts = [self.sampler, count_of(self.steps, "step")] if self.steps is not None else [self.sampler]
         if self.refreshes is not None:
-            told.append(count_of(self.refreshes, "refresh"))
+            parts.append(count_of(self.refreshes, "refresh"))
         standard = {"sample.sampler", "sample.steps", *REFRESH_KEYS}
-        told += [
+        parts += [
             f"{short(key)} {show(value)}"
             for key, value in self.varied.items()
             if key not in standard and value is not None
         ]
-        return f"{self.label} ({', '.join(told)})"
+        return f"{self.label} ({', '.join(parts)})"
 
 
 def mistrust(time: TimeRecord) -> tuple[str, ...]:
@@ -297,12 +297,12 @@ ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=F
 
 
 def canonical(value: Any) -> str:
-    """JSON in which equal values are equal texts. Raises ValueError for numbers that JSON does not have."""
+    """JSON that is the same text for equal values. Raises ValueError for numbers that JSON does not have."""
     return ENCODER.encode(value)
 
 
 def rank(value: Any) -> Rank:
-    """A key that sorts values of any kind: nothing (None), then numbers by size, then the rest by their text."""
+    """Sort key for values of any kind: None first, then numbers by size, then the rest by their text."""
     if value is None:
         return (-1, 0.0, "")
     if type(value) is int or type(value) is float:
@@ -311,10 +311,10 @@ def rank(value: Any) -> Rank:
 
 
 def varied_keys(rows: Iterable[Row]) -> list[str]:
-    """Dotted keys that take more than one value among `rows`, of those that some arm varies; sorted."""
-    listed = list(rows)
-    keys = sorted({key for row in listed for key in row.varied})
-    return [key for key in keys if len({rank(row.setting(key)) for row in listed}) > 1]
+    """The dotted keys, sorted, that some arm varies and that take more than one value among `rows`."""
+    rows = list(rows)
+    keys = sorted({key for row in rows for key in row.varied})
+    return [key for key in keys if len({rank(row.setting(key)) for row in rows}) > 1]
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -329,7 +329,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def common(configurations: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """What all of the nested `configurations` share: keys with equal values, in all of them."""
+    """What all of the nested `configurations` have in common: the keys that have the same value in each."""
     shared: dict[str, Any] | None = None
     for configuration in configurations:
         shared = copy.deepcopy(dict(configuration)) if shared is None else _intersection(shared, configuration)
@@ -355,25 +355,25 @@ def difference(configuration: Mapping[str, Any], shared: Mapping[str, Any]) -> d
         if key in shared and value == shared[key]:
             continue
         if value and isinstance(value, dict):
-            inner = difference(value, held if isinstance(held := shared.get(key), dict) else {})
-            own.update({f"{key}.{name}": one for name, one in inner.items()})
+            inner = difference(value, common_part if isinstance(common_part := shared.get(key), dict) else {})
+            own.update({f"{key}.{name}": inner_value for name, inner_value in inner.items()})
         else:
             own[key] = value
     return own
 
 
 def short(key: str) -> str:
-    """A dotted key in words: its last part, but a training's in full, for some have a sampling's name (steps)."""
+    """A dotted key in words: its last part, but training keys in full, since some share a name with others (steps)."""
     return (key if key.startswith("train.") else key.rpartition(".")[2]).replace("_", " ")
 
 
 def show_setting(value: Any) -> str:
-    """A value that a row stands at: as it stands in tables, but nothing (None) is one too."""
+    """A value as tables show it, with None as a value of its own."""
     return "none" if value is None else show(value)
 
 
 def show(value: Any) -> str:
-    """A value as it stands in tables: short, and the same for 2 and 2.0."""
+    """A value as tables show it: short, and the same for 2 and 2.0."""
     if value is None:
         return "–"
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""A report on disk: tables, figures, samples and the page, all from the cells' records alone."""
+"""Writes a report: tables, figures, samples and the page, from the cells' records alone."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ log = logging.getLogger("harness")
 
 CELLS, SAMPLES = REPORT_CELLS, REPORT_SAMPLES
 MANY_CELLS = 2000
-"""Cells from which on the figures are rendered by a second process."""
+"""From this many cells on, a second process renders the figures."""
 
 
 @dataclass(frozen=True)
@@ -46,22 +46,22 @@ class Report:
     headlines: tuple[Headline, ...]
     """One per panel."""
     table: pd.DataFrame
-    """The main table's text, for a terminal; of the first panel where there are several."""
+    """The main table as text, for a terminal; the first panel's if there are several."""
     caption: str
     files: tuple[str, ...]
     """Names of all files written into the folder, sorted."""
     distance: str
-    """The column of the table that holds the measure that rows are ranked by."""
+    """The table's column with the measure that rows are ranked by."""
 
     @property
     def headline(self) -> str:
-        """The line of every panel."""
-        return " ".join(said.line for said in self.headlines)
+        """The headlines of all panels in one line."""
+        return " ".join(one.line for one in self.headlines)
 
     @property
     def conditions(self) -> str:
-        """What belongs to the lines."""
-        return " ".join(said.conditions for said in self.headlines if said.conditions)
+        """The conditions that go with the headlines."""
+        return " ".join(one.conditions for one in self.headlines if one.conditions)
 
 
 def write_report(
@@ -76,8 +76,8 @@ def write_report(
     """Write the report of `rows` into the folder `out_dir`.
 
     `samples_root` is the folder that the records' ``samples`` are relative to; without it, images already kept in
-    `out_dir` are used. `reported` is a table of the literature's figures. The same input gives the same bytes, in
-    whatever order the rows come. Files of an earlier report in `out_dir` that this one does not have are removed.
+    `out_dir` are used. `reported` is a table of figures from the literature. The same input gives the same bytes,
+    whatever the order of the rows. Files of an earlier report in `out_dir` that this one does not have are removed.
     Raises :class:`StoreError` for records that are incomplete or contradict each other.
     """
     cells = list(rows)
@@ -95,17 +95,17 @@ def write_report(
         for panel, suffix in zip(grouped, suffixes, strict=True)
     ]
     files: dict[str, bytes] = {}
-    for said, of_panel in zip(headlines, tables, strict=True):
-        lead = [f"# {markdown_escape(title or name)}", f"**{markdown_escape(said.line)}**"]
-        lead += [markdown_escape(said.conditions)] if said.conditions else []
-        files |= _table_files(of_panel, "\n\n".join([*lead, ""]))
+    for lead, of_panel in zip(headlines, tables, strict=True):
+        opening = [f"# {markdown_escape(title or name)}", f"**{markdown_escape(lead.line)}**"]
+        opening += [markdown_escape(lead.conditions)] if lead.conditions else []
+        files |= _table_files(of_panel, "\n\n".join([*opening, ""]))
     parts = []
-    for panel, said, suffix, of_panel, drawn in zip(grouped, headlines, suffixes, tables, rendered(), strict=True):
+    for panel, lead, suffix, of_panel, drawn in zip(grouped, headlines, suffixes, tables, rendered(), strict=True):
         pictures = [Picture(f"{one.name}{suffix}", one.caption, one.png) for one in drawn]
         for one in drawn:
             files |= {f"{one.name}{suffix}.png": one.png, f"{one.name}{suffix}.pdf": one.pdf}
         notes = _notes(panel, options, pictures)
-        parts.append(Part(panel, said, tuple(of_panel), tuple(pictures), notes))
+        parts.append(Part(panel, lead, tuple(of_panel), tuple(pictures), notes))
     files["index.html"] = page(name, title, parts, options.command).encode()
     if kept:
         files[SAMPLES] = pack(kept)
@@ -125,7 +125,7 @@ def _drawing(
     grouped: Sequence[Panel], options: ReportOptions, samples: Mapping[str, np.ndarray], reported: Path | None
 ) -> Draw:
     def draw() -> list[list[Drawn]]:
-        # Imported here since matplotlib takes long to load, and a large report needs it in its second process only.
+        # Imported here since matplotlib is slow to import, and a large report needs it in its second process only.
         from harness.report.figure_list import report_figures
 
         return [report_figures(panel, options, samples, reported) for panel in grouped]
@@ -134,7 +134,7 @@ def _drawing(
 
 
 def file_suffixes(grouped: Sequence[Panel]) -> list[str]:
-    """What tells the files of several panels apart: their condition, with a number where the words are the same."""
+    """Suffixes that keep the files of several panels apart: their conditions, numbered where they read the same."""
     if len(grouped) == 1:
         return [""]
     slugs = [panel.condition.slug if panel.condition else "" for panel in grouped]
@@ -142,7 +142,7 @@ def file_suffixes(grouped: Sequence[Panel]) -> list[str]:
 
 
 def _notes(panel: Panel, options: ReportOptions, pictures: Sequence[Picture]) -> tuple[str, ...]:
-    """What holds for a panel's figures, and why one is not drawn."""
+    """How to read a panel's figures, and why one of them is missing."""
     notes = []
     if pictures:
         notes.append(
@@ -156,7 +156,7 @@ def _notes(panel: Panel, options: ReportOptions, pictures: Sequence[Picture]) ->
 
 
 def _table_files(tables: Sequence[Table], lead: str) -> dict[str, bytes]:
-    """Each table in its three formats; `lead` opens the first one's Markdown."""
+    """Each table in its three formats; the first one's Markdown begins with `lead`."""
     files = {}
     for table in tables:
         files[f"{table.name}.md"] = f"{lead if table is tables[0] else ''}{table.markdown}".encode()
@@ -179,7 +179,7 @@ def report_tables(panel: Panel, options: ReportOptions) -> list[Table]:
 
 
 def _pairs(panel: Panel, who: Roles, by_sampler: bool = False) -> list[tuple[Comparison, Comparison | None]]:
-    """Each method's comparison in compute with that in time; sampler by sampler only where there are several."""
+    """Each method's comparisons in compute and in time; sampler by sampler only if there are several."""
     if by_sampler and len({row.sampler for row in panel.measured}) < 2:
         return []
     times = {(c.arm, c.name): c for c in comparisons(panel, who, "seconds", by_sampler)}
@@ -187,7 +187,7 @@ def _pairs(panel: Panel, who: Roles, by_sampler: bool = False) -> list[tuple[Com
 
 
 def base_row(panel: Panel, options: ReportOptions) -> Row | None:
-    """The row that speed-ups are relative to: as the options say, else the best of the base arm."""
+    """The row that speed-ups are relative to: the one that the options name, else the best of the base arm."""
     who = roles(panel, options.base, options.subject)
     if who is None:
         return None
@@ -200,21 +200,21 @@ def base_row(panel: Panel, options: ReportOptions) -> Row | None:
 
 
 def collect_samples(grouped: Iterable[Panel], root: Path | None) -> dict[str, np.ndarray]:
-    """The first images of the shown rows, by cell id, from the runs under `root`; those not there are left out."""
-    found: dict[str, np.ndarray] = {}
+    """The first images of the shown rows, by cell id, from the runs under `root`; missing ones are left out."""
+    samples: dict[str, np.ndarray] = {}
     for panel in grouped if root is not None else ():
         for row in sample_rows(panel):
             place = row.records[0].samples
             if place and root is not None and (path := root / place).exists():
                 try:
-                    found[first_cell(row)] = read_samples(path)[:SHOWN]
-                except StoreError as error:  # the figures do without
+                    samples[first_cell(row)] = read_samples(path)[:SHOWN]
+                except StoreError as error:  # the report is complete without it
                     log.warning("%s; left out", error)
-    return found
+    return samples
 
 
 def _replace(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write `files` atomically, ``cells.json`` last, and remove those of the report that stood here before."""
+    """Write `files` atomically, ``cells.json`` last, and remove files that only the previous report here had."""
     before = _files_before(folder / CELLS)
     for name in sorted(files, key=lambda name: (name == CELLS, name)):
         path = folder / name
@@ -226,6 +226,6 @@ def _replace(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _files_before(path: Path) -> list[str]:
-    """The files of the report that stands beside the ``cells.json`` at `path`; none where there is no such report."""
+    """The files of the report whose ``cells.json`` is at `path`; none if there is no such report."""
     files = report_head(path).get("files", [])
     return list(files) if isinstance(files, list) else []

@@ -208,6 +208,19 @@ def test_sampler_against_the_same_sampler() -> None:
     assert found == {"dual-rate, ancestral": 2.0, "dual-rate, ddim": 0.5}
 
 
+@pytest.mark.parametrize("kind", ["dual_rate", "a_package.module:Method"])
+def test_the_subject_is_the_first_arm_whose_own_method_refreshes(kind: str) -> None:
+    refreshed = {"sample.refreshes": 2}
+    panel = panel_of(
+        curve("base", 1.0),
+        curve("cached", 0.8, fixed={**refreshed, "sample.cache_from_level": 1}),
+        curve("shrunk", 0.7, fixed={"model.width": 8}),
+        curve("other", 0.5, fixed={**refreshed, "model.kind": kind}),
+    )
+    who = roles(panel)
+    assert who is not None and (who.family, who.subject) == (("base",), "other")
+
+
 def test_time_is_told_at_the_distances_of_compute() -> None:
     rows = [*curve("base", 1.0), *curve("dual-rate", 0.5, fixed=DUAL)]
     for row in rows:  # the base's cheapest row is slow: its frontier in time begins elsewhere

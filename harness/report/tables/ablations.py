@@ -66,9 +66,9 @@ def ablation_table(panel: Panel, kinds: Mapping[str, str] | None = None) -> Tabl
 
 
 def _by_value(rows: Iterable[Row], key: str) -> dict[Rank, dict[Any, Row]]:
-    """Value of `key` → the other varied keys' values → row; values in order."""
-    found: dict[Rank, dict[Any, Row]] = {}
+    """Value of `key`, in order → values of the other varied keys → row."""
+    by_value: dict[Rank, dict[Any, Row]] = {}
     for row in rows:
         if row.has(key):
-            found.setdefault(rank(row.setting(key)), {})[setting_without(row, key)] = row
-    return {value: found[value] for value in sorted(found)}
+            by_value.setdefault(rank(row.setting(key)), {})[setting_without(row, key)] = row
+    return {value: by_value[value] for value in sorted(by_value)}

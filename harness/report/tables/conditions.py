@@ -1,4 +1,4 @@
-"""What holds for every figure of a panel, in words."""
+"""The conditions that every figure of a panel was measured under, in words."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.wording import count_of
 
 
 def conditions(panel: Panel) -> str:
-    """What holds for every figure of a panel: data, N, features, reference, seeds, device, dtype, batch, threads."""
+    """The conditions of every figure of a panel: data, N, features, reference, seeds, device, dtype, batch, threads."""
     if panel.condition is None:
         return "Nothing has been measured yet."
     if "conditions" not in panel.memory:

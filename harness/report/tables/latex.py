@@ -11,7 +11,7 @@ from harness.report.tables.numbers import DASH
 
 
 class Tabular(Protocol):
-    """What is set: a table's name, caption and cells, which of them are numbers, and which in bold."""
+    """A table to typeset: its name, caption and cells, which columns are numbers, and which cells are bold."""
 
     @property
     def name(self) -> str: ...
@@ -75,11 +75,11 @@ LATEX = {
 }
 LATEX_COMMANDS = str.maketrans(LATEX)
 LONG = 45
-"""Lines from which on a table may break over pages."""
+"""Tables with at least this many lines may break across pages."""
 MOST_LINES = 500
-"""Lines of a table in LaTeX: a paper has no use for more, and the CSV file has all."""
+"""Most lines of a LaTeX table: a paper has no use for more, and the CSV file has them all."""
 WRAPPED = 24
-"""Letters from which on a cell is broken into lines."""
+"""Cells with more characters than this are broken into lines."""
 NEEDS_SMALL = "% needs \\usepackage{booktabs,graphicx}; a table wider than the text is shrunk to it"
 NEEDS_LONG = "% needs \\usepackage{booktabs,longtable}; breaks over pages: if too wide, set it in landscape"
 
@@ -99,14 +99,14 @@ def _ascii(character: str) -> str:
 
 
 def _head(column: str, side: str) -> str:
-    """A column's name, its words above each other."""
+    """A column's name, its words stacked."""
     words = [latex_escape(word) for word in column.replace("/", "/ ").split()]
     stacked = r"\\".join(words)
     return rf"\shortstack[{side}]{{{stacked}}}" if len(words) > 1 else f"{{{stacked}}}"
 
 
 def _wrapped(text: str) -> str:
-    """A cell's text in braces; what is long (a status, mostly) broken into lines, so that the page's width is kept."""
+    """A cell's text in braces; long text (mostly a status) is broken into lines, to fit the page."""
     escaped = latex_escape(text)
     if len(text) > WRAPPED:
         escaped = rf"\parbox[t]{{{WRAPPED // 2}em}}{{\raggedright {escaped}\strut}}"
@@ -114,7 +114,7 @@ def _wrapped(text: str) -> str:
 
 
 def latex(table: Tabular) -> str:
-    """The table as a float, shrunk to the text's width if need be; from :data:`LONG` lines on as a longtable."""
+    """The table as a float, shrunk to the text's width if necessary; from :data:`LONG` lines on a longtable."""
     columns = list(table.text.columns)
     if not columns:
         return "% no rows\n"

@@ -26,7 +26,7 @@ STANDARD_KEYS = ("sample.sampler", "sample.steps", *REFRESH_KEYS)
 
 @dataclass(frozen=True)
 class MainTable:
-    """What every line of the main table is written against."""
+    """What every line of the main table needs to know of the others."""
 
     panel: Panel
     base: Row | None
@@ -46,8 +46,8 @@ def main_table(
 ) -> Table:
     """One line per row: what it is, its distance, its cost, and its speed-up over the row `base`.
 
-    A speed-up says nothing of quality: it is to be read beside the distance. Rows without a result are listed with
-    their status; times that are not to be trusted are marked, with `command` as the cure.
+    A speed-up says nothing about quality: read it together with the distance. Rows without a result are listed with
+    their status; times that are not to be trusted are marked, with `command` as the remedy.
     """
     table = MainTable(
         panel,
@@ -60,7 +60,7 @@ def main_table(
     )
     values = [_values(row, panel.distances.get(row), table) for row in panel.rows]
     text = pd.DataFrame([_text(row, panel.distances.get(row), table) for row in panel.rows])
-    same_seeds = "seeds" in text and text["seeds"][text["seeds"] != DASH].nunique() <= 1  # the caption has them
+    same_seeds = "seeds" in text and text["seeds"][text["seeds"] != DASH].nunique() <= 1  # they are in the caption
     strong = {
         (index, panel.distance)
         for index, row in enumerate(panel.rows)
@@ -71,7 +71,7 @@ def main_table(
     return Table("table", note, pd.DataFrame(values), shown, frozenset(strong), conditions(panel))
 
 
-def _values(row: Row, found: Distance | None, table: MainTable) -> dict[str, Any]:
+def _values(row: Row, distance: Distance | None, table: MainTable) -> dict[str, Any]:
     panel, condition, nan = table.panel, table.panel.condition, math.nan
     return {
         "arm": row.arm,
@@ -81,11 +81,11 @@ def _values(row: Row, found: Distance | None, table: MainTable) -> dict[str, Any
         "refreshes": row.refreshes,
         "refresh_interval": row.interval,
         **{key: plain(row.setting(key)) for key in table.extra},
-        panel.distance: found.mean if found else nan,
-        "spread": found.spread if found else nan,
-        "standard_error": found.standard_error if found else nan,
+        panel.distance: distance.mean if distance else nan,
+        "spread": distance.spread if distance else nan,
+        "standard_error": distance.standard_error if distance else nan,
         "training_seeds": len(row.records),
-        "sampling_seeds": found.samplings if found else 0,
+        "sampling_seeds": distance.samplings if distance else 0,
         **{measure.label.replace(" ", "_"): row.mean(name) for name, measure in panel.others.items()},
         "gmacs_per_image": row.gmacs,
         "gflops_per_image": 2 * row.gmacs,
@@ -98,8 +98,8 @@ def _values(row: Row, found: Distance | None, table: MainTable) -> dict[str, Any
         "training_seconds": row.training_seconds,
         "compute_speed_up": _speed_up(row, table.base, "gmacs"),
         "time_speed_up": _speed_up(row, table.base, "seconds"),
-        "within_noise_of_best": bool(found and table.best and within_noise(found, table.best)),
-        "within_noise_of_base": bool(found and table.of_base and within_noise(found, table.of_base)),
+        "within_noise_of_best": bool(distance and table.best and within_noise(distance, table.best)),
+        "within_noise_of_base": bool(distance and table.of_base and within_noise(distance, table.of_base)),
         "images": condition.images if condition else None,
         "features": condition.features if condition else None,
         "reference": condition.reference if condition else None,
@@ -112,7 +112,7 @@ def _values(row: Row, found: Distance | None, table: MainTable) -> dict[str, Any
     }
 
 
-def _text(row: Row, found: Distance | None, table: MainTable) -> dict[str, str]:
+def _text(row: Row, distance: Distance | None, table: MainTable) -> dict[str, str]:
     panel = table.panel
     return {
         "method": row.label,
@@ -121,8 +121,8 @@ def _text(row: Row, found: Distance | None, table: MainTable) -> dict[str, str]:
         "refreshes": show(row.refreshes),
         "interval": show(row.interval),
         **{table.kinds.get(key, short(key)): show(row.setting(key)) for key in table.extra},
-        panel.distance: _marked(row, found, table),
-        "seeds": f"{found.trainings}×{found.samplings}" if found else DASH,
+        panel.distance: _marked(row, distance, table),
+        "seeds": f"{distance.trainings}×{distance.samplings}" if distance else DASH,
         **{measure.label: number(row.mean(name)) for name, measure in panel.others.items()},
         "GMACs/image": number(row.gmacs),
         "s/image": _time(number(row.seconds), row),
@@ -146,16 +146,16 @@ def _time(text: str, *rows: Row | None) -> str:
     return f"{text}{MARK}" if text != DASH and untrusted(row for row in rows if row is not None) else text
 
 
-def _marked(row: Row, found: Distance | None, table: MainTable) -> str:
-    """The distance with its spread, its marks, and what is lacking; the status where there is no distance."""
-    if found is None:
+def _marked(row: Row, distance: Distance | None, table: MainTable) -> str:
+    """The distance with its spread, its marks, and what is missing; the status where there is no distance."""
+    if distance is None:
         return row.status
     marks = "".join(
         mark
         for mark, other in ((SAME_AS_BEST, table.best), (SAME_AS_BASE, table.of_base))
-        if other is not None and found is not other and within_noise(found, other)
+        if other is not None and distance is not other and within_noise(distance, other)
     )
-    return f"{with_spread(found)}{marks}{f' ({row.status})' if row.status else ''}"
+    return f"{with_spread(distance)}{marks}{f' ({row.status})' if row.status else ''}"
 
 
 def _legend(panel: Panel, base: Row | None, same_seeds: bool) -> str:

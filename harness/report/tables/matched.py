@@ -26,9 +26,9 @@ def matched_table(
     family: Sequence[str] = (),
     command: str = "harness time FILE",
 ) -> Table:
-    """Compute and time at equal quality: one line per method and target distance, "not reached" where it is not.
+    """Compute and time at equal quality, one line per method and target distance; "not reached" if it is not.
 
-    Times that rest on rows of the method, or of the base's `family` of arms, that are not to be trusted are marked.
+    Times are marked if rows of the method, or of the base's `family` of arms, have times that are not to be trusted.
     """
     values, text = [], []
     doubted = {row.arm for row in untrusted(panel.measured)}

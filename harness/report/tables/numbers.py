@@ -10,7 +10,7 @@ from harness.report.noise import Distance
 from harness.report.rows import Row, show
 
 DASH = "–"
-"""What stands where there is no value."""
+"""Shown where there is no value."""
 
 
 def geometric_mean(ratios: Iterable[float]) -> float:
@@ -20,7 +20,7 @@ def geometric_mean(ratios: Iterable[float]) -> float:
 
 
 def with_spread(distance: Distance) -> str:
-    """``1.02 ± 0.05``, or with the standard error where one value has no spread."""
+    """``1.02 ± 0.05``, or with the standard error where there is no spread, of a single value."""
     if math.isfinite(distance.spread):
         return f"{number(distance.mean)} ± {number(distance.spread, 2)}"
     if distance.standard_error > 0:
@@ -41,15 +41,15 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def over(one: float, other: float) -> float:
-    """Their ratio; nan where the other is zero."""
+    """The ratio of the two; nan where `other` is zero."""
     return one / other if other else math.nan
 
 
 def plain(value: Any) -> Any:
-    """A setting as it stands in a CSV file."""
+    """A setting as CSV files show it."""
     return show(value) if isinstance(value, list | tuple | dict | bool) else value
 
 
 def setting_without(row: Row, key: str) -> tuple[Any, ...]:
-    """What two rows of an arm share exactly if they differ in nothing that is varied but `key`."""
+    """The values of all varied keys but `key`: equal for two rows of an arm that differ in `key` alone."""
     return tuple(item for item in row.point if item[0] != key)

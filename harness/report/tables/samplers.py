@@ -20,7 +20,7 @@ from harness.report.tables.table import Table
 def sampler_table(panel: Panel) -> Table:
     """Each setting by each sampler, and per method the geometric mean of the ratio to ancestral sampling.
 
-    Only methods that were sampled in two ways or more; arms that sample the same networks are one method.
+    Only methods with at least two samplers; arms that sample the same networks are one method.
     """
     summaries = panel.distances
     samplers = sorted({row.sampler for row in panel.measured})
@@ -54,7 +54,7 @@ def sampler_table(panel: Panel) -> Table:
 
 
 def _methods(panel: Panel) -> list[tuple[str, list[Row]]]:
-    """(label, rows) of what was sampled in two ways or more: arms that sample the same networks are one."""
+    """(label, rows) of each method with at least two samplers; arms that sample the same networks are one method."""
     by_arm: dict[str, list[Row]] = {}
     for row in panel.measured:
         by_arm.setdefault(row.arm, []).append(row)

@@ -10,7 +10,7 @@ from harness.report.tables.latex import latex
 from harness.report.tables.numbers import DASH
 
 NAMES = frozenset({"method", "sampler", "base", "key", "value", "other", "timed on"})
-"""Columns that are set flush left; all others are numbers."""
+"""Left-aligned columns; all others are numbers."""
 
 
 @dataclass(frozen=True)
@@ -23,18 +23,18 @@ class Table:
     values: pd.DataFrame
     text: pd.DataFrame
     strong: frozenset[tuple[int, str]] = field(default=frozenset())
-    """(row, column of `text`) of the cells in bold."""
+    """The cells in bold: (row, column of `text`)."""
     conditions: str = ""
-    """What holds for every figure of its panel: said once where several tables stand together."""
+    """The conditions of every figure of its panel: shown once where several tables appear together."""
 
     @property
     def caption(self) -> str:
-        """For a reader who has this table alone."""
+        """Note and conditions, for a reader who has only this table."""
         return f"{self.conditions} {self.note}".strip()
 
     @property
     def numeric(self) -> set[str]:
-        """Columns of the text that are set flush right: all but the names."""
+        """Right-aligned columns of the text: all but the names."""
         return set(self.text.columns) - NAMES
 
     @property
@@ -71,5 +71,5 @@ MARKDOWN = str.maketrans({**{character: f"\\{character}" for character in "\\|*_
 
 
 def markdown_escape(text: str) -> str:
-    """`text` as Markdown that shows it letter by letter."""
+    """`text` as Markdown that shows it literally."""
     return text.translate(MARKDOWN)
