@@ -142,7 +142,7 @@ def headline(
         *sentences,
         f"N = {panel.condition.images}; against {_against(panel, who, compute)}.",
         *_seeds(panel),
-        *([f"Times are not told: {why(timed, command)}"] if doubted else []),
+        *([f"Times are left out: {why(timed, command)}"] if doubted else []),
     ]
     return Headline(line, " ".join(sentences))
 
@@ -229,7 +229,7 @@ def _costs(compute: Comparison, time: Comparison | None, label: str) -> Statemen
     """Costs over the range that both reach, after a warning if the subject never reaches the base's best quality."""
     time = None if time is None or time.bound else time
     costs = {"compute": compute} if time is None else {"compute": compute, "time": time}
-    told = " and ".join(f"{_share(result)} the {cost} ({_range(result)})" for cost, result in costs.items())
+    shares = " and ".join(f"{_share(result)} the {cost} ({_range(result)})" for cost, result in costs.items())
     ranges = " and ".join(f"{_range(result)}× the {cost}" for cost, result in costs.items())
     alike = [cost for cost, result in costs.items() if not _differs(result)]
     at = f"of {compute.base} at equal {label}"
@@ -237,15 +237,15 @@ def _costs(compute: Comparison, time: Comparison | None, label: str) -> Statemen
         line = f"{_short(compute, label)}; up to there no difference in {' or '.join(alike)} beyond noise ({ranges})"
     elif compute.falls_short:
         within = f", in {alike[0]} no difference beyond noise" if alike else ""
-        line = f"{_short(compute, label)}; up to there it needs {told}{within}"
+        line = f"{_short(compute, label)}; up to there it needs {shares}{within}"
     elif len(alike) == len(costs):
         line = f"no difference beyond noise: {compute.name} needs {ranges} {at}"
     elif not _differs(compute):
-        line = f"no difference in compute beyond noise: {compute.name} needs {told} {at}"
+        line = f"no difference in compute beyond noise: {compute.name} needs {shares} {at}"
     else:
         verdict = " loses" if compute.verdict == "more" else ""
         within = "; in time no difference beyond noise" if alike else ""
-        line = f"{compute.name}{verdict}: {told} {at}{within}"
+        line = f"{compute.name}{verdict}: {shares} {at}{within}"
     return line, [f"{_where(compute)}, with 95 % intervals.", *_bests(compute)]
 
 

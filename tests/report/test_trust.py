@@ -98,7 +98,7 @@ def test_a_ratio_of_times_is_marked_if_either_is_doubtful(ran: Ran, tmp_path: Pa
 @pytest.mark.parametrize("arm", ["base", "dual-rate"])
 def test_no_headline_of_time_rests_on_a_doubtful_one(arm: str, ran: Ran) -> None:
     told = headline(panels(changed(ran, busy, (arm,), most=1))[0], command=COMMAND).conditions
-    assert told.count("Times are not told: 1 of 9 rows was timed on a machine that was not quiet") == 1
+    assert told.count("Times are left out: 1 of 9 rows was timed on a machine that was not quiet") == 1
     assert told.endswith(f"`{COMMAND}`, on a quiet one, takes all times again.")
 
 

@@ -73,8 +73,8 @@ def read_live(users: Iterable[str]) -> dict[str, Job]:
     Raises :class:`SlurmError`.
     """
     whose = f"--user={','.join(sorted(set(users)))}"
-    said = run(["squeue", "--noheader", "--array", "--states=all", whose, f"--format={SQUEUE_FIELDS}"])
-    return {job.id: job for line in said.split("\n") for job in _parse_squeue(line)}
+    output = run(["squeue", "--noheader", "--array", "--states=all", whose, f"--format={SQUEUE_FIELDS}"])
+    return {job.id: job for line in output.split("\n") for job in _parse_squeue(line)}
 
 
 def read_ended(jobs: Collection[str]) -> dict[str, Job] | None:
@@ -84,10 +84,10 @@ def read_ended(jobs: Collection[str]) -> dict[str, Job] | None:
         return {}
     shown = ["--allocations", "--noheader", "--parsable2", f"--format={SACCT_FIELDS}"]
     try:
-        said = run(["sacct", *shown, f"--jobs={','.join(arrays)}"])
+        output = run(["sacct", *shown, f"--jobs={','.join(arrays)}"])
     except SlurmError:
         return None
-    ended = {job.id: job for line in said.split("\n") for job in _parse_sacct(line)}
+    ended = {job.id: job for line in output.split("\n") for job in _parse_sacct(line)}
     for job in jobs:  # elements that never began share one line, which may not list them all
         array, _, index = job.partition("_")
         if job not in ended and index and (rest := ended.get(f"{array}_[...]") or ended.get(array)):

@@ -67,18 +67,18 @@ def try_out(options: Iterable[str]) -> Trial:
         raise SlurmError("sbatch is not installed here") from None
     except subprocess.TimeoutExpired:
         raise SlurmError(f"sbatch gave no answer in {COMMAND_SECONDS:.0f} s") from None
-    said = sbatch_message(done.stderr)
-    return Trial(done.returncode == 0, _foreseen(said) if done.returncode == 0 else said)
+    answer = sbatch_message(done.stderr)
+    return Trial(done.returncode == 0, _foreseen(answer) if done.returncode == 0 else answer)
 
 
-def _foreseen(said: str) -> str:
-    match = re.search(r"to start at (\S+) using (\d+) processors on nodes (\S+)", said)
+def _foreseen(answer: str) -> str:
+    match = re.search(r"to start at (\S+) using (\d+) processors on nodes (\S+)", answer)
     if match is None:
-        return said
+        return answer
     try:
         starts = datetime.fromisoformat(match.group(1))
     except ValueError:
-        return said
+        return answer
     if starts - datetime.now() > FORESEEN:
         return "would be accepted; SLURM cannot estimate when it starts"
     return f"would start at {starts:%Y-%m-%d %H:%M:%S} on {match.group(3)}"
