@@ -168,11 +168,11 @@ class SweepProgress:
             BarColumn(),
             TaskProgressColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[text]}", markup=False),
+            TextColumn("{task.fields[words]}", markup=False),
             console=console,
             disable=not console.is_terminal,
         )
-        self.total = self.bars.add_task("all", total=1.0, text="ETA –")
+        self.total = self.bars.add_task("all", total=1.0, words="ETA –")
         self.tasks: dict[Target, TaskID] = {}
         self.count, self.finished = len(work), 0
         self.last_plain = time.monotonic()
@@ -193,7 +193,7 @@ class SweepProgress:
 
     def reporter(self, target: Target) -> Reporter:
         """A bar for `target`, and the call that moves it."""
-        self.tasks[target] = self.bars.add_task(self.label(target), total=1.0, text="starting")
+        self.tasks[target] = self.bars.add_task(self.label(target), total=1.0, words="starting")
         return Reporter(self, target)
 
     def remove(self, target: Target) -> None:
@@ -214,8 +214,8 @@ class SweepProgress:
         if phase == MAIN and (left := self.clock.main_seconds_left(target)) is not None:
             text += f", {clock_text(left)} left"
         if target in self.tasks:
-            self.bars.update(self.tasks[target], completed=done / total if total else 0.0, text=text)
-        self.bars.update(self.total, completed=self.clock.done_fraction(), text=self.eta)
+            self.bars.update(self.tasks[target], completed=done / total if total else 0.0, words=text)
+        self.bars.update(self.total, completed=self.clock.done_fraction(), words=self.eta)
         waiting = started and phase.startswith(WAITING)
         if not self.console.is_terminal and (waiting or time.monotonic() - self.last_plain > PLAIN_SECONDS):
             self.last_plain = time.monotonic()
@@ -226,7 +226,7 @@ class SweepProgress:
         if target is not None:
             self.finished += 1
             self.clock.finish(target, whole)
-            self.bars.update(self.total, completed=self.clock.done_fraction(), text=self.eta)
+            self.bars.update(self.total, completed=self.clock.done_fraction(), words=self.eta)
         head = f"[{self.finished}/{self.count}, {self.eta}] "
         self.console.print((head if target else "") + text)
 

@@ -39,6 +39,7 @@ from harness.files import expanded
 from harness.metrics import DEFAULT, metric_of
 from harness.store.identity import START_TRAINING, UNKNOWN_ID, Identifier, _digest, start_training
 from harness.store.store import LOCAL, Target
+from harness.wording import count_of
 
 Seeds = tuple[Seed, ...]
 
@@ -294,8 +295,8 @@ def _several_trainings(name: str, count: int, points: Sequence[Mapping[str, Any]
     of_training = [key for key in points[0] if key.partition(".")[0] not in ("sample", "measure")]
     keys = [key for key in of_training if len(_distinct(point[key] for point in points)) > 1]
     return (
-        f"train.start: arm {name!r} has {count} trainings per seed, for its grid varies {' and '.join(keys)}; "
-        "start from an arm that has one"
+        f"train.start: arm {name!r} has {count_of(count, 'training')} per seed, for its grid varies "
+        f"{' and '.join(keys)}; start from an arm that has one"
     )
 
 

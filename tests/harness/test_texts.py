@@ -80,6 +80,7 @@ from harness.cli.app import main
 main()
 """
 TITLE = "Größe × 日本 [/b] [old] :smile:"
+IN_MARKDOWN = TITLE.replace("[", r"\[").replace("]", r"\]")
 ARM, LABEL = "bäse [/b]", r"ä× [/x] [red] :smile: $\foo$ | <b> & %_#"
 STRANGE = SWEEP.replace("A tiny sweep", f"'{TITLE}'").replace("  base: {grid", f"  {ARM}: {{label: '{LABEL}', grid")
 
@@ -104,7 +105,7 @@ def test_a_sweep_in_the_c_locale(strange: tuple[Path, Path, subprocess.Completed
     """From the file to the report, and no file is read or written in the encoding of the locale on the way."""
     _, results, done = strange
     assert done.returncode == 0, done.stderr.decode(errors="replace")
-    assert (results / "tiny" / "table.md").read_text(encoding="utf-8").startswith(f"# {TITLE}\n")
+    assert (results / "tiny" / "table.md").read_text(encoding="utf-8").startswith(f"# {IN_MARKDOWN}\n")
     printed = done.stdout.decode()
     replaced = {text: text.encode("ascii", "replace").decode() for text in (TITLE, ARM, LABEL)}
     assert f"{replaced[TITLE]}: 2 trainings and 3 cells to run" in printed

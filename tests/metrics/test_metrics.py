@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from harness import plugins
 from harness.config.schema import MeasureConfig, parse_experiment
 from harness.dispatch.sweep import load_sweep
 from harness.errors import ConfigError, DataError
@@ -43,7 +45,8 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "metrics_of_a_test.py"
     path.write_text(OWN, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(__import__("sys").modules, path.stem, raising=False)
+    monkeypatch.setattr(plugins, "_loaded", {})
+    monkeypatch.delitem(sys.modules, path.stem, raising=False)
     return path
 
 
@@ -69,6 +72,8 @@ def test_editing_the_source_of_ones_own_metric_changes_the_cell_alone(own: Path)
     experiment = parse_experiment({"measure": {"metrics": ["metrics_of_a_test:METRIC"]}}, "x")
     before = identify(experiment)
     own.write_text(OWN + "\n# edited\n", encoding="utf-8")
+    assert identify(experiment) == before, "what has been imported is what runs"
+    plugins._loaded.clear()  # as in the next process
     after = identify(experiment)
     assert before[0] == after[0] and before[1] != after[1]
 
