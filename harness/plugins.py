@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import sysconfig
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -93,7 +94,7 @@ def _import(place: str) -> tuple[object, ModuleType]:
     try:
         module = _import_module(module_name)
     except (Exception, SystemExit) as error:  # whatever a person's module raises while it is imported
-        raise PluginError(f"cannot be imported: {type(error).__name__}: {error}") from error
+        raise PluginError(f"cannot be imported: {type(error).__name__}: {error}{_found_first(error)}") from error
     found: object = module
     for part in attribute.split("."):
         if not hasattr(found, part):
@@ -102,6 +103,21 @@ def _import(place: str) -> tuple[object, ModuleType]:
             raise PluginError(f"cannot be found: {module.__file__ or module_name} has no {attribute!r}{hint}")
         found = getattr(found, part)
     return found, module
+
+
+def _found_first(error: BaseException) -> str:
+    """Which package Python found first, where that one lacks the module: another of its name may lie further on."""
+    missing = error.name or "" if isinstance(error, ModuleNotFoundError) else ""
+    top, _, inside = missing.partition(".")
+    places = list(getattr(sys.modules.get(top), "__path__", ())) if inside else []
+    return f"; the package {top!r} that Python finds first lies in {', '.join(places)}" if places else ""
+
+
+def failure(error: BaseException) -> str:
+    """What a person's own code raised, and where, for a message of one line."""
+    lines = traceback.extract_tb(error.__traceback__)
+    place = f" ({lines[-1].filename}, line {lines[-1].lineno})" if lines else ""
+    return f"{type(error).__name__}: {error}{place}"
 
 
 def _import_module(name: str) -> ModuleType:
@@ -190,12 +206,18 @@ def _imported(path: Path, folder: Path) -> Iterator[Path]:
     """The files of modules in `folder` that the file `path` imports, also inside functions."""
     if path.suffix != ".py":
         return
+    try:
+        parsed = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):  # nothing can import it; should something try, Python says what is wrong
+        return
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    for node in ast.walk(parsed):
         if isinstance(node, ast.Import):
             names.update(alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
             names.add(node.module.partition(".")[0])
+        elif isinstance(node, ast.ImportFrom) and node.level:  # of its own package, which may have no __init__.py
+            names.add(path.relative_to(folder).parts[0])
     for name in sorted(names - OWN_PACKAGES - sys.stdlib_module_names):
         for file in _module_files(name):
             if file.is_relative_to(folder):

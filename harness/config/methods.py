@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from importlib.metadata import EntryPoint, entry_points
 
+from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError
+
 from harness import plugins
 from harness.config.complaints import nearest
 from harness.errors import ConfigError
-from harness.plugins import PluginError, Source
+from harness.plugins import PluginError, Source, failure
 from models.methods import METHODS, Method, Settings
 
 GROUP = "harness.methods"
@@ -71,6 +74,24 @@ def _announced(kind: str) -> str:
     raise UnknownMethod("model.kind", [f"{kind!r} {problem}, nor a method's package.module:Class"])
 
 
+def _check_defaults(kind: str, section: str, settings: type[Settings]) -> None:
+    """That every default is a value that its key takes and that JSON holds, as ids and records do."""
+    try:
+        settings.model_validate_json(settings.model_construct().model_dump_json(warnings=False))
+    except PydanticSerializationError as error:
+        raise _refused(kind, f"has a default in {SECTIONS[section]} that JSON cannot hold: {error}") from error
+    except ValidationError as failed:
+        for one in failed.errors():
+            if one["type"] not in ("value_error", "assertion_error"):  # its own checks may want further keys
+                key = ".".join(map(str, (section, *one["loc"])))
+                why = f"{one['msg'][0].lower()}{one['msg'][1:]}"
+                raise _refused(
+                    kind, f"has {key} with the default {one['input']!r}, which it does not take: {why}"
+                ) from None
+    except Exception as error:
+        raise _refused(kind, f"fails to check its keys of the section {section}: {failure(error)}") from error
+
+
 def _checked(kind: str, found: object) -> Method:
     """An instance of the class `found`, which has the face of a method."""
     if not (isinstance(found, type) and issubclass(found, Method)):
@@ -84,6 +105,7 @@ def _checked(kind: str, found: object) -> Method:
         bare = [name for name, field in settings.model_fields.items() if field.is_required()]
         if bare:
             raise _refused(kind, f"has {section}.{bare[0]} without a default")
+        _check_defaults(kind, section, settings)
     try:
         return found()
     except Exception as error:

@@ -25,11 +25,12 @@ from harness.config.complaints import key_types as types_of_keys
 from harness.config.complaints import nearest as nearest
 from harness.config.datasets import DATA_SETS
 from harness.config.methods import SECTIONS as OF_METHODS
-from harness.config.methods import known_methods, method_of
+from harness.config.methods import known_methods, method_of, source_of
 from harness.config.values import as_typed, options_of
 from harness.errors import ConfigError, printable
 from harness.metrics import METRICS, metric_of
 from harness.metrics.extractors import EXTRACTORS, extractor_of
+from harness.plugins import failure as failure_of
 from models import refresh
 from models.limits import (
     LOG_SIGMA_MEAN,
@@ -342,6 +343,14 @@ class MeasureConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        giver: dict[str, str] = {}
+        for name in self.metric_names:
+            for measure in metric_of(name).measures:
+                if giver.setdefault(measure.name, name) != name:
+                    raise ValueError(
+                        f"metrics: {name!r} gives {measure.name!r}, as {giver[measure.name]!r} does; "
+                        "give its measure a name of its own"
+                    )
         least, why = self.least_images
         if self.images < least:
             raise ValueError(f"images: {self.images} are too few, {why} needs at least {least}")
@@ -593,6 +602,11 @@ def _fill(experiment: Experiment, values: Mapping[str, Any], source: str) -> Non
     except ValidationError as failure:
         kind = _kind_in(plain)
         raise ConfigError(source, complaints(failure, chosen, lambda key: _whose(key, kind))) from None
+    except Exception as error:
+        kind = _kind_in(plain)
+        if isinstance(error, ConfigError) or source_of(kind) is None:
+            raise
+        raise ConfigError(source, [f"model.kind: {kind!r} fails to check its keys: {failure_of(error)}"]) from error
 
 
 def _given(value: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.config.methods import source_of
 from harness.config.schema import DiffusionConfig, Experiment, ModelConfig, SampleConfig
 from harness.data import DataInfo, known_info
 from harness.engine.build import (
@@ -26,6 +27,7 @@ from harness.engine.build import (
     sampler_options,
     time_steps,
 )
+from harness.errors import ConfigError, HarnessError
 from harness.measure.flops import (
     MacCount,
     flop_counter_macs,
@@ -35,6 +37,7 @@ from harness.measure.flops import (
     sampling_macs,
     training_macs_per_step,
 )
+from harness.plugins import failure
 from models.denoise import Denoise
 from models.method import RunNetwork, run_network
 from models.noise import ImageNoise
@@ -112,10 +115,16 @@ class PlannedCosts:
 
 @cache
 def _counted(costed: _Costed) -> PlannedCosts:
-    """By fvcore, on networks that are built and run."""
-    model = costed.build()
-    seen = observe_steps(model, costed.shape, costed.classes)
-    networks = network_costs(model, costed.shape, costed.classes, training=costed.training)
+    """By fvcore, on networks that are built and run: here a person's own networks run for the first time."""
+    try:
+        model = costed.build()
+        seen = observe_steps(model, costed.shape, costed.classes)
+        networks = network_costs(model, costed.shape, costed.classes, training=costed.training)
+    except Exception as error:
+        kind = costed.model.kind
+        if isinstance(error, HarnessError) or source_of(kind) is None:
+            raise
+        raise ConfigError("model.kind", [f"{kind!r} cannot be built and run: {failure(error)}"]) from error
     return PlannedCosts(networks, seen.refresh, seen.between)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -69,7 +70,10 @@ class QualityMeter:
         generated = ImageSet(features, lambda: images, logits, self.extractor.features)
         values: dict[str, Estimate] = {}
         for metric in self.metrics:
-            values |= _estimates(metric, generated, self._real_set)
+            found = _estimates(metric, generated, self._real_set)
+            if twice := sorted(found.keys() & values.keys()):
+                raise DataError(f"metric {metric.name}: its computation gives {twice[0]}, which another metric gives")
+            values |= found
         return values
 
     def conditions(self, images: int) -> dict[str, Any]:
@@ -106,25 +110,37 @@ class QualityMeter:
 def _estimates(metric: Metric, generated: ImageSet, real: ImageSet) -> dict[str, Estimate]:
     """The metric's numbers, with bootstrap standard errors where it asks for them.
 
-    Raises DataError for a number that it has declared and does not give.
+    Raises DataError for a number that it has declared and does not give, and for one that is none.
     """
-    found = {
-        name: value if isinstance(value, Estimate) else Estimate(float(value))
-        for name, value in metric.compute(generated, real).items()
-    }
+    given = metric.compute(generated, real)
+    if not isinstance(given, Mapping):
+        raise DataError(f"metric {metric.name}: its computation gives a {type(given).__name__}, not numbers by name")
+    found = {name: _estimate(metric, name, value) for name, value in given.items()}
     lacking = [measure.name for measure in metric.measures if measure.name not in found]
     if lacking:
         raise DataError(f"metric {metric.name}: its computation gives no {', '.join(lacking)}")
     unsure = [measure.name for measure in metric.measures if found[measure.name].standard_error is None]
     if metric.resamples and unsure:
         errors = _bootstrap(metric, generated, real, unsure)
-        found |= {name: Estimate(found[name].value, errors[name]) for name in unsure}
+        found |= {name: Estimate(found[name].value, errors.get(name)) for name in unsure}
     return found
+
+
+def _estimate(metric: Metric, name: str, value: Any) -> Estimate:
+    """`value` as a finite number, which records can hold. Raises DataError."""
+    try:
+        estimate = value if isinstance(value, Estimate) else Estimate(float(value))
+        finite = math.isfinite(estimate.value)
+    except (TypeError, ValueError):
+        finite = False
+    if not finite:
+        raise DataError(f"metric {metric.name}: its computation gives {name} = {value!r}, which is no finite number")
+    return estimate
 
 
 def _bootstrap(metric: Metric, generated: ImageSet, real: ImageSet, names: Sequence[str]) -> dict[str, float]:
     """Standard deviation of each number over draws of the generated images with replacement; the same draws each
-    time."""
+    time. None is told of a number that is not finite for some draw."""
     randomness = torch.Generator().manual_seed(0)
     draws: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(metric.resamples):
@@ -135,7 +151,7 @@ def _bootstrap(metric: Metric, generated: ImageSet, real: ImageSet, names: Seque
         for name in names:
             value = values[name]
             draws[name].append(value.value if isinstance(value, Estimate) else float(value))
-    return {name: float(np.std(of_name, ddof=1)) for name, of_name in draws.items()}
+    return {name: float(np.std(of_name, ddof=1)) for name, of_name in draws.items() if np.isfinite(of_name).all()}
 
 
 def _picker(images: ImageSet, chosen: Tensor) -> Callable[[], Tensor]:

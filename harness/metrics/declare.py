@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from harness import plugins
 
@@ -95,6 +95,26 @@ class Metric:
     """Whether it is measured in every cell."""
     resamples: int = 0
     """Bootstrap draws of the generated images for the standard errors that `compute` does not tell; 0 for none."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a declaration that could only fail once networks have been trained."""
+        names = [measure.name for measure in self.measures]
+        if not names:
+            raise ValueError(f"metric {self.name!r}: measures: none; at least one is needed")
+        for name in names:
+            if not name.isidentifier() or names.count(name) > 1:
+                raise ValueError(f"metric {self.name!r}: measures: {name!r} must be a name of its own, as in Python")
+        if unknown := sorted(set(self.needs) - set(get_args(Need))):
+            raise ValueError(f"metric {self.name!r}: needs: {unknown[0]!r} is not one of {', '.join(get_args(Need))}")
+        if self.resamples < 0 or self.resamples == 1:
+            raise ValueError(f"metric {self.name!r}: resamples: {self.resamples}; 0 for none, or at least 2")
+        for measure in self.measures:
+            try:
+                measure.label_for("", inception=False)
+            except (LookupError, ValueError) as error:
+                raise ValueError(
+                    f"metric {self.name!r}: label: {measure.label!r} may hold {{features}} alone ({error})"
+                ) from None
 
 
 @dataclass(frozen=True)

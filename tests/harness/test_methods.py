@@ -20,7 +20,7 @@ from harness.config.schema import Experiment, ModelConfig, SampleConfig, TrainCo
 from harness.dispatch.slurm.snapshot import take_snapshot
 from harness.dispatch.sweep import load_sweep
 from harness.engine.build import build_model
-from harness.engine.estimate import expected_runs, image_info, network_costs_of, planned_costs
+from harness.engine.estimate import expected_runs, image_info, network_costs_of, planned_costs, training_gmacs_per_step
 from harness.engine.train import build_training, optimise, training_data
 from harness.errors import ConfigError, HarnessError
 from harness.measure.flops import UnknownOperatorError
@@ -159,6 +159,79 @@ def test_networks_without_the_face_of_a_model_are_one_message(case: str, write: 
     experiment = parse_experiment({"model": {"kind": kind}}, "test")
     with pytest.raises(ConfigError, match=message):
         build_model(experiment, image_info(experiment))
+
+
+RAISING = {
+    "a check of keys": (
+        "    @pydantic.field_validator('depth')\n    def check(cls, depth):\n        return {1: 1}[depth]\n",
+        "",
+        r"fails to check its keys: KeyError: 4 \(.*\.py, line \d+\)",
+    ),
+    "a check of sections": (
+        "",
+        "def check(self, config):\n        config.nothing",
+        "fails to check its keys: AttributeError",
+    ),
+    "a default of another type": (
+        "    size: int = 'two'\n",
+        "",
+        "model.size with the default 'two', which it does not",
+    ),
+    "a default that JSON lacks": (
+        "    model_config = {'arbitrary_types_allowed': True}\n    kind_of: torch.dtype = torch.float32\n",
+        "",
+        "has a default in model_settings that JSON cannot hold",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", RAISING)
+def test_settings_that_fail_are_one_message(case: str, write: Write) -> None:
+    keys, of_method, message = RAISING[case]
+    text = PLAIN.replace("class Keys(Settings):\n", f"import pydantic, torch\nclass Keys(Settings):\n{keys}")
+    kind = write(f"{text}\n    {of_method}\n")
+    with pytest.raises(ConfigError, match=message) as raised:
+        parse_experiment({"model": {"kind": kind, **({"depth": 4} if case == "a check of keys" else {})}}, "test")
+    assert len(raised.value.problems) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("raise RuntimeError('boom')", r"cannot be built and run: RuntimeError: boom \(.*\.py, line \d+\)"),
+        ("return nn.Conv2d(1, 1, 3)", "cannot be built and run: TypeError"),
+    ],
+)
+def test_a_network_that_cannot_be_built_or_run_is_one_message_before_anything_is_trained(
+    body: str, message: str, write: Write
+) -> None:
+    kind = write(f"{PLAIN}\n    def build_network(self, config, images):\n        {body}\n")
+    experiment = parse_experiment({"model": {"kind": kind}}, "test")
+    with pytest.raises(ConfigError, match=message):
+        training_gmacs_per_step(experiment)
+
+
+def test_a_package_that_hides_another_of_its_name_is_named(write: Write, tmp_path: Path) -> None:
+    write("", "pack.__init__")
+    with pytest.raises(ConfigError, match=rf"the package 'pack' that Python finds first lies in {tmp_path}/path/pack"):
+        parse_experiment({"model": {"kind": "pack.elsewhere:Plain"}}, "test")
+
+
+def test_what_is_imported_relatively_counts_without_an_init_too(write: Write, tmp_path: Path) -> None:
+    folder = tmp_path / "path"
+    write("WIDTH = 1\n", "pack_bare.deep.widths")
+    kind = write(f"from .deep.widths import WIDTH\n{PLAIN}", "pack_bare.nets")
+    source = source_of(kind)
+    assert source is not None and Path("pack_bare/deep/widths.py") in source.files
+    (folder / "pack_bare" / "deep" / "widths.py").write_text("WIDTH = 2\n")
+    assert reloaded(kind).digest != source.digest
+
+
+def test_what_cannot_be_parsed_beside_it_is_part_of_the_source(write: Write) -> None:
+    write("def (", "helper_broken")
+    kind = write(f"{PLAIN}\n    def late(self):\n        import helper_broken\n")
+    source = source_of(kind)
+    assert source is not None and Path("helper_broken.py") in source.files
 
 
 def test_the_command_line_ends_with_status_2(tmp_path: Path) -> None:

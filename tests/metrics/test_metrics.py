@@ -68,6 +68,44 @@ def test_a_number_that_is_declared_and_not_given_is_named(own: Path) -> None:
         measured("metrics_of_a_test:LACKING")
 
 
+@pytest.mark.parametrize("given", ["{'first': float('nan')}", "{'first': float('inf')}", "{'first': None}", "[1.0]"])
+def test_what_is_no_finite_number_is_named(given: str, own: Path) -> None:
+    own.write_text(OWN.replace('{"first": float(generated.features[:, 0].mean()), "aside": 1.0}', given))
+    with pytest.raises(
+        DataError, match=r"metric first: its computation gives (first = .*no finite number|a list, not)"
+    ):
+        measured("metrics_of_a_test:METRIC")
+
+
+def test_a_metric_cannot_give_the_measure_of_another(own: Path) -> None:
+    """Its figures would stand for the other's, in tables and in the headline."""
+    own.write_text(OWN.replace('Metric("first", (Measure("first"),)', 'Metric("first", (Measure("frechet"),)'))
+    with pytest.raises(ConfigError, match=r"measure.metrics: .*:METRIC' gives 'frechet', as 'frechet' does"):
+        parse_experiment({"measure": {"metrics": ["metrics_of_a_test:METRIC"]}}, "x")
+
+
+def test_a_number_aside_cannot_be_that_of_another_metric(own: Path) -> None:
+    own.write_text(OWN.replace('"aside": 1.0', '"kernel": 0.0'))
+    with pytest.raises(DataError, match="metric first: its computation gives kernel, which another metric gives"):
+        measured("metrics_of_a_test:METRIC")
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        ({"measures": ()}, "measures: none"),
+        ({"measures": (Measure("a b"),)}, "measures: 'a b' must be a name"),
+        ({"measures": (Measure("a"), Measure("a"))}, "measures: 'a' must be a name of its own"),
+        ({"measures": (Measure("a", label="{nope}"),)}, "label: '{nope}' may hold {features} alone"),
+        ({"needs": frozenset({"pixels"})}, "needs: 'pixels' is not one of features, images, logits"),
+        ({"resamples": 1}, "resamples: 1; 0 for none, or at least 2"),
+    ],
+)
+def test_a_declaration_that_can_only_fail_is_refused_at_once(declared: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Metric(**{"name": "m", "measures": (Measure("m"),), "compute": lambda generated, real: {}, **declared})
+
+
 def test_editing_the_source_of_ones_own_metric_changes_the_cell_alone(own: Path) -> None:
     experiment = parse_experiment({"measure": {"metrics": ["metrics_of_a_test:METRIC"]}}, "x")
     before = identify(experiment)
