@@ -114,9 +114,11 @@ def _found_first(error: BaseException) -> str:
 
 
 def failure(error: BaseException) -> str:
-    """What a person's own code raised, and where, for a message of one line."""
+    """What a person's own code raised, and the last line of that code that led to it, for a message of one line."""
     lines = traceback.extract_tb(error.__traceback__)
-    place = f" ({lines[-1].filename}, line {lines[-1].lineno})" if lines else ""
+    own = {str(source.folder / file) for source in loaded_sources().values() for file in source.files}
+    last = next((line for line in reversed(lines) if line.filename in own), lines[-1] if lines else None)
+    place = f" ({last.filename}, line {last.lineno})" if last else ""
     return f"{type(error).__name__}: {error}{place}"
 
 

@@ -22,7 +22,7 @@ from harness.dispatch.sweep import Sweep, load_sweep
 from harness.errors import ConfigError, StoreError
 from harness.files import as_unicode, read_json, write_atomically, write_json
 from harness.store.records import CellRecord, DamagedRecord
-from harness.store.store import LOCAL, REPORT_CELLS, REPORT_SAMPLES, Store, Target
+from harness.store.store import LOCAL, REPORT_CELLS, REPORT_SAMPLES, Store, Target, is_published
 
 if TYPE_CHECKING:
     from harness.report import Report, ReportCell
@@ -79,7 +79,10 @@ def without_garbage_collection() -> Iterator[None]:
 
 
 def remake(folder: Path, publish: bool = False, metric: str | None = None) -> Made:
-    """A report again from its own cells.json, without the runs it was made from; in place, or published."""
+    """A report again from its own cells.json, without the runs it was made from: in place, or published.
+
+    A published one is ranked by another measure in the folder of a sweep's own report.
+    """
     from harness.report import load_report, write_report
 
     path = folder / REPORT_CELLS
@@ -88,12 +91,14 @@ def remake(folder: Path, publish: bool = False, metric: str | None = None) -> Ma
     kept = load_report(path)
     options = replace(kept.options, metric=metric or kept.options.metric)
     root = folder.parent.parent if folder.parent.name == LOCAL else folder.parent
-    target = Store(root).published_folder(folder.name) if publish else folder
-    if publish:
-        options = replace(options, published=True)
-        if target != folder and (folder / REPORT_SAMPLES).exists():
-            write_atomically(target / REPORT_SAMPLES, (folder / REPORT_SAMPLES).read_bytes())
     _check_metric(options.metric, kept.cells)
+    target = folder
+    if publish:
+        target, options = Store(root).published_folder(folder.name), replace(options, published=True)
+    elif options.metric != kept.options.metric and is_published(folder):  # a look by another measure publishes nothing
+        target, options = root / LOCAL / folder.name, replace(options, published=False)
+    if target != folder and (folder / REPORT_SAMPLES).exists():
+        write_atomically(target / REPORT_SAMPLES, (folder / REPORT_SAMPLES).read_bytes())
     report = write_report(kept.name, kept.title, kept.cells, target, options, reported=reported_table(root))
     return Made(target, _summary(report, target))
 

@@ -170,7 +170,7 @@ RAISING = {
     "a check of sections": (
         "",
         "def check(self, config):\n        config.nothing",
-        "fails to check its keys: AttributeError",
+        r"fails to check its keys: AttributeError: .* \(.*made_up.*\.py, line \d+\)",
     ),
     "a default of another type": (
         "    size: int = 'two'\n",

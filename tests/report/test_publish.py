@@ -65,6 +65,16 @@ def test_a_published_report_stays_one_when_it_is_made_again_from_its_cells(ran: 
     assert bytes_of(mine / NAME) == before and is_published(mine / NAME)
 
 
+def test_a_look_by_another_measure_leaves_a_published_report_alone(ran: Ran, mine: Path) -> None:
+    made(mine, "report", mine / NAME, "--publish")
+    before = bytes_of(mine / NAME)
+    own = made(mine, "report", mine / NAME, "--metric", "kernel")
+    assert own == mine / "local" / NAME and not is_published(own)
+    assert bytes_of(mine / NAME) == before and bytes_of(own).keys() == before.keys()
+    assert made(mine, "report", mine / NAME, "--metric", "kernel", "--publish") == mine / NAME, "if it is asked for"
+    assert bytes_of(mine / NAME) != before
+
+
 def test_an_own_report_is_published_from_its_cells_with_its_samples(ran: Ran, mine: Path) -> None:
     made(mine, "report", mine / NAME, "--publish")
     own = made(mine, "sweep", ran.sweep)

@@ -41,6 +41,14 @@ def sweep(folder: Path, kind: str | None = None) -> Sweep:
     return load_sweep(file)
 
 
+@pytest.mark.parametrize("named", ["inline", "local", "slurm", None])
+def test_a_wrong_key_of_the_section_cluster_is_told_wherever_it_runs(named: str | None, tmp_path: Path) -> None:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(TINY + "cluster: {tiem: 4h}\n")
+    with pytest.raises(ConfigError, match=r"tiny.yaml: cluster: tiem: unknown key .did you mean 'time'"):
+        choose(named, [], load_sweep(file))
+
+
 def test_the_order_of_who_says_where(tmp_path: Path, login_node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain, inline = sweep(tmp_path), sweep(tmp_path, "inline")
     assert choose(None, [], plain).kind == "slurm"
