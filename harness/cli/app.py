@@ -80,7 +80,7 @@ def sweep(
     overrides: Overrides = [],  # noqa: B006 - typer copies it
     results: Results = RESULTS,
     cluster: Cluster = None,
-    workers: Annotated[int, typer.Option(min=1, help="processes of --cluster local")] = 1,
+    workers: Annotated[int | None, typer.Option(min=1, help="processes of --cluster local; 1 if not given")] = None,
     slurm: SlurmOptions = [],  # noqa: B006
     wait: Annotated[bool, typer.Option("--wait", help="on SLURM: wait for all jobs, then report")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print what would run; run nothing")] = False,

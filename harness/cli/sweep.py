@@ -12,9 +12,10 @@ from rich.table import Table
 
 from harness.cli.console import console, print_json
 from harness.cli.hints import Asked
-from harness.cli.place import Chosen, choose
+from harness.cli.place import WORDS, Chosen, choose
 from harness.dispatch.plan import Plan, plan, without_damaged
 from harness.dispatch.sweep import Sweep, load_sweep
+from harness.errors import ConfigError
 from harness.files import set_aside
 from harness.store.identity import UNKNOWN_ID
 from harness.store.store import Store
@@ -32,7 +33,7 @@ def run(
     overrides: Sequence[str],
     results: Path,
     cluster: str | None,
-    workers: int,
+    workers: int | None,
     slurm: Sequence[str],
     wait: bool,
     dry_run: bool,
@@ -43,6 +44,8 @@ def run(
     planned, damaged = _checked(sweep, store)
     out = console(json_output)
     chosen = choose(cluster, slurm, sweep)
+    if workers is not None and chosen.kind != "local":
+        raise ConfigError("--workers", [f"has no meaning where a sweep {WORDS[chosen.kind]}; --cluster local takes it"])
     asked = Asked(file, overrides, results, cluster, slurm)
     _set_aside(damaged, store, out, dry_run)
     if dry_run:
@@ -66,7 +69,7 @@ def run(
                 return
             failures = _submit_and_wait(planned, store, out, asked)
         else:
-            failures = _run_here(planned, store, out, chosen.kind, workers)
+            failures = _run_here(planned, store, out, chosen.kind, workers or 1)
     else:
         done = f"all {len(sweep.cells)} cells are" if len(sweep.cells) > 1 else "the one cell is"
         out.print(f"{done} done; nothing runs", highlight=False)
@@ -94,6 +97,11 @@ def _set_aside(damaged: Mapping[str, str], store: Store, out: Console, dry_run: 
     for cell, reason in damaged.items():
         place = "would be set aside" if dry_run else f"set aside as {set_aside(store.cell_path(cell)).name}"
         out.print(f"{reason}: {place}, and the cell measured again")
+
+
+def _in_figures(gmacs: float) -> str:
+    """Whole from a hundred on, three figures below."""
+    return f"{gmacs:,.0f}" if gmacs >= 100 else f"{gmacs:.3g}"
 
 
 def _announcement(planned: Plan) -> str:
@@ -191,7 +199,7 @@ def _show_rows(planned: Plan, rows: Mapping[str, Any], out: Console) -> None:
     gmacs = sum(row["gmacs"] for kind in to_run.values() for row in kind)
     counted = ", ".join(count_of(len(rows), kind.removesuffix("s")) for kind, rows in to_run.items())
     out.print(
-        f"to run: {counted}, {gmacs:,.0f} GMACs; done already: {count_of(len(planned.done_cells), 'cell')}",
+        f"to run: {counted}, {_in_figures(gmacs)} GMACs; done already: {count_of(len(planned.done_cells), 'cell')}",
         highlight=False,
     )
     _show_planned_hours(rows["planned"], out)

@@ -60,15 +60,23 @@ def _refused(kind: str, problem: str) -> ConfigError:
     return ConfigError("model.kind", [f"{kind!r} {problem}"])
 
 
-def _entry_points() -> dict[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group=GROUP)}
+def _entry_points() -> dict[str, list[EntryPoint]]:
+    """By name; several where packages announce different classes under one."""
+    points: dict[str, list[EntryPoint]] = {}
+    for point in entry_points(group=GROUP):
+        same = points.setdefault(point.name, [])
+        if point.value not in [other.value for other in same]:
+            same.append(point)
+    return points
 
 
 def _announced(kind: str) -> str:
     """``package.module:Class`` of an entry point."""
     points = _entry_points()
-    if kind in points:
-        return points[kind].value
+    if len(announced := [point.value for point in points.get(kind, [])]) > 1:
+        raise _refused(kind, f"is announced by several installed packages; name one of {', '.join(announced)}")
+    if announced:
+        return announced[0]
     choices = [*METHODS, *points]
     problem = f"is not one of {', '.join(map(repr, choices))}{nearest(kind, choices)}"
     raise UnknownMethod("model.kind", [f"{kind!r} {problem}, nor a method's package.module:Class"])

@@ -530,7 +530,8 @@ def _resolve_arm(
     if arm.like not in arms:
         raise ConfigError(source, [f"like: {_no_arm(arm.like, arms)}"])
     if arm.like in (*seen, name):
-        raise ConfigError(source, [f"like: {arm.like!r} is like itself"])
+        circle = " → ".join([*seen[seen.index(arm.like) :], name, arm.like] if arm.like in seen else [name, name])
+        raise ConfigError(source, [f"like: {circle} goes round in a circle"])
     inherited, grid = _resolve_arm(arms, arm.like, source, (*seen, name))
     return {**inherited, **own}, {**grid, **arm.grid}
 

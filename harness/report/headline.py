@@ -28,7 +28,7 @@ def roles(panel: Panel, base: str | None = None, subject: str | None = None) -> 
 
     The base is the first arm unless named; its family are the arms with exactly the same network, uncached, with any
     sampler or preconditioning. The subject is the arm named, or ``dual-rate``, or the first arm whose own method keeps
-    something between refreshes.
+    something between refreshes, or the first of another method than the base's.
     """
     arms = [arm for arm in panel.arms if any(row.arm == arm for row in panel.measured)]
     if not arms or (base is not None and base not in arms):
@@ -50,7 +50,11 @@ def roles(panel: Panel, base: str | None = None, subject: str | None = None) -> 
         for row in panel.measured
         if row.refreshes is not None and row.setting("sample.cache_from_level") is None
     ]
-    others = [arm for arm in (subject, "dual-rate", *refreshing) if arm in arms and arm not in family]
+    of_another_method = [
+        row.arm for row in panel.measured if row.config["model"].get("kind") != (network or {}).get("kind")
+    ]
+    named = (subject, "dual-rate", *refreshing, *of_another_method)
+    others = [arm for arm in named if arm in arms and arm not in family]
     if subject is not None and subject not in arms:
         others = []
     return Roles(base, family, others[0] if others else None)
@@ -129,7 +133,10 @@ def headline(
     if who is None:
         return Headline(f"Compute at equal quality cannot be stated: the base arm {base!r} has no measured row.")
     if who.subject is None:
-        return Headline("Compute at equal quality cannot be stated: no arm beside the base's network was measured.")
+        return Headline(
+            "Compute at equal quality cannot be stated: no arm to compare with the base was measured; "
+            "report.subject names one."
+        )
     compute = comparison(panel, who, "gmacs")
     if compute is None:
         return Headline("Compute at equal quality cannot be stated: no compute has been measured.")

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from harness.cli.app import app
 from harness.config.schema import Experiment, parse_experiment
 from harness.data import known_info
 from harness.dispatch.checks import check_compiler, check_data, check_measures
@@ -146,3 +148,12 @@ def test_compiling_on_a_cpu_needs_a_compiler(section: str, key: str, monkeypatch
         check_compiler([], [compiled])  # its training is done
     monkeypatch.setenv("CXX", sys.executable)
     check_compiler([compiled], [compiled])
+
+
+@pytest.mark.parametrize("place", ["inline", "slurm"])
+def test_a_number_of_processes_is_refused_where_it_has_no_meaning(place: str, tmp_path: Path) -> None:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(small.SWEEP, encoding="utf-8")
+    command = ["sweep", str(file), "--workers", "3", "--cluster", place, "--dry-run", "--results", str(tmp_path / "r")]
+    with pytest.raises(ConfigError, match=r"--workers: has no meaning where a sweep .*; --cluster local takes it"):
+        CliRunner().invoke(app, command, catch_exceptions=False)

@@ -254,6 +254,18 @@ def test_an_entry_point_gives_a_short_name(write: Write, tmp_path: Path, monkeyp
         parse_experiment({"model": {"kind": "shrot"}}, "test")
 
 
+def test_a_name_that_two_packages_announce_is_refused_with_both(write: Write, tmp_path: Path) -> None:
+    kind = write()
+    for name, value in (("one", kind), ("two", f"{kind}2")):
+        info = tmp_path / "path" / f"{name}-1.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+        (info / "entry_points.txt").write_text(f"[harness.methods]\nshort = {value}\n")
+    with pytest.raises(ConfigError, match="announced by several installed packages; name one of ") as refused:
+        parse_experiment({"model": {"kind": "short"}}, "test")
+    assert kind in str(refused.value) and f"{kind}2" in str(refused.value)
+
+
 # --- keys -------------------------------------------------------------------------------------------------
 
 

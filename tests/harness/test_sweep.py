@@ -176,6 +176,8 @@ BAD_ARMS = {
     "seed in an arm": ("set: {seed: 1}", r"arm 'a': seed: the seeds of a sweep's trainings stand at its top"),
     "value twice": ("grid: {sample.steps: [1000, 4, 1e3]}", r"arm 'a': grid: sample\.steps: 1000 appears twice"),
     "nothing in it": ("", r"arms\.a: nothing is given; write \{\} where it changes nothing"),
+    "like itself": ("like: a", "like: a → a goes round in a circle"),
+    "like each other": ("like: b\n  b: {like: a}", "like: a → b → a goes round in a circle"),
     "like nobody": ("like: bsae", r"no arm 'bsae' \(did you mean 'base'"),
     "unknown arm key": ("grids: {}", r"arms\.a\.grids: unknown key \(did you mean 'grid'"),
     "light width of a single network": ("set: {model.light_width: 0.5}", "only a dual_rate model has it"),

@@ -221,6 +221,12 @@ def test_the_subject_is_the_first_arm_whose_own_method_refreshes(kind: str) -> N
     assert who is not None and (who.family, who.subject) == (("base",), "other")
 
 
+def test_a_method_that_runs_at_every_step_is_the_subject_where_no_other_is() -> None:
+    other = curve("other", 0.5, fixed={"model.kind": "a_package.module:Method"})
+    who = roles(panel_of(curve("base", 1.0), curve("shrunk", 0.7, fixed={"model.width": 8}), other))
+    assert who is not None and who.subject == "other"
+
+
 def test_time_is_told_at_the_distances_of_compute() -> None:
     rows = [*curve("base", 1.0), *curve("dual-rate", 0.5, fixed=DUAL)]
     for row in rows:  # the base's cheapest row is slow: its frontier in time begins elsewhere
@@ -253,10 +259,10 @@ def test_seconds_of_two_machines_are_not_compared() -> None:
 def test_what_cannot_be_said() -> None:
     nothing = headline(panel_of([missing("base", {"sample.steps": 8})]))
     assert nothing == Headline("Nothing has been measured yet.") and str(nothing) == nothing.line
-    assert "no arm beside" in headline(panel_of(curve("base", 1.0))).line
+    assert "no arm to compare" in headline(panel_of(curve("base", 1.0))).line
     lacking = [missing("base", {"sample.steps": 8}), *curve("dual-rate", 1.0, fixed=DUAL)]
     assert "'base' has no measured row" in headline(panel_of(lacking), base="base").line
-    assert "no arm beside" in headline(panel_of(curve("base", 1.0), curve("x", 1.0)), subject="absent").line
+    assert "no arm to compare" in headline(panel_of(curve("base", 1.0), curve("x", 1.0)), subject="absent").line
 
 
 def test_a_report_with_nothing_timed_speaks_of_compute_alone() -> None:

@@ -104,7 +104,7 @@ def test_no_multiply_adds_and_no_time_are_told_as_missing(ran: Ran, tmp_path: Pa
 def test_one_row_alone_is_a_report(ran: Ran, tmp_path: Path) -> None:
     report = written(ran.rows[:1], tmp_path)
     assert "frontier.png" in report.files and len(report.table) == 1
-    assert "no arm beside the base's network was measured" in report.headline
+    assert "no arm to compare with the base was measured" in report.headline
 
 
 def test_the_kept_cells_are_json_that_any_program_reads(ran: Ran, tmp_path: Path) -> None:

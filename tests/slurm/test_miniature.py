@@ -16,7 +16,7 @@ MINIATURE = Path(__file__).parents[2] / "sweeps" / "miniature" / "imagenet64.yam
 TWO_ARMS = """
 name: miniature-on-two-nodes
 extends: {miniature}
-base: {{data.path: {data}, measure.images: 8}}
+base: {{data.path: {data}, measure.images: 10}}
 arms:
   base: {{grid: {{sample.steps: [2]}}}}
   base-heun: null
