@@ -25,7 +25,7 @@ from harness.dispatch.status import Row, SweepStatus, read_status
 from harness.dispatch.sweep import Sweep, load_sweep
 from harness.engine import jobs
 from harness.store.store import Store, Target
-from tests.slurm.cluster import script, wait_until
+from tests.slurm.cluster import PATIENCE_SECONDS, script, wait_until
 
 STEPS = 60
 TINY = f"""
@@ -119,10 +119,10 @@ class Running:
         """Nothing of the sweep runs or waits any more."""
         return not self.status().is_live
 
-    def wait_complete(self) -> None:
+    def wait_complete(self, seconds: float = PATIENCE_SECONDS) -> None:
         """The sweep completes by itself, without anybody's help."""
         self.hurry()
-        wait_until(self.is_over, "the sweep to end")
+        wait_until(self.is_over, "the sweep to end", seconds)
         self._check_complete()
 
     def finish_here(self) -> None:
