@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from harness.config.methods import method_of
 from harness.config.schema import DataConfig, Experiment, TrainConfig
 from harness.data import DataInfo, Dataset, batches, fingerprint, open_data
 from harness.data.loader import Batch
@@ -254,7 +255,10 @@ def optimise(
         with contextlib.ExitStack() as stack:
             if isinstance(module, DistributedDataParallel) and not last:
                 stack.enter_context(module.no_sync())
-            stack.enter_context(torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"))
+            # what is recomputed must cast as the first pass did, whatever the cache of casts held then
+            keeps_casts = not method_of(experiment.model.kind).recomputes_activations(experiment)
+            half = settings.precision == "bfloat16"
+            stack.enter_context(torch.autocast(device.type, torch.bfloat16, enabled=half, cache_enabled=keeps_casts))
             value = module(scaled, labels[part] if experiment.model.class_conditional else None, randomness)
         (value / count).backward()
         total += value.detach() / count
