@@ -22,7 +22,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from harness.config.methods import method_of
 from harness.config.schema import DataConfig, Experiment, TrainConfig
 from harness.data import DataInfo, Dataset, batches, fingerprint, open_data
 from harness.data.loader import Batch
@@ -242,6 +241,13 @@ def optimise(
     images, labels, positions = (part.to(device, non_blocking=True) for part in batch)
     count = len(images) // micro_batch
     total = torch.zeros((), device=device)
+    precision = torch.autocast(
+        device.type,
+        torch.bfloat16,
+        enabled=settings.precision == "bfloat16",
+        # what is recomputed must cast as the first pass did, whatever the cache of casts held then
+        cache_enabled=not method_for(experiment).recomputes_activations(experiment),
+    )
     state.optimizer.zero_grad(set_to_none=True)
     for number in range(count):
         part = slice(number * micro_batch, (number + 1) * micro_batch)
@@ -255,10 +261,7 @@ def optimise(
         with contextlib.ExitStack() as stack:
             if isinstance(module, DistributedDataParallel) and not last:
                 stack.enter_context(module.no_sync())
-            # what is recomputed must cast as the first pass did, whatever the cache of casts held then
-            keeps_casts = not method_of(experiment.model.kind).recomputes_activations(experiment)
-            half = settings.precision == "bfloat16"
-            stack.enter_context(torch.autocast(device.type, torch.bfloat16, enabled=half, cache_enabled=keeps_casts))
+            stack.enter_context(precision)
             value = module(scaled, labels[part] if experiment.model.class_conditional else None, randomness)
         (value / count).backward()
         total += value.detach() / count
