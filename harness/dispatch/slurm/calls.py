@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -146,29 +146,33 @@ def array_name(sweep: str, array: Array, mark: str, place: int) -> str:
 
 def _dependency(array: Array, submission: Submission) -> str | None:
     """What sbatch is told of the jobs that `array` waits for."""
-    jobs: list[str] = []
-    for after in array.after:
-        if after.array is None:
-            jobs.append(after.job or "")
-            continue
-        parent = submission.arrays[after.array]
-        if after.element is None and len(array.elements) > 1:
-            return f"aftercorr:{parent.job}"
-        jobs.append(parent.job_of(after.element or 0) or "")
-    return f"afterok:{':'.join(jobs)}" if jobs else None
+
+    def number(parent: int, element: int | None) -> str:
+        made = submission.arrays[parent]
+        return (made.job if element is None else made.job_of(element)) or ""
+
+    return _waiting_for(array, number)
 
 
 def described(array: Array, layout: Sequence[Array]) -> str | None:
     """A dependency on arrays that have no number yet: ARRAY and its place in the layout."""
+
+    def name(parent: int, element: int | None) -> str:
+        return f"ARRAY{parent}" if element is None or len(layout[parent].elements) == 1 else f"ARRAY{parent}_{element}"
+
+    return _waiting_for(array, name)
+
+
+def _waiting_for(array: Array, name: Callable[[int, int | None], str]) -> str | None:
+    """The dependency of `array`; `name` tells the number of an array by its place, or of an element of it."""
     jobs: list[str] = []
     for after in array.after:
         if after.array is None:
             jobs.append(after.job or "")
-        elif after.element is None:
-            return f"aftercorr:ARRAY{after.array}"
+        elif after.element is None and len(array.elements) > 1:
+            return f"aftercorr:{name(after.array, None)}"
         else:
-            element = f"_{after.element}" if len(layout[after.array].elements) > 1 else ""
-            jobs.append(f"ARRAY{after.array}{element}")
+            jobs.append(name(after.array, after.element or 0))
     return f"afterok:{':'.join(jobs)}" if jobs else None
 
 
