@@ -9,7 +9,7 @@ import json
 import os
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,20 @@ def read_json(path: Path) -> Any:
         raise StoreError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise StoreError(f"{path}: cannot be read ({error}); move it away and run again") from None
+
+
+def digest_of(value: Any) -> str:
+    """A short hash, hexadecimal, of plain JSON values."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def digest_of_files(named: Iterable[tuple[str, bytes]]) -> str:
+    """SHA-256, hexadecimal, of the names and contents of files in their order."""
+    digest = hashlib.sha256()
+    for name, content in named:
+        digest.update(f"{name} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
 
 
 def file_sha256(path: Path) -> str:

@@ -8,7 +8,6 @@ travels with jobs to other machines (:attr:`Source.files`).
 from __future__ import annotations
 
 import ast
-import hashlib
 import json
 import os
 import sys
@@ -22,6 +21,8 @@ from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
+
+from harness.files import digest_of_files
 
 PATH_VARIABLE = "HARNESS_PLUGINS_PATH"
 OWN_PACKAGES = frozenset({"harness", "models"})
@@ -149,7 +150,8 @@ def _source(place: str, module: ModuleType) -> Source | None:
             f"lies in a package of {size / 2**20:,.0f} MiB, which would travel with every job; at most "
             f"{MOST_BYTES / 2**20:.0f} may: keep data apart from the source",
         )
-    return Source(folder, files, recorded_digests(folder).get(place) or _digest(folder, files))
+    content = ((file.as_posix(), (folder / file).read_bytes()) for file in files)
+    return Source(folder, files, recorded_digests(folder).get(place) or digest_of_files(content))
 
 
 def recorded_digests(folder: Path) -> dict[str, str]:
@@ -157,14 +159,6 @@ def recorded_digests(folder: Path) -> dict[str, str]:
     path = folder / RECORD
     digests: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return digests
-
-
-def _digest(folder: Path, files: tuple[Path, ...]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        content = (folder / file).read_bytes()
-        digest.update(f"{file.as_posix()} {len(content)}\n".encode() + content)
-    return digest.hexdigest()
 
 
 def _files_of(path: Path, folder: Path) -> set[Path]:

@@ -52,15 +52,16 @@ def start_problem(training: Training, known: Mapping[str, Training], store: Stor
     id, path = start_training(experiment), start_file(experiment)
     if id is None and path is None:
         return None
-    from harness.engine.start import file_shapes, misfit, network_shapes
+    from harness.engine.start import misfit, network_shapes
+    from harness.store.weights import tensor_shapes
 
     try:
         if id is not None and store.is_trained(id):
-            shapes = file_shapes(store.weights_path(id), id)
+            shapes = tensor_shapes(store.weights_path(id), id)
         elif id is not None and id in known:
             shapes = network_shapes(known[id].experiment)
         elif path is not None:
-            shapes = file_shapes(path)
+            shapes = tensor_shapes(path)
         else:
             return f"train.start: {store.runs} holds neither the weights nor the configuration of training {id}"
     except StoreError as error:

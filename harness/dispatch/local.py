@@ -52,10 +52,7 @@ def describe(target: Target, sweep: Sweep) -> str:
     training = sweep.trainings[target.id]
     model, seed = training.experiment.model, training.experiment.seed
     telling = {key: getattr(model, key) for key in method_of(model.kind).telling_keys}
-    rows = (row for cell in sweep.cells.values() if cell.training == target.id for row in cell.rows)
-    _, varied = next(rows, ("", {}))
-    of_training = {key: value for key, value in varied.items() if key.partition(".")[0] not in ("sample", "measure")}
-    telling |= {key.rpartition(".")[2]: value for key, value in of_training.items()}
+    telling |= {key.rpartition(".")[2]: value for key, value in training.varied.items()}
     told = f" {_short(telling)}" if telling else ""
     shown = ", ".join(training.arms[:2]) + (", …" if len(training.arms) > 2 else "")
     return f"training for {shown or 'what starts from it'}{told}{_start_of(training, sweep)} seed={seed}"

@@ -35,9 +35,9 @@ from harness.config.values import ReadBy, as_typed, decoded, from_text
 from harness.config.yamlfile import load_mapping
 from harness.dispatch.graph import find_cycle, in_order
 from harness.errors import ConfigError
-from harness.files import expanded
+from harness.files import digest_of, expanded
 from harness.metrics import DEFAULT, metric_of
-from harness.store.identity import START_TRAINING, UNKNOWN_ID, Identifier, _digest, start_training
+from harness.store.identity import START_TRAINING, UNKNOWN_ID, Identifier, needs_of
 from harness.store.store import LOCAL, Target
 from harness.wording import count_of
 
@@ -158,6 +158,8 @@ class Training:
     experiment: Experiment
     arms: list[str] = field(default_factory=list)
     """The arms that ask for it; none where it is known from the store alone."""
+    varied: dict[str, Any] = field(default_factory=dict)
+    """The keys that the grid of the first of them varies and that change the network, with their values."""
 
     @property
     def target(self) -> Target:
@@ -166,8 +168,7 @@ class Training:
     @property
     def needs(self) -> tuple[Target, ...]:
         """The training that it starts from, if it starts from one."""
-        start = start_training(self.experiment)
-        return () if start is None else (Target("training", start),)
+        return needs_of(self.target, self.experiment)
 
 
 @dataclass
@@ -206,7 +207,7 @@ class Sweep:
         """Folder of the report: the sweep's name, marked where `--set` made it another sweep."""
         if not self.overrides:
             return self.config.name
-        return f"{self.config.name}-set-{_digest(sorted(self.overrides))[:6]}"
+        return f"{self.config.name}-set-{digest_of(sorted(self.overrides))[:6]}"
 
     @cached_property
     def nodes(self) -> dict[Target, Training | Cell]:
@@ -291,8 +292,12 @@ def _looks_like_a_file(start: str) -> bool:
     return "/" in start or start.endswith(".safetensors") or expanded(start).exists()
 
 
+def _changes_the_network(key: str) -> bool:
+    return key.partition(".")[0] not in ("sample", "measure")
+
+
 def _several_trainings(name: str, count: int, points: Sequence[Mapping[str, Any]]) -> str:
-    of_training = [key for key in points[0] if key.partition(".")[0] not in ("sample", "measure")]
+    of_training = [key for key in points[0] if _changes_the_network(key)]
     keys = [key for key in of_training if len(_distinct(point[key] for point in points)) > 1]
     return (
         f"train.start: arm {name!r} has {count_of(count, 'training')} per seed, for its grid varies "
@@ -332,12 +337,14 @@ def load_sweep(path: Path, overrides: Iterable[str] = (), *, without_data: bool 
                     problems.add(error.problems, name, place, varied)
                     continue
                 training, cell = identify(experiment)
-                asked = trainings.setdefault(training, Training(training, experiment))
+                own = {key: value for key, value in varied.items() if key not in fixed}
+                of_network = {key: value for key, value in own.items() if _changes_the_network(key)}
+                asked = trainings.setdefault(training, Training(training, experiment, varied=of_network))
                 asked.arms += [name] if name not in asked.arms else []
                 if not config.arms[name].cells:
                     continue
                 shared = cells.setdefault(cell, Cell(cell, training, experiment))
-                row = (name, {key: value for key, value in varied.items() if key not in fixed})
+                row = name, own
                 if row not in shared.rows:  # what was varied may have been fixed since
                     shared.rows.append(row)
     problems.raise_if_any(path, _arms_for_nothing(config, starts))

@@ -105,7 +105,7 @@ class _Costed:
 
 
 @dataclass(frozen=True)
-class PlannedCosts:
+class _NetworkCosts:
     """Multiply-adds of one evaluation of each network for one image, and the networks that steps run."""
 
     networks: dict[str, MacCount]
@@ -114,7 +114,7 @@ class PlannedCosts:
 
 
 @cache
-def _counted(costed: _Costed) -> PlannedCosts:
+def _counted(costed: _Costed) -> _NetworkCosts:
     """By fvcore, on networks that are built and run: here a person's own networks run for the first time."""
     try:
         model = costed.build()
@@ -125,10 +125,10 @@ def _counted(costed: _Costed) -> PlannedCosts:
         if isinstance(error, HarnessError) or source_of(kind) is None:
             raise
         raise ConfigError("model.kind", [f"{kind!r} cannot be built and run: {failure(error)}"]) from error
-    return PlannedCosts(networks, seen.refresh, seen.between)
+    return _NetworkCosts(networks, seen.refresh, seen.between)
 
 
-def _counted_without_weights(costed: _Costed, least_parameters: float) -> PlannedCosts | None:
+def _counted_without_weights(costed: _Costed, least_parameters: float) -> _NetworkCosts | None:
     """By FlopCounterMode, in no memory; None for networks of fewer parameters, or that do not run without memory."""
     try:
         with torch.device("meta"):
@@ -143,11 +143,11 @@ def _counted_without_weights(costed: _Costed, least_parameters: float) -> Planne
             }
     except (NotImplementedError, RuntimeError):  # an operator that needs values: then they are counted with them
         return None
-    return PlannedCosts(networks, seen.refresh, seen.between)
+    return _NetworkCosts(networks, seen.refresh, seen.between)
 
 
 @cache
-def _planned(costed: _Costed) -> PlannedCosts:
+def _planned(costed: _Costed) -> _NetworkCosts:
     return _counted_without_weights(costed, LARGE_PARAMETERS) or _counted(costed)
 
 
@@ -167,7 +167,7 @@ def planned_costs(experiment: Experiment, info: DataInfo, *, training: bool = Fa
     return (_counted_without_weights(costed, 0) or _counted(costed)).networks
 
 
-def _planned_costs_of(experiment: Experiment, *, training: bool = False) -> PlannedCosts:
+def _planned_costs_of(experiment: Experiment, *, training: bool = False) -> _NetworkCosts:
     return _planned(_Costed.of(experiment, image_info(experiment), training=training))
 
 

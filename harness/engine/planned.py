@@ -6,23 +6,22 @@ what counts. The numbers are those of :mod:`harness.engine.estimate`.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from harness.config.methods import source_of
 from harness.config.schema import DataConfig, Experiment
 from harness.data import fingerprint
 from harness.data.checksums import cache_folder
 from harness.errors import DataError, StoreError
-from harness.files import read_json, write_json
+from harness.files import digest_of, digest_of_files, read_json, write_json
 from harness.measure.peaks import PEAK_TFLOPS
+from harness.plugins import OWN_PACKAGES
+from harness.processes import SOURCE
 from harness.store.store import Kind
 
 Quantity = Literal["gmacs_per_image", "cell_gmacs", "training_gmacs"]
@@ -98,7 +97,7 @@ def _key_of(quantity: Quantity, experiment: Experiment) -> str | None:
     data = experiment.data.model_dump(mode="json", exclude={"path", "label"})
     source = source_of(experiment.model.kind)  # of a method that is not ours
     own = None if source is None else source.digest
-    return _digest([quantity, content, data, sections, train, measure, own])
+    return digest_of([quantity, content, data, sections, train, measure, own])
 
 
 @lru_cache
@@ -111,14 +110,6 @@ def _content(data: DataConfig) -> str | None:
 @lru_cache
 def _counted_by() -> str:
     """A hash of our source and of the versions of what it counts with."""
-    digest = hashlib.sha256()
-    for package in ("harness", "models"):
-        spec = find_spec(package)
-        for folder in (spec.submodule_search_locations or []) if spec is not None else []:
-            for path in sorted(Path(folder).rglob("*.py")):
-                digest.update(path.read_bytes())
-    return _digest([digest.hexdigest(), [metadata.version(package) for package in COUNTED_WITH]])
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+    paths = (path for package in sorted(OWN_PACKAGES) for path in sorted((SOURCE / package).rglob("*.py")))
+    source = digest_of_files((path.relative_to(SOURCE).as_posix(), path.read_bytes()) for path in paths)
+    return digest_of([source, [metadata.version(package) for package in COUNTED_WITH]])

@@ -13,7 +13,7 @@ from harness.config.schema import Experiment
 from harness.data import known_info
 from harness.engine.build import build_model
 from harness.errors import ConfigError
-from harness.store.weights import load_tensors, tensor_shapes
+from harness.store.weights import load_tensors
 from harness.wording import count_of
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -29,11 +29,6 @@ def network_shapes(experiment: Experiment) -> dict[str, tuple[int, ...]]:
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-
-
-def file_shapes(path: Path, training: str | None = None) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor of a weights file, from its header alone. Raises :class:`StoreError`."""
-    return tensor_shapes(path, training)
 
 
 def misfit(network: Shapes, start: Shapes) -> str | None:

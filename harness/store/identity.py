@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from functools import lru_cache
@@ -19,7 +18,7 @@ from harness.config.schema import (
     TrainConfig,
 )
 from harness.errors import ConfigError, MissingDataError
-from harness.files import expanded, tried
+from harness.files import digest_of, expanded, tried
 from harness.metrics.declare import ExtractorKind, source_digest
 from harness.metrics.extractors import extractor_of
 from harness.store.store import Target
@@ -67,11 +66,6 @@ def _dump(section: Section, without: set[str] | frozenset[str] = frozenset()) ->
     return {key: value for key, value in json.loads(_dump_all(section)).items() if key not in without}
 
 
-def _digest(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 UNKNOWN_ID = "unknown-"
 """How a placeholder id begins: the data that the real one depends on are missing."""
 
@@ -101,7 +95,7 @@ class Identifier:
         measured = self._measures.get((experiment.measure, data))
         if measured is None:
             measured = self._measures[experiment.measure, data] = self._measure_identity(experiment.measure, data)
-        cell = _digest([training, _dump(experiment.sample), measured])
+        cell = digest_of([training, _dump(experiment.sample), measured])
         known = not training.startswith(UNKNOWN_ID) and None not in measured.values()
         return training, cell if known else UNKNOWN_ID + cell
 
@@ -124,7 +118,7 @@ class Identifier:
         if source is not None:
             identity["source"] = source.digest
         is_known = content is not None and not (start or "").startswith(UNKNOWN_ID)
-        return _digest(identity) if is_known else UNKNOWN_ID + _digest(identity)
+        return digest_of(identity) if is_known else UNKNOWN_ID + digest_of(identity)
 
     def _start_identity(self, train: TrainConfig) -> str | None:
         """What stands for the weights that a training starts from: a training's id, or the content of a file."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -11,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from harness.errors import DispatchError
+from harness.files import digest_of_files
 from harness.plugins import RECORD, loaded_sources, package_files
 from harness.store.provenance import commit_of
 from harness.store.store import Store
@@ -31,10 +31,7 @@ def take_snapshot(store: Store) -> Path:
     content = {f"{name}/{relative}": data for name, folder in folders.items() for relative, data in _files(folder)}
     content[f"harness/{COMMIT_FILE}"] = _commit_line(folders["harness"]).encode()
     content |= _plugins()
-    digest = hashlib.sha256()
-    for name, data in content.items():
-        digest.update(f"{name} {len(data)}\n".encode() + data)
-    target = store.runs.resolve() / "source" / digest.hexdigest()[:16]
+    target = store.runs.resolve() / "source" / digest_of_files(content.items())[:16]
     if not target.exists():
         _write(content, target)
     return target
