@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 CONSONANTS = frozenset("bcdfghjklmnpqrstvwxz")
 
 
@@ -17,3 +20,9 @@ def plural(noun: str) -> str:
     if noun.endswith("y") and noun[-2:-1] in CONSONANTS:
         return f"{noun[:-1]}ies"
     return f"{noun}s"
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)`` or nothing."""
+    match = get_close_matches(name, list(choices), n=1, cutoff=0.6)
+    return f" (did you mean {match[0]!r}?)" if match else ""

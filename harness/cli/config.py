@@ -20,8 +20,6 @@ TITLES = {
     "experiment": "An experiment: under `base:`, an arm's `set:` and `grid:`, and behind `--set`",
     "cluster": "A cluster: under `cluster:`, in `~/.config/harness/cluster.yaml`, and behind `--slurm`",
 }
-
-
 ROOMY = 60
 """Columns of a terminal in which no key need be broken."""
 
@@ -115,6 +113,7 @@ def _default(key: Key) -> str:
 
 
 def _escaped(text: str) -> str:
+    """`text` as Markdown that shows it literally, but for what it sets in backticks."""
     for character in "\\|*_<[":
         text = text.replace(character, f"\\{character}")
     return text

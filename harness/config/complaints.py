@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from harness.config.values import options_of, takes
+from harness.wording import nearest
 
 SHAPE_ERRORS = {
     "bool_type", "dict_type", "float_type", "int_from_float", "int_type", "list_type", "missing", "model_type",
@@ -43,12 +44,6 @@ def key_types(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
         else:
             types |= key_types(section, f"{prefix}{name}.")
     return types
-
-
-def nearest(name: str, choices: list[str]) -> str:
-    """`` (did you mean 'x'?)`` or nothing."""
-    match = get_close_matches(name, choices, n=1, cutoff=0.6)
-    return f" (did you mean {match[0]!r}?)" if match else ""
 
 
 def complaints(

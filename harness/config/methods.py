@@ -12,9 +12,9 @@ from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
 from harness import plugins
-from harness.config.complaints import nearest
 from harness.errors import ConfigError
 from harness.plugins import PluginError, Source, failure
+from harness.wording import nearest
 from models.methods import METHODS, Method, Settings
 
 GROUP = "harness.methods"

@@ -22,7 +22,6 @@ from pydantic.fields import FieldInfo
 
 from harness.config.complaints import complaints, section_of
 from harness.config.complaints import key_types as types_of_keys
-from harness.config.complaints import nearest as nearest
 from harness.config.datasets import DATA_SETS
 from harness.config.methods import SECTIONS as OF_METHODS
 from harness.config.methods import known_methods, method_of, source_of
@@ -31,6 +30,7 @@ from harness.errors import ConfigError, printable
 from harness.metrics import METRICS, metric_of
 from harness.metrics.extractors import EXTRACTORS, extractor_of
 from harness.plugins import failure as failure_of
+from harness.wording import nearest as nearest
 from models import refresh
 from models.limits import (
     LOG_SIGMA_MEAN,

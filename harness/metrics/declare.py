@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from harness import plugins
+from harness.wording import nearest
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -158,10 +158,8 @@ def by_name(name: str, known: Mapping[str, T], kind: type[T]) -> T:
     if name in known:
         return known[name]
     if ":" not in name:
-        close = get_close_matches(name, known, 1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
         choices = ", ".join(map(repr, known))
-        raise ValueError(f"{name!r} is not one of {choices}, nor of the form package.module:NAME{hint}")
+        raise ValueError(f"{name!r} is not one of {choices}, nor of the form package.module:NAME{nearest(name, known)}")
     try:
         found = plugins.load(name)
     except plugins.PluginError as error:

@@ -126,11 +126,7 @@ def _text(row: Row, distance: Distance | None, table: MainTable) -> dict[str, st
         **{measure.label: number(row.mean(name)) for name, measure in panel.others.items()},
         "GMACs/image": number(row.gmacs),
         "s/image": _time(number(row.seconds), row),
-        **(
-            {"timed on": f"{show(row.clock[0])}, {count_of(show(row.clock[1]), 'thread')}"}
-            if table.several_clocks
-            else {}
-        ),
+        **({"timed on": _clock(row)} if table.several_clocks else {}),
         "compute speed-up": _times(_speed_up(row, table.base, "gmacs")),
         "time speed-up": _time(_times(_speed_up(row, table.base, "seconds")), row, table.base),
     }
