@@ -188,7 +188,7 @@ def counted_sbatch(folder: Path) -> Iterator[Callable[[], int]]:
     wrapper = folder / "bin" / "sbatch"
     tally = folder / "sbatch-calls"
     wrapper.parent.mkdir(exist_ok=True)
-    tally.touch()
+    tally.write_bytes(b"")
     wrapper.write_text(f'#!/bin/sh\necho >> "{tally}"\nexec "{real}" "$@"\n', encoding="utf-8")
     wrapper.chmod(0o755)
     before = os.environ["PATH"]
