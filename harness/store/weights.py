@@ -46,6 +46,12 @@ def load_tensors(path: Path, training: str | None = None) -> tuple[dict[str, Ten
     return tensors, metadata
 
 
+def load_facts(path: Path, training: str | None = None) -> dict[str, str]:
+    """The metadata of `path` alone. Raises as :func:`load_tensors` does."""
+    with _opened(path) as file:
+        return _facts(path, file.metadata(), training)
+
+
 def tensor_shapes(path: Path, training: str | None = None) -> dict[str, tuple[int, ...]]:
     """The shape of each tensor in `path`, from its header alone. Raises as :func:`load_tensors` does."""
     with _opened(path) as file:
