@@ -160,9 +160,7 @@ def test_a_method_without_a_table_has_the_ids_of_ever(tmp_path: Path) -> None:
 
 def test_a_table_that_does_not_exist_is_told_with_the_choices(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(methods.method_of("tabled:Tabled")), "start_table", lambda self, config: "denoising")
-    with pytest.raises(
-        ConfigError, match=r"needs a table 'denoising' \(did you mean 'denoising_error'"
-    ):
+    with pytest.raises(ConfigError, match=r"needs a table 'denoising' \(did you mean 'denoising_error'"):
         load_sweep(sweep.path)
 
 
@@ -196,7 +194,7 @@ def test_a_table_s_job_asks_for_what_a_cell_s_does_unless_told_otherwise() -> No
 
 
 def test_a_table_holds_up_no_estimate_of_the_time_left() -> None:
-    base, table, cell = (Target(kind, "x") for kind in ("training", "table", "cell"))  # type: ignore[arg-type]
+    base, table, cell = (Target(kind, "x") for kind in ("training", "table", "cell"))
     clock = WorkClock({base: 10.0, table: 1.0, Target("training", "y"): 10.0})
     clock.resume(base, 0.0)
     clock.spend(base, 5.0)
