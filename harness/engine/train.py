@@ -138,7 +138,8 @@ def train_network(
 
     Begins with the weights in `start`, if it is given, and with the `table` that is measured of them, but with a new
     optimiser and at step 0. Goes on from the newest whole checkpoint. Every rank of a job calls it; the first writes.
-    Returns what done.json holds. Raises :class:`Stopped` (saved) when `should_stop`, :class:`Diverged`, and HarnessError for bad input.
+    Returns what done.json holds. Raises :class:`Stopped` (saved) when `should_stop`, :class:`Diverged`, and
+    HarnessError for bad input.
     """
     settings, ranks = experiment.train, current_ranks()
     micro_batch = micro_batch_of(settings, ranks)

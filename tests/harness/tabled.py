@@ -7,7 +7,7 @@ from pathlib import Path
 METHOD = '''
 from torch import nn
 
-from models.denoising_error import DenoisingError
+from models.conditional import ErrorTable
 from models.methods import Method
 
 
@@ -18,7 +18,7 @@ class Net(nn.Module):
         super().__init__()
         self.hidden = nn.Conv2d(channels, 4, 3, padding=1)
         self.last = nn.Conv2d(4, channels, 3, padding=1)
-        self.error = DenoisingError()
+        self.error = ErrorTable()
 
     def forward(self, z, log_snr):
         return self.last(self.hidden(z).relu() * self.error(log_snr)[:, None, None, None])
@@ -32,7 +32,7 @@ class Tabled(Method):
         return "denoising_error"
 
     def load_table(self, model, tensors):
-        model.network.error.load(tensors)
+        model.network.error.fill(tensors["log_snr"], tensors["error"])
 '''
 KIND = "tabled:Tabled"
 SWEEP = """
