@@ -379,8 +379,11 @@ def _finish(
     if ranks.is_first:
         if weights.exists():
             log.warning("%s is replaced; the old file is kept as %s", weights, set_aside(weights).name)
-        config = json.dumps(as_plain(experiment), sort_keys=True)  # so that the file stands by itself
-        save_tensors(weights, state.weights(), training, step=str(state.step), config=config)
+        config = as_plain(experiment)  # so that the file stands by itself
+        config["data"].pop("path", None)  # and is the same wherever the data lie
+        save_tensors(
+            weights, state.weights(), training, step=str(state.step), config=json.dumps(config, sort_keys=True)
+        )
         record = TrainingRecord(
             schema_=TRAINING_SCHEMA,
             training=training,
