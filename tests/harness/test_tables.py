@@ -323,6 +323,16 @@ def test_a_killed_measurement_leaves_nothing_and_is_made_by_the_next_run(
     assert copied.state(table)["attempts"] == 2
 
 
+def test_a_measurement_that_is_told_to_stop_stops(made: tuple[Sweep, Store], tmp_path: Path) -> None:
+    sweep, _ = made
+    copied, table = copy_of(made, tmp_path, "first"), table_in(sweep)
+    save_experiments(plan(sweep, copied), copied, [table])
+    told: list[int] = []
+    with pytest.raises(Stopped):
+        jobs.run(copied, table, lambda done, total, phase="": told.append(done), lambda: len(told) == 3)
+    assert told == [0, 1, 2] and not copied.is_done(table) and copied.state(table)["state"] == "waiting"
+
+
 def test_a_base_that_fails_blocks_the_table_and_all_that_follows(tmp_path: Path) -> None:
     bad = "first: {cells: false, set: {train.learning_rate: 1.0e+30, train.gradient_clip: null}}"
     path, results = write(tmp_path, SWEEP.replace("first: {cells: false}", bad)), tmp_path / "results"
