@@ -157,7 +157,7 @@ def sample(
     import numpy as np
     import torch
 
-    from harness.engine.cell import load_generator
+    from harness.engine.cell import load_generator, stitched_weights
     from harness.measure.fidelity import to_uint8
 
     if out_path.suffix.lower() != ".png":
@@ -168,7 +168,8 @@ def sample(
     if weights is None:
         command = Asked(file, overrides, results).command("train", *(["--arm", arm] if arm else []))
         weights = _weights_of(store, experiment, command)
-    generator = load_generator(experiment, weights)
+    second = stitched_weights(store, experiment)
+    generator = load_generator(experiment, weights, second=second)
     seed, batch = experiment.sample.seeds[0], experiment.sample.batch
     parts = []
     with bar(out, "sampling", "cell") as progress:
