@@ -58,8 +58,8 @@ TRAINING_ID = r"training:(?:unknown-)?[0-9a-f]{16}"
 NO_TRAINING_ID = "is no id of a training; write it as training:0123456789abcdef"
 
 
-def check_training_id(named: str) -> bool:
-    """Whether `named` is the id of a training, if it begins like one."""
+def is_named(named: str) -> bool:
+    """Whether `named` can name weights: one that begins like the id of a training must be such an id."""
     return not named.startswith("training:") or re.fullmatch(TRAINING_ID, named) is not None
 
 
@@ -203,7 +203,7 @@ class TrainConfig(Section):
     @field_validator("start")
     @classmethod
     def _start(cls, start: str | None) -> str | None:
-        if start is not None and not check_training_id(start):
+        if start is not None and not is_named(start):
             raise ValueError(f"{start!r} {NO_TRAINING_ID}")
         return start
 
@@ -294,7 +294,7 @@ class _SampleConfig(Section):
         if (self.stitch is None) != (self.stitch_share is None):
             given, lacking = ("stitch", "stitch_share") if self.stitch_share is None else ("stitch_share", "stitch")
             raise ValueError(f"{given}: needs {lacking} beside it")
-        if self.stitch is not None and not check_training_id(self.stitch):
+        if self.stitch is not None and not is_named(self.stitch):
             raise ValueError(f"stitch: {self.stitch!r} {NO_TRAINING_ID}")
         return self
 

@@ -30,9 +30,11 @@ def check_stitched(experiment: Experiment, source: str) -> None:
     """Raise :class:`ConfigError` unless the two networks of `experiment` can take turns."""
     try:
         second = stitched_experiment(experiment)
-    except ConfigError as error:  # such as of a network that refreshes
-        problems = [f"sample.stitch: the network that it names cannot be stitched: {text}" for text in error.problems]
-        raise ConfigError(source, problems) from None
+    except ConfigError as error:
+        kind = ((experiment.stitched or {}).get("model") or {}).get("kind")
+        refreshing = any(problem.startswith("sample.refresh") for problem in error.problems)
+        problem = f"a {kind} network, which refreshes, cannot be stitched to another" if refreshing else str(error)
+        raise ConfigError(source, [f"sample.stitch: {problem}"]) from None
     if second is None:
         return
     if second.model.class_conditional != experiment.model.class_conditional:

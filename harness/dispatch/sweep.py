@@ -26,6 +26,7 @@ from harness.config.schema import (
     Section,
     Seed,
     distinct,
+    is_named,
     key_types,
     nearest,
     parse_experiment,
@@ -309,7 +310,7 @@ def parse_with_stitched(values: dict[str, Any], source: str) -> Experiment:
     if not isinstance(second, str) or values.get("stitched") is not None:
         experiment = parse_experiment(nest(values), source)
     elif second.startswith(START_TRAINING):
-        if not second.startswith(START_TRAINING + UNKNOWN_ID) and "stitched" not in values:
+        if not second.startswith(START_TRAINING + UNKNOWN_ID) and "stitched" not in values and is_named(second):
             cure = "name the arm that makes it, or the path of its weights.safetensors"
             raise ConfigError(source, [f"{STITCH}: {second} is of no arm, so that its network is not known; {cure}"])
         experiment = parse_experiment(nest(values), source)
