@@ -19,7 +19,7 @@ from harness.dispatch.plan import plan
 from harness.dispatch.sweep import Cell, Sweep, load_experiment, load_sweep
 from harness.engine import jobs
 from harness.engine.estimate import expected_runs, gmacs_per_image
-from harness.errors import Blocked, ConfigError
+from harness.errors import Blocked, ConfigError, StoreError
 from harness.store.identity import UNKNOWN_ID, identify
 from harness.store.records import CellRecord
 from harness.store.store import Store, Target
@@ -283,6 +283,20 @@ def test_it_waits_for_the_second_training_too(made: tuple[Sweep, Store], tmp_pat
     assert order.index(arms["shrunk"]) < order.index(cell.target) and planned.waits_for(cell.target) == (
         arms["shrunk"],
     )
+
+
+def test_one_cell_trains_both_networks(made: tuple[Sweep, Store], tmp_path: Path) -> None:
+    sweep, store = made
+    results = tmp_path / "results"
+    out = tmp_path / "grid.png"
+    invoke("train", sweep.path, "--arm", "heavy-first", "--results", results)
+    asked = ["sample", sweep.path, "--arm", "heavy-first", "--results", results, "--images", 4, "--out", out]
+    done = CliRunner().invoke(app, [str(word) for word in asked])
+    assert isinstance(done.exception, StoreError)
+    assert f"sample.stitch: training {by_arm(sweep)['base'].id} has not finished; train the arm" in str(done.exception)
+    record = json.loads(invoke("measure", sweep.path, "--arm", "heavy-first", "--results", results, "--json"))
+    (cell,) = cells_of(sweep, "heavy-first").values()
+    assert record["id"] == cell.id and record["quality"] == record_of(store, cell).plain["quality"]
 
 
 def test_it_can_be_a_file(made: tuple[Sweep, Store], tmp_path: Path) -> None:
