@@ -31,7 +31,7 @@ SCHEMA = 3
 
 NOT_IN_TRAINING_ID = {"checkpoint_every", "log_every", "workers"}
 START_TRAINING = "training:"
-"""How a `train.start` begins that names a training by its id; any other is the path of a weights file."""
+"""How a `train.start` or `sample.stitch` begins that names a training by its id; any other is the path of a file."""
 
 
 def identify(experiment: Experiment) -> tuple[str, str]:
@@ -41,26 +41,34 @@ def identify(experiment: Experiment) -> tuple[str, str]:
 
 def start_training(experiment: Experiment) -> str | None:
     """The id of the training whose weights `experiment`'s training starts from, if it starts from a training."""
-    start = experiment.train.start
-    return start.removeprefix(START_TRAINING) if start is not None and start.startswith(START_TRAINING) else None
+    return _training_named(experiment.train.start)
 
 
 def start_file(experiment: Experiment) -> Path | None:
     """The file of weights that `experiment`'s training starts from, if it starts from a file."""
-    start = experiment.train.start
-    return None if start is None or start.startswith(START_TRAINING) else expanded(start)
+    return _file_named(experiment.train.start)
 
 
 def stitched_training(experiment: Experiment) -> str | None:
     """The id of the training whose network runs the first steps of `experiment`'s sampling, if it is a training's."""
-    second = experiment.sample.stitch
-    return second.removeprefix(START_TRAINING) if second is not None and second.startswith(START_TRAINING) else None
+    return _training_named(experiment.sample.stitch)
 
 
 def stitched_file(experiment: Experiment) -> Path | None:
     """The file of weights of that network, if it is a file's."""
-    second = experiment.sample.stitch
-    return None if second is None or second.startswith(START_TRAINING) else expanded(second)
+    return _file_named(experiment.sample.stitch)
+
+
+def _training_named(weights: str | None) -> str | None:
+    """The id of the training, where `weights` are named by one."""
+    if weights is None or not weights.startswith(START_TRAINING):
+        return None
+    return weights.removeprefix(START_TRAINING)
+
+
+def _file_named(weights: str | None) -> Path | None:
+    """The file, where `weights` are named by one."""
+    return None if weights is None or weights.startswith(START_TRAINING) else expanded(weights)
 
 
 def start_table(experiment: Experiment) -> str | None:

@@ -22,8 +22,9 @@ from harness.engine.estimate import expected_runs, gmacs_per_image
 from harness.errors import Blocked, ConfigError, StoreError
 from harness.store.identity import UNKNOWN_ID, identify
 from harness.store.records import CellRecord
-from harness.store.store import Store, Target
+from harness.store.store import Store
 from harness.store.weights import load_tensors, save_tensors
+from tests.harness.tiny import by_arm
 
 SWEEP = """
 name: stitch
@@ -45,10 +46,6 @@ def write(folder: Path, text: str = SWEEP) -> Path:
     path = folder / "s.yaml"
     path.write_text(text)
     return path
-
-
-def by_arm(sweep: Sweep) -> dict[str, Target]:
-    return {arm: training.target for training in sweep.trainings.values() for arm in training.arms}
 
 
 def cells_of(sweep: Sweep, arm: str) -> dict[float, Cell]:

@@ -42,7 +42,7 @@ from models.conditional import ErrorTable
 from models.denoising_error import LEVELS, measure_denoising_error
 from models.tables import TABLES
 from tests.harness.tabled import SWEEP, write_method
-from tests.harness.tiny import command, environment
+from tests.harness.tiny import by_arm, command, environment
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -62,10 +62,6 @@ def write(folder: Path, text: str = SWEEP) -> Path:
     path = folder / "s.yaml"
     path.write_text(text)
     return path
-
-
-def by_arm(sweep: Sweep) -> dict[str, Target]:
-    return {arm: training.target for training in sweep.trainings.values() for arm in training.arms}
 
 
 def table_in(sweep: Sweep) -> Target:
