@@ -14,14 +14,14 @@ from harness.cli.console import console, print_json
 from harness.cli.hints import Asked
 from harness.config.schema import Experiment
 from harness.dispatch.checks import check_compiler, check_data, check_folder, check_measures, check_store, start_problem
-from harness.dispatch.plan import nodes_to_run, trainings_to_run
+from harness.dispatch.plan import known_training, nodes_to_run, trainings_to_run
 from harness.dispatch.progress import in_words
 from harness.dispatch.sweep import Training, load_experiment, load_with_starts
 from harness.engine.progress import MAIN, JobProgress
 from harness.errors import ConfigError, StoreError
 from harness.files import atomic_path, set_aside
 from harness.interrupts import stop_on_interrupt
-from harness.store.identity import START_TRAINING, Identifier, identify
+from harness.store.identity import START_TRAINING, Identifier, identify, stitched_training
 from harness.store.needs import missing_need
 from harness.store.records import CellRecord
 from harness.store.store import Store, Target
@@ -100,6 +100,17 @@ def _trained(store: Store, experiment: Experiment, starts: Sequence[Training], o
     return wanted.id
 
 
+def _stitched_to(experiment: Experiment, starts: Sequence[Training], store: Store) -> list[Experiment]:
+    """The experiment of the training that ``sample.stitch`` names, unless that is done or a file."""
+    id = stitched_training(experiment)
+    if id is None or store.is_trained(id):
+        return []
+    found = next((training for training in starts if training.id == id), None) or known_training(id, store)
+    if found is None:
+        raise StoreError(f"sample.stitch: {missing_need(store, Target('training', id))}")
+    return [found.experiment]
+
+
 def _weights_of(store: Store, experiment: Experiment, command: str) -> Path:
     """Where the training's weights lie. Raises :class:`StoreError` with the `command` that trains where none are."""
     training, _ = identify(experiment)
@@ -157,7 +168,7 @@ def sample(
     import numpy as np
     import torch
 
-    from harness.engine.cell import load_generator
+    from harness.engine.cell import load_generator, stitched_weights
     from harness.measure.fidelity import to_uint8
 
     if out_path.suffix.lower() != ".png":
@@ -168,7 +179,11 @@ def sample(
     if weights is None:
         command = Asked(file, overrides, results).command("train", *(["--arm", arm] if arm else []))
         weights = _weights_of(store, experiment, command)
-    generator = load_generator(experiment, weights)
+    second, id = stitched_weights(store, experiment), stitched_training(experiment)
+    if id is not None and not store.is_trained(id):
+        reason = missing_need(store, Target("training", id))
+        raise StoreError(f"sample.stitch: {reason}; train the arm that it names first")
+    generator = load_generator(experiment, weights, second=second)
     seed, batch = experiment.sample.seeds[0], experiment.sample.batch
     parts = []
     with bar(out, "sampling", "cell") as progress:
@@ -224,7 +239,8 @@ def measure(file: Path, overrides: Sequence[str], arm: str | None, results: Path
     if not store.is_done(target):
         check_measures([experiment])
         check_compiler([], [experiment])
-        _trained(store, experiment, starts, out)
+        for network in (experiment, *_stitched_to(experiment, starts, store)):
+            _trained(store, network, starts, out)
         store.save_experiment(target, experiment)
         _run_job(store, target, out)
     record = store.read_cell(cell)

@@ -48,12 +48,6 @@ class Plan:
         wanted = frozenset(self.targets())
         return [training for training in self.sweep.trainings.values() if training.target in wanted]
 
-    @property
-    def missing_tables(self) -> list[Table]:
-        """Tables not yet measured that something missing needs."""
-        wanted = frozenset(self.targets())
-        return [table for table in self.sweep.tables.values() if table.target in wanted]
-
     def needs(self, target: Target) -> tuple[Target, ...]:
         """What `target` needs that is not done."""
         return tuple(need for need in self.sweep.needs[target] if need not in self.done)

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.config.schema import Experiment, as_plain, parse_experiment
-from harness.data import Dataset, open_data
+from harness.config.stitching import stitched_experiment
+from harness.data import DataInfo, Dataset, open_data
 from harness.engine.build import build_model
 from harness.engine.costs import measure_sampling, sampling_cost
 from harness.engine.distributed import current_ranks, pick_device
@@ -25,7 +26,7 @@ from harness.errors import Blocked, Stopped
 from harness.files import atomic_path, set_aside
 from harness.measure.fidelity import quality_meter, to_uint8
 from harness.measure.reference import Reference
-from harness.store.identity import identify
+from harness.store.identity import identify, stitched_file, stitched_training
 from harness.store.lease import lease
 from harness.store.needs import missing_need
 from harness.store.provenance import method_provenance, provenance
@@ -47,14 +48,34 @@ from harness.wording import count_of
 SHOWN_IMAGES = 64
 
 
-def load_generator(experiment: Experiment, weights: Path, device: torch.device | None = None) -> ImageGenerator:
-    """The network in `weights`, ready to draw as `experiment` says. Raises StoreError for another training's file."""
-    training, _ = identify(experiment)
-    tensors, _ = load_tensors(weights, training)
+def load_generator(
+    experiment: Experiment, weights: Path, device: torch.device | None = None, second: Path | None = None
+) -> ImageGenerator:
+    """The network in `weights`, ready to draw as `experiment` says; `second` are those that ``sample.stitch`` names.
+
+    Raises StoreError for another training's file.
+    """
     info = open_data(experiment.data).info
+    model = _loaded(experiment, weights, identify(experiment)[0], info)
+    other = stitched_experiment(experiment)
+    partner = None
+    if other is not None and second is not None:
+        partner = _loaded(other, second, stitched_training(experiment), info)
+    return ImageGenerator(experiment, model, info, device or pick_device(), partner)
+
+
+def _loaded(experiment: Experiment, weights: Path, training: str | None, info: DataInfo) -> nn.Module:
+    """The network of `experiment` with `weights`, those of `training` if it is given."""
+    tensors, _ = load_tensors(weights, training)
     model = build_model(experiment, info)
     model.load_state_dict(tensors)
-    return ImageGenerator(experiment, model, info, device or pick_device())
+    return model
+
+
+def stitched_weights(store: Store, experiment: Experiment) -> Path | None:
+    """The file of weights of the network that ``sample.stitch`` names."""
+    training = stitched_training(experiment)
+    return stitched_file(experiment) if training is None else store.weights_path(training)
 
 
 def measure_cell(
@@ -71,7 +92,8 @@ def measure_cell(
     if not store.is_trained(training):
         raise Blocked(missing_need(store, Target("training", training)))
     dataset = open_data(experiment.data)
-    generator = load_generator(experiment, store.weights_path(training), pick_device(ranks))
+    second = stitched_weights(store, experiment)
+    generator = load_generator(experiment, store.weights_path(training), pick_device(ranks), second)
     shards = Shards(store.partial_folder(cell), cell, experiment)
     total = experiment.measure.images * len(experiment.sample.seeds)
     finished = shards.images_drawn()
@@ -109,7 +131,8 @@ def time_again(store: Store, cell: str) -> CellRecord:
     with lease(store.lease_path(target)):
         record = store.read_cell(cell)
         experiment = parse_experiment(record.config, str(store.cell_path(cell)))
-        generator = load_generator(experiment, store.weights_path(record.training))
+        weights = store.weights_path(record.training)
+        generator = load_generator(experiment, weights, second=stitched_weights(store, experiment))
         timed = TimeRecord.model_validate(measure_sampling(generator, experiment.measure.latency))
         made = record.provenance.model_copy(update={"timed": {**provenance(), "at": time.time()}})
         record = record.model_copy(update={"time": timed, "provenance": made})

@@ -127,7 +127,7 @@ def _make(
             path = None if table is None else store.table_path(table)
             train_network(experiment, target.id, folder, progress, should_stop, start, path)
         case "table":
-            measure_table(store, target.id, experiment, progress)
+            measure_table(store, target.id, experiment, progress, should_stop)
         case "cell":
             measure_cell(store, target.id, experiment, progress, should_stop)
 

@@ -98,7 +98,8 @@ def _key_of(quantity: Quantity, experiment: Experiment) -> str | None:
     data = experiment.data.model_dump(mode="json", exclude={"path", "label"})
     source = source_of(experiment.model.kind)  # of a method that is not ours
     own = None if source is None else source.digest
-    return digest_of([quantity, content, data, sections, train, measure, own])
+    beside = [] if experiment.stitched is None else [experiment.stitched]
+    return digest_of([quantity, content, data, sections, train, measure, own, *beside])
 
 
 @lru_cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from harness.data import Dataset, open_data
 from harness.engine.build import build_model, build_schedule, method_for
 from harness.engine.distributed import current_ranks, pick_device
 from harness.engine.progress import JobProgress
-from harness.errors import ConfigError, StoreError
+from harness.errors import ConfigError, Stopped, StoreError
 from harness.files import set_aside
 from harness.store.identity import start_file, start_table, start_training
 from harness.store.provenance import provenance
@@ -58,16 +59,29 @@ def measured_experiment(store: Store, experiment: Experiment) -> Experiment:
     )
 
 
-def measure_table(store: Store, table: str, experiment: Experiment, progress: JobProgress) -> None:
+def measure_table(
+    store: Store,
+    table: str,
+    experiment: Experiment,
+    progress: JobProgress,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> None:
     """Measure the table that `experiment`'s training needs of the weights it starts from, and keep it.
 
-    The first rank of a job does it.
+    The first rank of a job does it; told to stop it ends with :class:`Stopped` and leaves nothing, but not where others
+    wait for it.
     """
     ranks, name = current_ranks(), start_table(experiment)
     assert name is not None
     if ranks.is_first:
         path = store.table_path(table)
-        tensors = MEASURED[name](store, experiment, progress)
+
+        def tell(done: int, total: int) -> None:
+            progress(done, total)
+            if ranks.world == 1 and done < total and should_stop():
+                raise Stopped(f"table {table} stopped; it is measured in one go")
+
+        tensors = MEASURED[name](store, experiment, tell)
         if path.exists():
             log.warning("%s is replaced; the old file is kept as %s", path, set_aside(path).name)
         start = str(experiment.train.start)
@@ -75,7 +89,7 @@ def measure_table(store: Store, table: str, experiment: Experiment, progress: Jo
     ranks.barrier()
 
 
-def _denoising_error(store: Store, experiment: Experiment, progress: JobProgress) -> dict[str, Tensor]:
+def _denoising_error(store: Store, experiment: Experiment, progress: Callable[[int, int], None]) -> dict[str, Tensor]:
     network, dataset = measured_experiment(store, experiment), open_data(experiment.data)
     weights = start_weights(store, experiment)
     assert weights is not None

@@ -31,7 +31,7 @@ SCHEMA = 3
 
 NOT_IN_TRAINING_ID = {"checkpoint_every", "log_every", "workers"}
 START_TRAINING = "training:"
-"""How a `train.start` begins that names a training by its id; any other is the path of a weights file."""
+"""How a `train.start` or `sample.stitch` begins that names a training by its id; any other is the path of a file."""
 
 
 def identify(experiment: Experiment) -> tuple[str, str]:
@@ -41,14 +41,34 @@ def identify(experiment: Experiment) -> tuple[str, str]:
 
 def start_training(experiment: Experiment) -> str | None:
     """The id of the training whose weights `experiment`'s training starts from, if it starts from a training."""
-    start = experiment.train.start
-    return start.removeprefix(START_TRAINING) if start is not None and start.startswith(START_TRAINING) else None
+    return _training_named(experiment.train.start)
 
 
 def start_file(experiment: Experiment) -> Path | None:
     """The file of weights that `experiment`'s training starts from, if it starts from a file."""
-    start = experiment.train.start
-    return None if start is None or start.startswith(START_TRAINING) else expanded(start)
+    return _file_named(experiment.train.start)
+
+
+def stitched_training(experiment: Experiment) -> str | None:
+    """The id of the training whose network runs the first steps of `experiment`'s sampling, if it is a training's."""
+    return _training_named(experiment.sample.stitch)
+
+
+def stitched_file(experiment: Experiment) -> Path | None:
+    """The file of weights of that network, if it is a file's."""
+    return _file_named(experiment.sample.stitch)
+
+
+def _training_named(weights: str | None) -> str | None:
+    """The id of the training, where `weights` are named by one."""
+    if weights is None or not weights.startswith(START_TRAINING):
+        return None
+    return weights.removeprefix(START_TRAINING)
+
+
+def _file_named(weights: str | None) -> Path | None:
+    """The file, where `weights` are named by one."""
+    return None if weights is None or weights.startswith(START_TRAINING) else expanded(weights)
 
 
 def start_table(experiment: Experiment) -> str | None:
@@ -70,7 +90,9 @@ def needs_of(target: Target, experiment: Experiment, table: str | None = None) -
     that a training needs, where it is known: else it is told from the data.
     """
     if target.kind == "cell":
-        return (Target("training", identify(experiment)[0]),)
+        second = stitched_training(experiment)
+        networks = (identify(experiment)[0], *([] if second is None else [second]))
+        return tuple(Target("training", id) for id in dict.fromkeys(networks))
     start = start_training(experiment)
     needed = [] if start is None else [Target("training", start)]
     if target.kind == "training":
@@ -118,8 +140,12 @@ class Identifier:
         measured = self._measures.get((experiment.measure, data))
         if measured is None:
             measured = self._measures[experiment.measure, data] = self._measure_identity(experiment.measure, data)
-        cell = digest_of([training, _dump(experiment.sample), measured])
-        known = not training.startswith(UNKNOWN_ID) and None not in measured.values()
+        sample, second = _dump(experiment.sample), self._weights_named(experiment.sample.stitch, "sample.stitch")
+        if second is not None:
+            sample["stitch"] = second
+        cell = digest_of([training, sample, measured])
+        unknown = any(id is not None and id.startswith(UNKNOWN_ID) for id in (training, second))
+        known = not unknown and None not in measured.values()
         return training, cell if known else UNKNOWN_ID + cell
 
     def table(self, experiment: Experiment) -> str | None:
@@ -167,11 +193,13 @@ class Identifier:
 
     def _start_identity(self, train: TrainConfig) -> str | None:
         """What stands for the weights that a training starts from: a training's id, or the content of a file."""
-        if train.start is None:
-            return None
-        if train.start.startswith(START_TRAINING):
-            return train.start.removeprefix(START_TRAINING)
-        return self._file_digest(train.start, "train.start") or UNKNOWN_ID + train.start
+        return self._weights_named(train.start, "train.start")
+
+    def _weights_named(self, named: str | None, key: str) -> str | None:
+        """The id of the training, or the content of the file, that the configuration's `key` names."""
+        if named is None or named.startswith(START_TRAINING):
+            return named and named.removeprefix(START_TRAINING)
+        return self._file_digest(named, key) or UNKNOWN_ID + named
 
     def _measure_identity(self, measure: MeasureConfig, data: DataConfig) -> dict[str, Any]:
         """What a cell's figures depend on beside its images; None stands for what is not there."""

@@ -162,6 +162,8 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
     if labelled and draw(st.booleans()):
         values["sample.guidance"] = draw(st.sampled_from([0.0, 1, 3.0]))
         values["sample.guidance_interval"] = draw(maybe(rising(0.0, 100.0)))
+    if not dual and not cached and draw(st.integers(0, 3)) == 0:  # the first steps by the very network of the others
+        values |= {"sample.stitch": "only", "sample.stitch_share": draw(SHARE)}
     values["measure.weights"] = None
     return {key: value for key, value in values.items() if value is not None or key == "train.gradient_clip"}
 
@@ -233,7 +235,7 @@ def test_every_key_of_the_schema_is_drawn() -> None:
         seen.update(values)
 
     collect()
-    assert set(key_types()) - seen == {"measure.weights"}, "it is a file"
+    assert set(key_types()) - seen == {"measure.weights", "stitched"}, "a file, and what a sweep fills in"
 
 
 @settings(

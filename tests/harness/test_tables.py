@@ -42,7 +42,7 @@ from models.conditional import ErrorTable
 from models.denoising_error import LEVELS, measure_denoising_error
 from models.tables import TABLES
 from tests.harness.tabled import SWEEP, write_method
-from tests.harness.tiny import command, environment
+from tests.harness.tiny import by_arm, command, environment
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -62,10 +62,6 @@ def write(folder: Path, text: str = SWEEP) -> Path:
     path = folder / "s.yaml"
     path.write_text(text)
     return path
-
-
-def by_arm(sweep: Sweep) -> dict[str, Target]:
-    return {arm: training.target for training in sweep.trainings.values() for arm in training.arms}
 
 
 def table_in(sweep: Sweep) -> Target:
@@ -321,6 +317,16 @@ def test_a_killed_measurement_leaves_nothing_and_is_made_by_the_next_run(
     for id in sweep.trainings:
         assert copied.weights_path(id).read_bytes() == store.weights_path(id).read_bytes()
     assert copied.state(table)["attempts"] == 2
+
+
+def test_a_measurement_that_is_told_to_stop_stops(made: tuple[Sweep, Store], tmp_path: Path) -> None:
+    sweep, _ = made
+    copied, table = copy_of(made, tmp_path, "first"), table_in(sweep)
+    save_experiments(plan(sweep, copied), copied, [table])
+    told: list[int] = []
+    with pytest.raises(Stopped):
+        jobs.run(copied, table, lambda done, total, phase="": told.append(done), lambda: len(told) == 3)
+    assert told == [0, 1, 2] and not copied.is_done(table) and copied.state(table)["state"] == "waiting"
 
 
 def test_a_base_that_fails_blocks_the_table_and_all_that_follows(tmp_path: Path) -> None:
