@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from models.guidance import Guidance, with_unconditional
-from models.method import Model, RunNetwork, State, run_network
+from models.method import Model, Remembering, RunNetwork, State, run_network
 from models.process import CosineSchedule, noise_level
 from models.refresh import Refreshes
 
@@ -96,7 +96,10 @@ class Denoise:
 
         labels = self._both if doubled else self._labels
         if refresh:
-            x, self._state = self.model.step(batch, log_snr, labels, None, counted)
+            x, state = self.model.step(batch, log_snr, labels, None, counted)
+            if self._state is not None and isinstance(self.model, Remembering):
+                state = self.model.remember(state, self._state)
+            self._state = state
             return x
         state = first(self._state, len(batch)) if self._doubled[step] and not doubled else self._state
         return self.model.step(batch, log_snr, labels, state, counted)[0]

@@ -85,6 +85,7 @@ def _network(record: CellRecord) -> tuple[Any, ...]:
     return (
         canonical(record.config.get("model")),
         sample.get("cache_from_level"),
+        sample.get("cache_order"),
         sample.get("guidance"),
         tuple(sorted((name, round(count / most, 2)) for name, count in counts.items())),
         record.time.batch if record.time else None,

@@ -113,6 +113,7 @@ def test_a_cache_leaves_out_the_levels_that_it_reuses(from_level: int) -> None:
         networks.dual_rate(classes=10),
         networks.cached(),
         networks.cached(classes=10),
+        networks.cached(order=1),
     ],
 )
 def test_torchs_counter_agrees_on_every_architecture(model: Any) -> None:
