@@ -188,6 +188,11 @@ class TrainConfig(Section):
         description="the weights that training begins with: an arm of the sweep (its training of the same seed), "
         "training:ID, or the path of a weights file. Random weights if unset",
     )
+    freeze: tuple[str, ...] | None = Field(
+        None,
+        min_length=1,
+        description="networks that keep the weights they start with: [encoder] of a dual_rate model",
+    )
 
     @field_validator("start")
     @classmethod
@@ -409,6 +414,7 @@ class Experiment(Section):
             raise ValueError(
                 f"sample.{refresh.KEYS[0]}: missing; set one of {', '.join(refresh.KEYS)} for a {self.model.kind} model"
             )
+        self._check_freeze()
         if sample.sigma_range is not None:
             try:
                 check_sigma_range(sample.sigma_range, self.diffusion.log_snr_range)
@@ -431,6 +437,21 @@ class Experiment(Section):
         if only is not None and self.data.name != only:
             raise ValueError(f"measure.features: {self.measure.features} is for data.name: {only} alone")
         return self
+
+    def _check_freeze(self) -> None:
+        frozen, kind = self.train.freeze, self.model.kind
+        if frozen is None:
+            return
+        choices = method_of(kind).freezable
+        if not choices:
+            raise ValueError(f"train.freeze: a {kind} model has no network that can be frozen; leave it out")
+        for name in frozen:
+            if name not in choices:
+                raise ValueError(
+                    f"train.freeze: {name!r} is not one of {', '.join(map(repr, choices))}{nearest(name, choices)}"
+                )
+        if self.train.start is None:
+            raise ValueError("train.freeze: needs train.start, or what is frozen are random weights")
 
 
 COMMON: dict[str, type[Section]] = {"model": ModelConfig, "train": TrainConfig, "sample": SampleConfig}

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.config.methods import method_of
 from harness.config.schema import Experiment, ModelConfig
 from harness.dispatch.plan import Plan
 from harness.dispatch.sweep import Training
@@ -66,7 +67,8 @@ def start_problem(training: Training, known: Mapping[str, Training], store: Stor
             return f"train.start: {store.runs} holds neither the weights nor the configuration of training {id}"
     except StoreError as error:
         return f"train.start: {error}"
-    reason = misfit(network_shapes(experiment), shapes)
+    names = method_of(experiment.model.kind).start_names(experiment, shapes.keys())
+    reason = misfit(network_shapes(experiment), shapes, names)
     arms = known[id].arms if id is not None and id in known else []
     return None if reason is None else f"train.start: {arms[0] if arms else experiment.train.start} {reason}"
 

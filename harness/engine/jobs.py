@@ -135,8 +135,8 @@ def start_weights(store: Store, experiment: Experiment) -> Path | None:
 
 def _check_needs(store: Store, target: Target, experiment: Experiment) -> None:
     """Raise :class:`Blocked` unless all that `target` needs is done, or the target has gone beyond the need of it."""
-    if target.kind == "training" and store.checkpoints(target.id):
-        return
+    if target.kind == "training" and store.checkpoints(target.id) and not experiment.train.freeze:
+        return  # what it started from is in its checkpoints
     for need in needs_of(target, experiment):
         if not store.is_done(need):
             raise Blocked(missing_need(store, need))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -44,6 +46,16 @@ def load_tensors(path: Path, training: str | None = None) -> tuple[dict[str, Ten
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         metadata = _facts(path, file.metadata(), training)
     return tensors, metadata
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """A hash of the names, types, shapes and bytes of `tensors`, on any device."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def tensor_shapes(path: Path, training: str | None = None) -> dict[str, tuple[int, ...]]:

@@ -238,11 +238,14 @@ def test_a_start_that_fits_not_is_told_before_anything_is_trained(tmp_path: Path
 
 
 def test_the_part_that_would_fit_is_named(tmp_path: Path) -> None:
-    """An encoder is the base's network without its head, which hands its features to the denoiser instead."""
+    """A single network is more than an encoder, which hands its features to the denoiser and has no head."""
     with pytest.raises(ConfigError) as refused:
-        fitting(tmp_path, "{set: {train.start: first, model.kind: dual_rate, sample.refreshes: 1}}")
+        fitting(
+            tmp_path,
+            "{set: {train.start: dual}}\n  dual: {cells: false, set: {model.kind: dual_rate, sample.refreshes: 1}}",
+        )
     (problem,) = refused.value.problems
-    assert "encoder." in problem and "its network would fit as encoder: all tensors" in problem
+    assert "network." in problem and "its encoder would fit as network: " in problem
 
 
 def test_a_start_of_which_nothing_is_known_is_refused(tmp_path: Path) -> None:
@@ -482,6 +485,6 @@ def test_weights_of_another_network_are_refused_by_the_job_too(made: tuple[Sweep
     experiment = parse_experiment({"model": {"width": 16}}, "test")
     path = store.weights_path(by_arm(sweep)["first"])
     with pytest.raises(ConfigError, match=rf"train\.start: {path} does not fit: network\."):
-        load_start(build_model(experiment, open_data(experiment.data).info), path, None)
+        load_start(build_model(experiment, open_data(experiment.data).info), path, None, experiment)
     with pytest.raises(StoreError, match="belongs to training"):
-        load_start(build_model(experiment, open_data(experiment.data).info), path, "0123456789abcdef")
+        load_start(build_model(experiment, open_data(experiment.data).info), path, "0123456789abcdef", experiment)
