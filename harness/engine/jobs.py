@@ -118,13 +118,15 @@ def _make(
     store: Store, target: Target, experiment: Experiment, progress: JobProgress, should_stop: Callable[[], bool]
 ) -> None:
     from harness.engine.cell import measure_cell
+    from harness.engine.inherited import inherited_cost
     from harness.engine.train import train_network
 
     if target.kind == "cell":
         measure_cell(store, target.id, experiment, progress, should_stop)
     else:
         folder, start = store.training_folder(target.id), start_weights(store, experiment)
-        train_network(experiment, target.id, folder, progress, should_stop, start)
+        inherited = inherited_cost(store, experiment) if current_ranks().is_first else None
+        train_network(experiment, target.id, folder, progress, should_stop, start, inherited)
 
 
 def start_weights(store: Store, experiment: Experiment) -> Path | None:
