@@ -14,14 +14,14 @@ from harness.cli.console import console, print_json
 from harness.cli.hints import Asked
 from harness.config.schema import Experiment
 from harness.dispatch.checks import check_compiler, check_data, check_folder, check_measures, check_store, start_problem
-from harness.dispatch.plan import trainings_to_run
+from harness.dispatch.plan import nodes_to_run, trainings_to_run
 from harness.dispatch.progress import in_words
 from harness.dispatch.sweep import Training, load_experiment, load_with_starts
 from harness.engine.progress import MAIN, JobProgress
 from harness.errors import ConfigError, StoreError
 from harness.files import atomic_path, set_aside
 from harness.interrupts import stop_on_interrupt
-from harness.store.identity import START_TRAINING, identify
+from harness.store.identity import START_TRAINING, Identifier, identify
 from harness.store.needs import missing_need
 from harness.store.records import CellRecord
 from harness.store.store import Store, Target
@@ -82,7 +82,8 @@ def _run_job(store: Store, target: Target, out: Console) -> None:
 
 def _trained(store: Store, experiment: Experiment, starts: Sequence[Training], out: Console) -> str:
     """The id of the experiment's training, once it and all that it starts from (`starts`, in their order) are done."""
-    wanted = Training(identify(experiment)[0], experiment)
+    told = Identifier()
+    wanted = Training(told(experiment)[0], experiment, table=told.table(experiment))
     if store.is_done(wanted.target):
         return wanted.id
     missing = trainings_to_run(wanted, starts, store)
@@ -93,9 +94,9 @@ def _trained(store: Store, experiment: Experiment, starts: Sequence[Training], o
     for training in missing:
         if (problem := start_problem(training, known, store)) is not None:
             raise ConfigError(f"training {training.id}", [problem])
-    for training in missing:
-        store.save_experiment(training.target, training.experiment)
-        _run_job(store, training.target, out)
+    for node in nodes_to_run(missing, store):
+        store.save_experiment(node.target, node.experiment)
+        _run_job(store, node.target, out)
     return wanted.id
 
 

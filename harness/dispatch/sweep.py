@@ -37,7 +37,7 @@ from harness.dispatch.graph import find_cycle, in_order
 from harness.errors import ConfigError
 from harness.files import digest_of, expanded
 from harness.metrics import DEFAULT, metric_of
-from harness.store.identity import START_TRAINING, UNKNOWN_ID, Identifier, needs_of
+from harness.store.identity import START_TRAINING, UNKNOWN_ID, Identifier, needs_of, start_table, start_training
 from harness.store.store import LOCAL, Target
 from harness.wording import count_of
 
@@ -160,6 +160,8 @@ class Training:
     """The arms that ask for it; none where it is known from the store alone."""
     varied: dict[str, Any] = field(default_factory=dict)
     """The keys that the grid of the first of them varies and that change the network, with their values."""
+    table: str | None = None
+    """The id of the table that it needs of the weights it starts from, if it needs one."""
 
     @property
     def target(self) -> Target:
@@ -167,8 +169,36 @@ class Training:
 
     @property
     def needs(self) -> tuple[Target, ...]:
-        """The training that it starts from, if it starts from one."""
+        """The training that it starts from and the table that it needs, as far as there are such."""
+        return needs_of(self.target, self.experiment, self.table)
+
+
+@dataclass
+class Table:
+    """What is measured of a trained network, once, for all trainings that need it."""
+
+    id: str
+    experiment: Experiment
+    """That of one of these trainings: it says what is measured, of which start, on which data."""
+
+    @property
+    def target(self) -> Target:
+        return Target("table", self.id)
+
+    @property
+    def name(self) -> str:
+        """What is measured."""
+        return start_table(self.experiment) or ""
+
+    @property
+    def needs(self) -> tuple[Target, ...]:
+        """The training whose network is measured, unless that comes from a file."""
         return needs_of(self.target, self.experiment)
+
+
+def table_of(training: Training) -> Table | None:
+    """The table that `training` needs."""
+    return None if training.table is None else Table(training.table, training.experiment)
 
 
 @dataclass
@@ -210,12 +240,33 @@ class Sweep:
         return f"{self.config.name}-set-{digest_of(sorted(self.overrides))[:6]}"
 
     @cached_property
-    def nodes(self) -> dict[Target, Training | Cell]:
-        """All that the sweep may have to make: trainings first, each after the one that it starts from."""
-        trainings = {training.target: training for training in self.trainings.values()}
-        needs = {target: [need for need in node.needs if need in trainings] for target, node in trainings.items()}
-        ordered = {target: trainings[target] for target in in_order(trainings, needs)}
+    def tables(self) -> dict[str, Table]:
+        """The tables that its trainings need."""
+        found: dict[str, Table] = {}
+        for training in self.trainings.values():
+            if (table := table_of(training)) is not None:
+                found.setdefault(table.id, table)
+        return found
+
+    @cached_property
+    def nodes(self) -> dict[Target, Training | Table | Cell]:
+        """All that the sweep may have to make: trainings and tables first, each after what it needs."""
+        made: list[Training | Table] = [*self.trainings.values(), *self.tables.values()]
+        before = {node.target: node for node in made}
+        needs = {target: [need for need in node.needs if need in before] for target, node in before.items()}
+        ordered = {target: before[target] for target in in_order(before, needs)}
         return {**ordered, **{cell.target: cell for cell in self.cells.values()}}
+
+    def costed(self, target: Target) -> Experiment:
+        """The experiment that tells what making `target` costs: of a table that of the network that is measured.
+
+        Where that one is not known here, a training that needs the table has a network at least as large.
+        """
+        experiment = self.nodes[target].experiment
+        if target.kind != "table":
+            return experiment
+        start = self.trainings.get(start_training(experiment) or "")
+        return experiment if start is None else start.experiment
 
     @cached_property
     def needs(self) -> dict[Target, tuple[Target, ...]]:
@@ -284,7 +335,7 @@ class Starts:
                 raise ConfigError(source, [_several_trainings(name, len(found), points)])
             ((id, experiment),) = found.items()
             self._of_arm[name, seed] = id
-            self.trainings.setdefault(id, Training(id, experiment, [name]))
+            self.trainings.setdefault(id, Training(id, experiment, [name], table=self.identify.table(experiment)))
         return self._of_arm[name, seed]
 
 
@@ -339,7 +390,8 @@ def load_sweep(path: Path, overrides: Iterable[str] = (), *, without_data: bool 
                 training, cell = identify(experiment)
                 own = {key: value for key, value in varied.items() if key not in fixed}
                 of_network = {key: value for key, value in own.items() if _changes_the_network(key)}
-                asked = trainings.setdefault(training, Training(training, experiment, varied=of_network))
+                table = identify.table(experiment)
+                asked = trainings.setdefault(training, Training(training, experiment, varied=of_network, table=table))
                 asked.arms += [name] if name not in asked.arms else []
                 if not config.arms[name].cells:
                     continue

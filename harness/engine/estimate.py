@@ -7,6 +7,7 @@ FlopCounterMode, in seconds and in no memory; tests hold the two against each ot
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -27,6 +28,7 @@ from harness.engine.build import (
     sampler_options,
     time_steps,
 )
+from harness.engine.tables import evaluations
 from harness.errors import ConfigError, HarnessError
 from harness.measure.flops import (
     MacCount,
@@ -227,3 +229,9 @@ def training_gmacs_per_step(experiment: Experiment, *, recomputed: bool = False)
 def training_gmacs(experiment: Experiment) -> float:
     """GMACs of a whole training: forward and backward of every network at every step."""
     return experiment.train.steps * training_gmacs_per_step(experiment, recomputed=True)
+
+
+def table_gmacs(experiment: Experiment) -> float:
+    """GMACs of measuring a table of the network of `experiment`, which it runs as at a refresh."""
+    costs, images = _planned_costs_of(experiment, training=True), image_info(experiment).images
+    return evaluations(images) * sampling_macs(costs.networks, Counter(costs.refresh)) / GIGA

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from harness.config.schema import DataConfig, Experiment, TrainConfig
+from harness.config.schema import DataConfig, Experiment, TrainConfig, as_plain
 from harness.data import DataInfo, Dataset, batches, fingerprint, open_data
 from harness.data.loader import Batch
 from harness.engine.build import build_model, build_schedule, method_for
@@ -30,6 +30,7 @@ from harness.engine.compiling import CompiledNetworks
 from harness.engine.distributed import Ranks, current_ranks, pick_device
 from harness.engine.spent import Spent
 from harness.engine.start import load_start
+from harness.engine.tables import load_table
 from harness.errors import ConfigError, Stopped, StoreError
 from harness.files import file_sha256, set_aside, write_atomically, write_json
 from harness.measure.latency import device_name
@@ -132,14 +133,15 @@ def train_network(
     progress: Progress = lambda done, total: None,
     should_stop: Callable[[], bool] = lambda: False,
     start: Path | None = None,
+    table: Path | None = None,
     inherited: InheritedCost | None = None,
 ) -> dict[str, Any]:
     """Train `experiment`'s network to the end and leave weights.safetensors (the average) and done.json in `folder`.
 
-    Begins with the weights in `start`, if it is given, but with a new optimiser and at step 0; `inherited` is what they
-    have cost. Goes on from the newest
-    whole checkpoint. Every rank of a job calls it; the first writes. Returns what done.json
-    holds. Raises :class:`Stopped` (saved) when `should_stop`, :class:`Diverged`, and HarnessError for bad input.
+    Begins with the weights in `start`, if it is given, and with the `table` that is measured of them, but with a new
+    optimiser and at step 0. Goes on from the newest whole checkpoint. Every rank of a job calls it; the first writes.
+    `inherited` is what the weights in `start` have cost. Returns what done.json holds. Raises :class:`Stopped` (saved)
+    when `should_stop`, :class:`Diverged`, and HarnessError for bad input.
     """
     settings, ranks = experiment.train, current_ranks()
     micro_batch = micro_batch_of(settings, ranks)
@@ -147,11 +149,11 @@ def train_network(
     dataset = training_data(experiment)
     state, objective = build_training(experiment, dataset.info, device)
     if start is not None and (experiment.train.freeze or not checkpoints(folder)):
-        _start_from(state, start, experiment)
+        _start_from(state, start, experiment, table)
     frozen = {"frozen": tensors_digest(state.frozen())} if experiment.train.freeze else {}
     resumed = _resume(state, training, folder, ranks, frozen)
     if resumed is None and start is not None and not frozen:
-        _start_from(state, start, experiment)  # every checkpoint was damaged
+        _start_from(state, start, experiment, table)  # every checkpoint was damaged
     module = objective if ranks.world == 1 else _distributed(objective, experiment, device)
     journal = Journal(folder / "log.jsonl", state.step, ranks)
     started, first, spent = time.monotonic(), state.step, Spent.resumed(resumed, inherited)
@@ -334,9 +336,11 @@ def _update_average(state: State, decay: float) -> None:
         state.average[name].copy_(current[name])
 
 
-def _start_from(state: State, path: Path, experiment: Experiment) -> None:
-    """Begin with the weights in `path`; the average begins with them too."""
+def _start_from(state: State, path: Path, experiment: Experiment, table: Path | None) -> None:
+    """Begin with the weights in `path`, and with a table measured of them; the average begins with both too."""
     load_start(state.model, path, start_training(experiment), experiment)
+    if table is not None:
+        load_table(state.model, experiment, table)
     for name, value in state.trained().items():
         state.average[name].copy_(value)
 
@@ -382,7 +386,8 @@ def _finish(
     if ranks.is_first:
         if weights.exists():
             log.warning("%s is replaced; the old file is kept as %s", weights, set_aside(weights).name)
-        save_tensors(weights, state.weights(), training, step=str(state.step))
+        config = json.dumps(as_plain(experiment), sort_keys=True)  # so that the file stands by itself
+        save_tensors(weights, state.weights(), training, step=str(state.step), config=config)
         record = TrainingRecord(
             schema_=TRAINING_SCHEMA,
             training=training,

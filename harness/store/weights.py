@@ -48,6 +48,12 @@ def load_tensors(path: Path, training: str | None = None) -> tuple[dict[str, Ten
     return tensors, metadata
 
 
+def load_facts(path: Path, training: str | None = None) -> dict[str, str]:
+    """The metadata of `path` alone. Raises as :func:`load_tensors` does."""
+    with _opened(path) as file:
+        return _facts(path, file.metadata(), training)
+
+
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     """A hash of the names, types, shapes and bytes of `tensors`, on any device."""
     digest = hashlib.sha256()

@@ -184,6 +184,21 @@ class Method:
             label_dropout=config.train.label_dropout,
         )
 
+    def start_table(self, config: Configuration) -> str | None:
+        """The table, of `models.tables.TABLES`, that a training needs of the network that it starts from.
+
+        Asked of a training that has a ``train.start``; the answer depends on the sections `model`, `diffusion` and
+        `train` alone.
+        """
+        return None
+
+    def load_table(self, model: Any, tensors: Mapping[str, Tensor]) -> None:
+        """Put that table into the `model` that :meth:`build` has made, once the weights to start from are in it.
+
+        It must go into buffers that are saved with the weights: a training that goes on, and a cell, have nothing else
+        of it.
+        """
+
     def runs_per_iteration(self, config: Configuration) -> Mapping[str, int]:
         """How often one training iteration runs each network, by its name; once where it is not named here."""
         return {}
