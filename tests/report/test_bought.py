@@ -55,8 +55,8 @@ Rows = list[dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Rows:
-    """The rows of the sweep's report. Networks this little trained tell no methods apart, so that distances are set: they
-    fall with the steps, and at equal steps are the same for all."""
+    """The rows of the sweep's report. Networks this little trained tell no methods apart, so that distances are set:
+    they fall with the steps, and at equal steps are the same for all."""
     folder = tmp_path_factory.mktemp("paid")
     (folder / "paid.yaml").write_text(SWEEP)
     words = ["sweep", str(folder / "paid.yaml"), "--cluster", "inline", "--results", str(folder / "results"), "--json"]
