@@ -30,6 +30,10 @@ class Bought:
     """None where costs cannot be compared at equal quality."""
     time: Comparison | None
 
+    @property
+    def name(self) -> str:
+        return f"{self.label} ({self.setting})" if self.setting else self.label
+
 
 def bought(panel: Panel, base: str | None = None, subject: str | None = None) -> list[Bought]:
     """Every network outside the base's family whose training's cost is known: by arm, and by what it added."""
@@ -86,18 +90,18 @@ def added_caption(panel: Panel, points: Sequence[Bought]) -> str:
     """The figure's caption, with its conditions and what is left out."""
     shown = [point for point in points if point.compute is not None]
     base = next((point.compute.base for point in points if point.compute is not None), "base")
-    left_out = [
-        f"{point.label} ({point.setting})" if point.setting else point.label
-        for point in points
-        if point.compute is None
-    ]
+    left_out = [point.name for point in points if point.compute is None]
+    short_of = [point.name for point in points if point.compute is not None and point.compute.falls_short]
     sentences = [
         f"What sampling at equal {panel.distance} costs, relative to {base}, against the training compute added to the "
         f"base's: a share of the training that a network started from, else of the costliest of {base}.",
         "A network of the base itself adds nothing, one that started from nothing all that it took.",
-        "Filled: compute; hollow: time." if any(point.time is not None for point in shown) else "",
+        "Filled: compute; hollow, beside it: time." if any(point.time is not None for point in shown) else "",
         "Costs are means over the values that both reach, with 95 % bootstrap intervals.",
         "Arrows: upper bounds." if any(point.compute.bound for point in shown if point.compute is not None) else "",
+        f"Do not reach the best of {base}, so that only the worse of its values are compared: {', '.join(short_of)}."
+        if short_of
+        else "",
         f"Not drawn, for costs cannot be compared: {', '.join(left_out)}." if left_out else "",
     ]
     return " ".join(sentence for sentence in sentences if sentence)

@@ -164,13 +164,13 @@ def bought_figure(panel: Panel, points: Sequence[Bought]) -> Figure:
         ]
     figure, axes = column_figure(2.0, legend)
     most = 100 * max(point.added for point in points)
-    nudge = 0.012 * most if timed else 0.0
+    beside = 0.024 * most
     axes.axhline(1, color=PLAIN, linewidth=0.7, linestyle=(0, (1, 1.2)), zorder=0.5)
     for arm in arms:
         own = [point for point in points if point.arm == arm]
         look: dict[str, Any] = {"color": palette.colour(arm), "marker": palette.marker(arm)}
-        compute = [(100 * point.added - nudge, point.compute) for point in own]
-        time = [(100 * point.added + nudge, point.time) for point in own if _shown_time(point)]
+        compute = [(100 * point.added, point.compute) for point in own]
+        time = [(100 * point.added + beside, point.time) for point in own if _shown_time(point)]
         for fill, drawn in (("full", compute), ("none", time)):
             xs = [x for x, _ in drawn]
             costs = [_share_of_base(result) for _, result in drawn if result is not None]

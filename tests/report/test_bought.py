@@ -203,7 +203,7 @@ def test_compute_and_time_are_drawn_for_each_network(ran: Rows) -> None:
     timed = [1 / p.time.ratio for p in points if p.time and not p.time.bound]
     assert drawn_at(panel, points, "none") == pytest.approx(sorted(timed))
     caption = added_caption(panel, points)
-    assert "FD-digits" in caption and "95 %" in caption and ("hollow: time" in caption) == bool(timed)
+    assert "FD-digits" in caption and "95 %" in caption and ("hollow, beside it: time" in caption) == bool(timed)
     assert png(bought_figure(panel, points[:2])) != png(bought_figure(panel, points))
 
 
@@ -211,3 +211,17 @@ def test_times_that_are_not_to_be_trusted_are_not_drawn(ran: Rows) -> None:
     rows = changed(ran, "base", lambda record: record["time"].update(trusted=False, reasons=["it was busy"]))
     panel = only(rows, *ARMS)
     assert all(point.time is None for point in bought(panel, "base", "adapted"))
+
+
+def test_who_does_not_reach_the_base_is_said_beside_the_figure(ran: Rows) -> None:
+    """It is compared over the worse qualities alone, where it may look cheap."""
+    panel = only(ran, *ARMS)
+    assert "Do not reach" not in added_caption(panel, bought(panel, "base", "adapted"))
+
+    def worse(record: dict[str, Any]) -> None:
+        for seed in record["quality"]["per_seed"]:
+            seed["values"]["frechet"] *= 1.5
+
+    panel = only(changed(ran, "anew", worse), *ARMS)
+    caption = added_caption(panel, bought(panel, "base", "adapted"))
+    assert "Do not reach the best of base, so that only the worse of its values are compared: anew." in caption
