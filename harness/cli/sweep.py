@@ -41,20 +41,33 @@ def run(
     json_output: bool,
 ) -> None:
     sweep = load_sweep(file, overrides, without_data=dry_run)
-    store = Store(results)
+    asked = Asked(file, overrides, results, cluster, slurm)
+    run_loaded(sweep, Store(results), asked, workers, wait, dry_run, json_output)
+
+
+def run_loaded(
+    sweep: Sweep,
+    store: Store,
+    asked: Asked,
+    workers: int | None,
+    wait: bool,
+    dry_run: bool,
+    json_output: bool,
+    told: Mapping[str, Any] | None = None,
+) -> None:
+    """Run a sweep that is loaded; `told` goes into the JSON document beside what became of it."""
     planned, damaged = _checked(sweep, store)
     out = console(json_output)
-    chosen = choose(cluster, slurm, sweep)
+    chosen = choose(asked.cluster, asked.slurm, sweep)
     if workers is not None and chosen.kind != "local":
         raise ConfigError("--workers", [f"has no meaning where a sweep {WORDS[chosen.kind]}; --cluster local takes it"])
-    asked = Asked(file, overrides, results, cluster, slurm)
     _set_aside(damaged, store, out, dry_run)
     if dry_run:
         if not sweep.missing:
             from harness.dispatch.checks import check_starts
 
             check_starts(planned, store)
-        show_plan(planned, store, out, chosen, slurm, json_output)
+        show_plan(planned, store, out, chosen, asked.slurm, json_output, told)
         return
     failures: dict[str, str] = {}
     sweep = planned.sweep
@@ -66,7 +79,7 @@ def run(
         out.print(chosen.sentence, highlight=False, markup=False)
         if chosen.kind == "slurm":
             if not wait:
-                _print_submitted(_submit(planned, store, out, asked), asked, out, json_output)
+                _print_submitted(_submit(planned, store, out, asked), asked, out, json_output, told)
                 return
             failures = _submit_and_wait(planned, store, out, asked)
         else:
@@ -78,7 +91,7 @@ def run(
 
     made = reporting.make(sweep, store, failures)
     if json_output:
-        print_json({"cells": len(sweep.cells), "failures": failures, **made.summary})
+        print_json({"cells": len(sweep.cells), "failures": failures, **made.summary, **(told or {})})
     else:
         reporting.show(made, out)
     if failures:
@@ -137,7 +150,9 @@ def _submit_and_wait(planned: Plan, store: Store, out: Console, asked: Asked) ->
     return cluster.wait_for(planned.sweep, store, out, asked.slurm)
 
 
-def _print_submitted(submitted: Submitted, asked: Asked, out: Console, json_output: bool) -> None:
+def _print_submitted(
+    submitted: Submitted, asked: Asked, out: Console, json_output: bool, told: Mapping[str, Any] | None = None
+) -> None:
     if json_output:
         arrays = submitted.submission.arrays if submitted.submission else []
         print_json(
@@ -148,6 +163,7 @@ def _print_submitted(submitted: Submitted, asked: Asked, out: Console, json_outp
                 "left": [str(target) for target in submitted.left],
                 "limit": submitted.limit,
                 "earlier": submitted.earlier,
+                **(told or {}),
             }
         )
         return
@@ -157,7 +173,13 @@ def _print_submitted(submitted: Submitted, asked: Asked, out: Console, json_outp
 
 
 def show_plan(
-    planned: Plan, store: Store, out: Console, chosen: Chosen, slurm: Sequence[str], json_output: bool
+    planned: Plan,
+    store: Store,
+    out: Console,
+    chosen: Chosen,
+    slurm: Sequence[str],
+    json_output: bool,
+    told: Mapping[str, Any] | None = None,
 ) -> None:
     """What would run, and where: targets, what is done already, GMACs per cell; on SLURM also the jobs."""
     rows = {**_plan_rows(planned), "where": {"cluster": chosen.kind, "why": chosen.why}}
@@ -166,7 +188,7 @@ def show_plan(
 
         rows["slurm"] = cluster.proposal(planned, store, slurm)
     if json_output:
-        print_json(rows)
+        print_json({**rows, **(told or {})})
         return
     _show_rows(planned, rows, out)
     out.print(chosen.sentence, highlight=False, markup=False)

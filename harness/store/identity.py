@@ -132,11 +132,7 @@ class Identifier:
 
     def __call__(self, experiment: Experiment) -> tuple[str, str]:
         """(training id, cell id) of `experiment`. Raises :class:`HarnessError` where files it depends on are bad."""
-        data, train, seed = experiment.data, experiment.train, experiment.seed
-        sections = data, experiment.model, experiment.diffusion, train, seed
-        training = self._trainings.get(sections)
-        if training is None:
-            training = self._trainings[sections] = self._training_id(*sections, self.table(experiment))
+        training, data = self.training(experiment), experiment.data
         measured = self._measures.get((experiment.measure, data))
         if measured is None:
             measured = self._measures[experiment.measure, data] = self._measure_identity(experiment.measure, data)
@@ -147,6 +143,13 @@ class Identifier:
         unknown = any(id is not None and id.startswith(UNKNOWN_ID) for id in (training, second))
         known = not unknown and None not in measured.values()
         return training, cell if known else UNKNOWN_ID + cell
+
+    def training(self, experiment: Experiment) -> str:
+        """The training's id alone, which depends on no file that only measuring needs."""
+        sections = experiment.data, experiment.model, experiment.diffusion, experiment.train, experiment.seed
+        if sections not in self._trainings:
+            self._trainings[sections] = self._training_id(*sections, self.table(experiment))
+        return self._trainings[sections]
 
     def table(self, experiment: Experiment) -> str | None:
         """The id of the table that `experiment`'s training needs: a hash of what is measured, of which weights, on
