@@ -93,6 +93,55 @@ def sweep(
 
 
 @app.command()
+def adapt(
+    weights: Annotated[
+        str,
+        typer.Argument(
+            metavar="WEIGHTS", help="a trained network: its weights.safetensors, its training's folder, or training:ID"
+        ),
+    ],
+    data: Annotated[
+        str | None, typer.Option(metavar="PATH|NAME", help="the data it was trained on, if nothing else says where")
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(metavar="SHARE", help="of the network's training to add, as 10% (if not given) or 0.1"),
+    ] = None,
+    overrides: Annotated[
+        list[str],
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="a key: of train and model for the dual-rate network, else for both"
+        ),
+    ] = [],  # noqa: B006
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="the file that trained it, where the weights do not say", callback=_expanded),
+    ] = None,
+    arm: Annotated[str | None, typer.Option("--arm", help="its arm, if that file is a sweep with several")] = None,
+    write: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="where the sweep is written; beside its report if not given", callback=_expanded
+        ),
+    ] = None,
+    results: Results = RESULTS,
+    cluster: Cluster = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="processes of --cluster local; 1 if not given")] = None,
+    slurm: SlurmOptions = [],  # noqa: B006
+    wait: Annotated[bool, typer.Option("--wait", help="on SLURM: wait for all jobs, then report")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="print what would run; run nothing, write only what --write names")
+    ] = False,
+    json_output: AsJson = False,
+) -> None:
+    """Make a trained network dual-rate for a few per cent more training, with a table before and after."""
+    from harness.cli import adapt as adapting
+
+    asked = adapting.Asking(weights, data, budget, overrides, config, arm, write)
+    adapting.run(asked, results, cluster, workers, slurm, wait, dry_run, json_output)
+
+
+@app.command()
 def status(
     file: Annotated[
         Path | None, typer.Argument(help="a sweep file; without one: all that was submitted", callback=_expanded)

@@ -544,6 +544,11 @@ def load_with_starts(
     return parse_with_stitched(flat, str(path)), []
 
 
+def is_sweep_file(path: Path) -> bool:
+    """Whether a file is a sweep, not one experiment."""
+    return _is_sweep(_inherit(path))
+
+
 def _is_sweep(values: Mapping[str, Any]) -> bool:
     """Whether the keys of a file are those of a sweep rather than of one experiment."""
     return any(key in SweepConfig.model_fields or key == "arm" for key in values)

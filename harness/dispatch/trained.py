@@ -1,0 +1,186 @@
+"""A trained network that a person names: its weights, the configuration that made them, and whether the two agree."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.config.datasets import DATA_SETS
+from harness.config.schema import NO_TRAINING_ID, Experiment, as_plain, is_named, parse_experiment
+from harness.dispatch.checks import check_data
+from harness.dispatch.sweep import is_sweep_file, load_experiment, load_sweep
+from harness.errors import ConfigError, MissingDataError, StoreError
+from harness.files import expanded, read_json
+from harness.store.adopted import check_adoptable
+from harness.store.identity import START_TRAINING, Identifier
+from harness.store.needs import missing_need
+from harness.store.store import Store, Target
+
+WEIGHTS = "weights.safetensors"
+CURES = "give the file that trained it (--config FILE, with --arm of a sweep), or train it again"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network whose training has ended."""
+
+    weights: Path
+    training: str
+    """The id of its training."""
+    experiment: Experiment
+    """What made it, with where its data lie now."""
+
+
+def find_trained(named: str, store: Store, data: str | None, config: Path | None, arm: str | None) -> Trained:
+    """The network that `named` means: ``training:ID`` of the results, a file of weights, or the folder of a training.
+
+    `data` says where its data lie, if nothing else does; `config` what its configuration is, where the weights do not.
+    Raises :class:`HarnessError` for what cannot be used: one clear message.
+    """
+    weights, facts = _weights(named, store)
+    training = facts["training"]
+    plain = _configuration(weights, facts, data, config, arm)
+    kind = (plain.get("model") or {}).get("kind")
+    if kind != "single_rate":
+        raise ConfigError(
+            named, [f"is a {kind} network; what becomes dual-rate is a single_rate one, run whole at every step"]
+        )
+    if (plain.get("diffusion") or {}).get("preconditioning") == "edm":
+        raise ConfigError(
+            named,
+            [
+                "has edm preconditioning (diffusion.preconditioning), which a dual_rate network cannot take; train one "
+                "without it"
+            ],
+        )
+    experiment = parse_experiment({**plain, "data": _located(plain.get("data") or {}, data, named)}, str(weights))
+    _check(weights, training, experiment)
+    check_adoptable(store, training, weights)
+    return Trained(weights, training, experiment)
+
+
+def _weights(named: str, store: Store) -> tuple[Path, Mapping[str, str]]:
+    """(The file of weights, what it says of itself)."""
+    from harness.store.weights import load_facts
+
+    if named.startswith(START_TRAINING):
+        if not is_named(named):
+            raise ConfigError("WEIGHTS", [f"{named!r} {NO_TRAINING_ID}"])
+        training = named.removeprefix(START_TRAINING)
+        if not store.is_trained(training):
+            known = store.training_folder(training).exists()
+            reason = missing_need(store, Target("training", training)) if known else f"{store.runs} has no {named}"
+            raise StoreError(f"{reason}; --results names other results, and the path of its weights does, too")
+        path = store.weights_path(training)
+        return path, load_facts(path, training)
+    path = expanded(named)
+    if path.is_dir():
+        if not (path / WEIGHTS).exists():
+            started = next(path.glob("checkpoint-*.safetensors"), None)
+            reason = "holds a training that has not finished" if started else f"holds no {WEIGHTS}"
+            raise StoreError(f"{path}: {reason}; give the folder of one that has, or a file of weights")
+        path = path / WEIGHTS
+    facts = load_facts(path)
+    if "rounded_to" in facts:
+        raise StoreError(
+            f"{path}: was rounded to {facts['rounded_to']}, so that what is measured of it is not what training "
+            f"{facts['training']} has; give that training's own {WEIGHTS}"
+        )
+    if path.name.startswith("checkpoint-") or facts.get("step") is None:
+        raise StoreError(
+            f"{path}: is a checkpoint of training {facts['training']}; give the {WEIGHTS} that it leaves when it ends"
+        )
+    return path, facts
+
+
+def _configuration(
+    weights: Path, facts: Mapping[str, str], data: str | None, config: Path | None, arm: str | None
+) -> dict[str, Any]:
+    """The configuration in plain values: of `config`, else of the weights, else of the folder that they lie in."""
+    if config is not None:
+        return as_plain(_of_file(config, arm, data, facts["training"]))
+    if arm is not None:
+        raise ConfigError("--arm", ["names an arm of the sweep that --config gives; that is missing"])
+    beside = weights.parent / "config.json"
+    lying = read_json(beside) if beside.exists() else None
+    told = facts.get("config")
+    if told is None:
+        if not isinstance(lying, dict):
+            raise StoreError(
+                f"{weights}: has no configuration in it, for an earlier version of the harness wrote it; {CURES}"
+            )
+        return lying
+    plain: dict[str, Any] = json.loads(told)
+    if isinstance(lying, dict):  # where its data lie is not in the weights
+        path = (lying.get("data") or {}).get("path")
+        plain["data"] = {**plain.get("data", {}), **({} if path is None else {"path": path})}
+    return plain
+
+
+def _of_file(config: Path, arm: str | None, data: str | None, training: str) -> Experiment:
+    """The experiment of `config` that is `training`; of a sweep that of an arm and a seed."""
+    overrides = [] if data is None or data in DATA_SETS else [f"data.path={data}"]
+    if not is_sweep_file(config):
+        return load_experiment(config, overrides, arm)
+    sweep = load_sweep(config, overrides)
+    if arm is not None and arm not in sweep.config.arms:
+        load_experiment(config, overrides, arm)  # names the choices
+    found = sweep.trainings.get(training)
+    if found is None or (arm is not None and arm not in found.arms):
+        where = f"arm {arm!r}" if arm is not None else "no arm"
+        has = f"{where} has another training than" if arm is not None else f"{where} has the training"
+        raise ConfigError(
+            str(config), [f"{has} {training} that wrote the weights, with these data and this version of the harness"]
+        )
+    return found.experiment
+
+
+def _located(data: Mapping[str, Any], given: str | None, named: str) -> dict[str, Any]:
+    """The section `data` with where its images lie."""
+    name = data.get("name", "digits")
+    facts = DATA_SETS.get(name)
+    if facts is None or given == name:
+        given = None
+    elif given in DATA_SETS:
+        raise ConfigError("--data", [f"{given}: the network was trained on {name}, not on {given}"])
+    elif given is not None and not facts.needs_path:
+        raise ConfigError("--data", [f"{given}: the network was trained on {name}, which need no path; leave it out"])
+    if given is not None:
+        return {**data, "path": given}
+    if facts is not None and facts.needs_path and not data.get("path"):
+        raise MissingDataError(
+            f"{named}: was trained on {data.get('label') or name}, and where they lie is not in the weights; "
+            "say it: --data PATH (a folder, a zip, or a pattern of zips)"
+        )
+    return dict(data)
+
+
+def _check(weights: Path, training: str, experiment: Experiment) -> None:
+    """That the weights are the ones which the configuration makes of these data."""
+    from harness.data import known_info
+    from harness.engine.start import misfit, network_shapes
+    from harness.store.weights import tensor_shapes
+
+    try:
+        check_data([experiment])
+        own = Identifier().training(experiment)
+    except MissingDataError as error:
+        raise MissingDataError(f"{error}; --data says where they lie now") from None
+    if (problem := misfit(network_shapes(experiment), tensor_shapes(weights))) is not None:
+        legend = "there: in the file; here: in the network of its configuration for these data"
+        raise ConfigError(str(weights), [f"{problem} ({legend})"])
+    if own != training:
+        info = known_info(experiment.data)
+        place = "" if experiment.data.path is None else f" at {experiment.data.path}"
+        raise ConfigError(
+            str(weights),
+            [
+                f"is of training {training}, but its configuration with {info.name} ({info.images:,} images{place}) is "
+                f"training {own}: these are not the data that it was trained on, or another version of the harness "
+                "trained it. Give its own data (--data), or train it again; in a sweep of your own, train.start: FILE "
+                "begins with the weights as they are"
+            ],
+        )
