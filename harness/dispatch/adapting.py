@@ -105,8 +105,8 @@ class Adaptation:
         """The sweep's file."""
         training = self.trained.training
         head = [
-            f"# A trained network, {BASE}, becomes dual-rate, {ADAPTED}: written by harness adapt, to be read, edited and",
-            f"# run by harness sweep. Results that have training {training} do not train {BASE} again.",
+            f"# A trained network, {BASE}, becomes dual-rate, {ADAPTED}: written by harness adapt, to be read, edited",
+            f"# and run by harness sweep. Results that have training {training} do not train {BASE} again.",
             f"# {ADAPTED} {self.sentence}.",
         ]
         body = yaml.safe_dump(self.values, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None)
@@ -267,7 +267,7 @@ def _is_shared(key: str) -> bool:
 
 def _own_keys(base: Experiment) -> dict[str, Any]:
     """The configuration of the trained network, without what it has by default and without what the grids vary."""
-    default = flatten(as_plain(parse_experiment({"data": as_plain(base.data)}, "default")), "default")
+    default = flatten(as_plain(parse_experiment({}, "default")), "default")
     own = {k: v for k, v in flatten(_sections(base), "base").items() if default.get(k) != v or k == "model.kind"}
     own = {k: v for k, v in own.items() if not k.startswith("sample.") or k.removeprefix("sample.") in KEPT_OF_SAMPLING}
     return {**{f"data.{key}": value for key, value in as_plain(base.data).items() if value is not None}, **own}
