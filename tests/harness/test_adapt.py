@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from harness.cli.app import app
 from harness.config.schema import as_plain, parse_experiment
 from harness.data import known_info
-from harness.dispatch.adapting import average_decay, parse_budget, steps_within
+from harness.dispatch.adapting import LEAST_STEPS, average_decay, parse_budget, steps_within
 from harness.dispatch.sweep import load_sweep
 from harness.engine import jobs
 from harness.engine.build import build_model
@@ -378,7 +378,7 @@ def test_a_budget_in_steps_is_a_count_by_hand(base: Made, tmp_path: Path) -> Non
         networks.evaluation(heavy) + 3 * networks.context(heavy, light) + 3 * 4 * networks.evaluation(light)
     )
     steps = BASE_STEPS * of_base // (2 * of_step)
-    assert steps > 100  # above the least, so that the budget decides
+    assert steps > LEAST_STEPS  # so that the budget decides
     assert told["added"] == {
         "steps": steps,
         "batch": BATCH,
