@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from models.guidance import Guidance, with_unconditional
-from models.method import Model, RunNetwork, State, run_network
+from models.method import Model, Remembering, RunNetwork, State, run_network
 from models.process import CosineSchedule, noise_level
 from models.refresh import Refreshes
 
@@ -78,6 +78,7 @@ class Denoise:
         self._labels = labels
         self._both = None if labels is None else with_unconditional(labels, models[0].classes or 0)
         self._state: State = None
+        self._refreshed_by: Model | None = None
         self._refreshed_at = -1
 
     def __call__(self, z: Tensor, t: Tensor, step: int) -> Tensor:
@@ -103,7 +104,11 @@ class Denoise:
 
         labels = self._both if doubled else self._labels
         if refresh:
-            x, self._state = self.models[step].step(batch, log_snr, labels, None, counted)
+            model = self.models[step]
+            x, state = model.step(batch, log_snr, labels, None, counted)
+            if isinstance(model, Remembering) and model is self._refreshed_by:
+                state = model.remember(state, self._state)
+            self._state, self._refreshed_by = state, model
             return x
         state = first(self._state, len(batch)) if self._doubled[step] and not doubled else self._state
         return self.models[step].step(batch, log_snr, labels, state, counted)[0]

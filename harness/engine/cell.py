@@ -20,6 +20,7 @@ from harness.data import DataInfo, Dataset, open_data
 from harness.engine.build import build_model
 from harness.engine.costs import measure_sampling, sampling_cost
 from harness.engine.distributed import current_ranks, pick_device
+from harness.engine.inherited import inherited_cost
 from harness.engine.progress import JobProgress, silent
 from harness.engine.sampling import ImageGenerator
 from harness.errors import Blocked, Stopped
@@ -35,10 +36,12 @@ from harness.store.records import (
     CellRecord,
     ComputeRecord,
     DataRecord,
+    InheritedCost,
     Provenance,
     QualityRecord,
     SeedRecord,
     TimeRecord,
+    TrainingRecord,
     refreshing,
 )
 from harness.store.store import Store, Target
@@ -200,7 +203,14 @@ def _record(
     quality, evaluations = _measure_quality(store, cell, experiment, dataset, generator, shards, progress)
     progress(0, 0, "counting")
     refreshes, interval = refreshing(experiment.sample.model_dump())
-    compute = {**sampling_cost(generator, evaluations), "refreshes": refreshes, "refresh_interval": interval}
+    done = store.read_training(training)  # whole: the cell would be blocked else
+    inherited = done.inherited or inherited_cost(store, experiment)  # older records do not tell
+    compute = {
+        **sampling_cost(generator, evaluations),
+        "refreshes": refreshes,
+        "refresh_interval": interval,
+        "training_gmacs_inherited": inherited.gmacs,
+    }
     timed = measure_sampling(
         generator, experiment.measure.latency, progress=lambda done, total: progress(done, total, "timing")
     )
@@ -216,7 +226,7 @@ def _record(
         time=TimeRecord.model_validate(timed),
         samples=str(store.samples_path(cell).relative_to(store.root)),
         provenance=Provenance.model_validate(
-            {**provenance(), **method_provenance(experiment), **_training_provenance(store, training)}
+            {**provenance(), **method_provenance(experiment), **_training_provenance(done, inherited)}
         ),
     )
 
@@ -269,10 +279,13 @@ def _reference(experiment: Experiment, dataset: Dataset) -> Reference:
     return Reference(f"{info.name} {split}", info.identity, source.all_uint8, info.images, data=info.name, split=split)
 
 
-def _training_provenance(store: Store, training: str) -> dict[str, Any]:
-    done = store.read_training(training)  # whole: the cell would be blocked else
+def _training_provenance(done: TrainingRecord, inherited: InheritedCost) -> dict[str, Any]:
     return {
         "weights_sha256": done.weights_sha256,
         "training_device": done.device,
         "training_images_per_second": done.images_per_second,
+        "training_seconds": done.seconds,
+        "training_others_share": done.others_share,
+        "training_seconds_inherited": inherited.seconds,
+        "training_chain": inherited.trainings,
     }

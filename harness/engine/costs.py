@@ -31,6 +31,8 @@ def sampling_cost(generator: ImageGenerator, networks_run: Mapping[str, int]) ->
         experiment.train.batch,
         runs=method.runs_per_iteration(experiment),
         recomputed=method.recomputes_activations(experiment),
+        frozen=experiment.train.freeze or (),
+        forward_runs=method.forward_runs_per_iteration(experiment),
     )
     return {
         "gmacs_per_image": macs / 1e9,

@@ -34,7 +34,7 @@ from harness.engine.tables import evaluations
 from harness.errors import ConfigError, HarnessError
 from harness.measure.flops import (
     MacCount,
-    flop_counter_macs,
+    flop_counter_count,
     network_calls,
     network_costs,
     observe_steps,
@@ -143,8 +143,7 @@ def _counted_without_weights(costed: _Costed, least_parameters: float) -> _Netwo
             seen = observe_steps(model, costed.shape, costed.classes)
             calls = network_calls(model, costed.shape, costed.classes, training=costed.training)
             networks = {
-                name: MacCount(flop_counter_macs(function, inputs, model=model), {}, {})
-                for name, (function, inputs) in calls.items()
+                name: flop_counter_count(function, inputs, model=model) for name, (function, inputs) in calls.items()
             }
     except (NotImplementedError, RuntimeError):  # an operator that needs values: then they are counted with them
         return None
@@ -249,6 +248,8 @@ def training_gmacs_per_step(experiment: Experiment, *, recomputed: bool = False)
         experiment.train.batch,
         runs=method.runs_per_iteration(experiment),
         recomputed=recomputed and method.recomputes_activations(experiment),
+        frozen=experiment.train.freeze or (),
+        forward_runs=method.forward_runs_per_iteration(experiment),
     )
     return per_step / GIGA
 

@@ -117,6 +117,7 @@ def _make(
     store: Store, target: Target, experiment: Experiment, progress: JobProgress, should_stop: Callable[[], bool]
 ) -> None:
     from harness.engine.cell import measure_cell
+    from harness.engine.inherited import inherited_cost
     from harness.engine.tables import measure_table, start_weights
     from harness.engine.train import train_network
 
@@ -125,7 +126,8 @@ def _make(
             folder, start = store.training_folder(target.id), start_weights(store, experiment)
             table = Identifier().table(experiment)
             path = None if table is None else store.table_path(table)
-            train_network(experiment, target.id, folder, progress, should_stop, start, path)
+            inherited = inherited_cost(store, experiment) if current_ranks().is_first else None
+            train_network(experiment, target.id, folder, progress, should_stop, start, path, inherited)
         case "table":
             measure_table(store, target.id, experiment, progress, should_stop)
         case "cell":

@@ -28,6 +28,7 @@ from harness.data.loader import Batch
 from harness.engine.build import build_model, build_schedule, method_for
 from harness.engine.compiling import CompiledNetworks
 from harness.engine.distributed import Ranks, current_ranks, pick_device
+from harness.engine.spent import Spent
 from harness.engine.start import load_start
 from harness.engine.tables import load_table
 from harness.errors import ConfigError, Stopped, StoreError
@@ -35,7 +36,7 @@ from harness.files import file_sha256, set_aside, write_atomically, write_json
 from harness.measure.latency import device_name
 from harness.store.checkpoints import CheckpointWriter, checkpoints, read_newest, set_aside_and_say
 from harness.store.identity import start_training
-from harness.store.records import TRAINING_SCHEMA, Provenance, TrainingRecord
+from harness.store.records import TRAINING_SCHEMA, InheritedCost, Provenance, TrainingRecord
 from harness.store.weights import save_tensors, tensors_digest
 from models.augment import augment
 from models.method import RunNetwork, run_network
@@ -133,13 +134,14 @@ def train_network(
     should_stop: Callable[[], bool] = lambda: False,
     start: Path | None = None,
     table: Path | None = None,
+    inherited: InheritedCost | None = None,
 ) -> dict[str, Any]:
     """Train `experiment`'s network to the end and leave weights.safetensors (the average) and done.json in `folder`.
 
     Begins with the weights in `start`, if it is given, and with the `table` that is measured of them, but with a new
     optimiser and at step 0. Goes on from the newest whole checkpoint. Every rank of a job calls it; the first writes.
-    Returns what done.json holds. Raises :class:`Stopped` (saved) when `should_stop`, :class:`Diverged`, and
-    HarnessError for bad input.
+    `inherited` is what the weights in `start` have cost. Returns what done.json holds. Raises :class:`Stopped` (saved)
+    when `should_stop`, :class:`Diverged`, and HarnessError for bad input.
     """
     settings, ranks = experiment.train, current_ranks()
     micro_batch = micro_batch_of(settings, ranks)
@@ -149,11 +151,12 @@ def train_network(
     if start is not None and (experiment.train.freeze or not checkpoints(folder)):
         _start_from(state, start, experiment, table)
     frozen = {"frozen": tensors_digest(state.frozen())} if experiment.train.freeze else {}
-    if not _resume(state, training, folder, ranks, frozen) and start is not None and not frozen:
+    resumed = _resume(state, training, folder, ranks, frozen)
+    if resumed is None and start is not None and not frozen:
         _start_from(state, start, experiment, table)  # every checkpoint was damaged
     module = objective if ranks.world == 1 else _distributed(objective, experiment, device)
     journal = Journal(folder / "log.jsonl", state.step, ranks)
-    started, first = time.monotonic(), state.step
+    started, first, spent = time.monotonic(), state.step, Spent.resumed(resumed, inherited)
     progress(state.step, settings.steps)
     with CheckpointWriter(folder, training) as writer:
         for batch in _batches(dataset, experiment, state.step, ranks, device):
@@ -168,13 +171,13 @@ def train_network(
             stopping = asked and not finished
             due = state.step % settings.checkpoint_every == 0 and not finished
             if ranks.is_first and (stopping or due):
-                writer.write(state.tensors(), state.step, **frozen)
+                writer.write(state.tensors(), state.step, **frozen, **spent.facts())
             if stopping:
                 writer.wait()
                 ranks.barrier()
                 raise Stopped(f"training {training} stopped at step {state.step} of {settings.steps}")
     seconds = time.monotonic() - started
-    return _finish(state, training, folder, ranks, experiment, dataset, seconds, state.step - first)
+    return _finish(state, training, folder, ranks, experiment, dataset, seconds, state.step - first, spent)
 
 
 def training_data(experiment: Experiment) -> Dataset:
@@ -342,10 +345,12 @@ def _start_from(state: State, path: Path, experiment: Experiment, table: Path | 
         state.average[name].copy_(value)
 
 
-def _resume(state: State, training: str, folder: Path, ranks: Ranks, frozen: Mapping[str, str]) -> bool:
+def _resume(
+    state: State, training: str, folder: Path, ranks: Ranks, frozen: Mapping[str, str]
+) -> dict[str, str] | None:
     """Take over the newest whole checkpoint, if there is one; the first rank sets a damaged one aside and says so.
 
-    Raises :class:`StoreError` for one that was made with other `frozen` weights.
+    Returns the checkpoint's metadata. Raises :class:`StoreError` for one that was made with other `frozen` weights.
     """
     folder.mkdir(parents=True, exist_ok=True)
     ranks.barrier()
@@ -359,7 +364,7 @@ def _resume(state: State, training: str, folder: Path, ranks: Ranks, frozen: Map
         state.restore(found.tensors, found.step)
         log.info("training %s goes on from step %d", training, state.step)
     ranks.barrier()
-    return found is not None
+    return None if found is None else found.metadata
 
 
 def _finish(
@@ -371,16 +376,21 @@ def _finish(
     dataset: Dataset,
     seconds: float,
     steps: int,
+    spent: Spent,
 ) -> dict[str, Any]:
     from harness.store.provenance import method_provenance, provenance
 
     weights = folder / "weights.safetensors"
     done: dict[str, Any] = {}
+    seconds_of_all_runs, others_share = spent.total()
     if ranks.is_first:
         if weights.exists():
             log.warning("%s is replaced; the old file is kept as %s", weights, set_aside(weights).name)
-        config = json.dumps(as_plain(experiment), sort_keys=True)  # so that the file stands by itself
-        save_tensors(weights, state.weights(), training, step=str(state.step), config=config)
+        config = as_plain(experiment)  # so that the file stands by itself
+        config["data"].pop("path", None)  # and is the same wherever the data lie
+        save_tensors(
+            weights, state.weights(), training, step=str(state.step), config=json.dumps(config, sort_keys=True)
+        )
         record = TrainingRecord(
             schema_=TRAINING_SCHEMA,
             training=training,
@@ -393,6 +403,9 @@ def _finish(
             precision=experiment.train.precision,
             seconds_of_last_run=round(seconds, 3),
             steps_of_last_run=steps,
+            seconds=seconds_of_all_runs,
+            others_share=others_share,
+            inherited=spent.inherited,
             images_per_second=round(steps * experiment.train.batch / seconds, 2) if steps and seconds else None,
             provenance=Provenance.model_validate({**provenance(), **method_provenance(experiment)}),
         )

@@ -72,6 +72,12 @@ def tensor_shapes(path: Path, training: str | None = None) -> dict[str, tuple[in
     return shapes
 
 
+def training_of(path: Path) -> str:
+    """The training that wrote `path`, from its header alone. Raises as :func:`load_tensors` does."""
+    with _opened(path) as file:
+        return _facts(path, file.metadata(), None)["training"]
+
+
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     if not path.exists():

@@ -31,6 +31,8 @@ from models.methods.uvit_settings import (
 )
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from models.method import Model
     from models.process import CosineSchedule
 
@@ -189,6 +191,13 @@ class DualRateMethod(Method):
         head = frozenset() if has_head(config) else frozenset(n for n in start if n.startswith("network.head."))
         renamed = {name: f"encoder.{name.removeprefix('network.')}" for name in start if name not in head}
         return StartNames(renamed, head, ("denoiser.", "projections.", "errors."))
+
+    def start_table(self, config: Configuration) -> str | None:
+        """The error of the estimate that the denoiser starts from."""
+        return None if config.model.preconditioning is None else "denoising_error"
+
+    def load_table(self, model: Any, tensors: Mapping[str, Tensor]) -> None:
+        model.errors.fill(tensors["log_snr"], tensors["error"])
 
     def learning_rates(self, config: Configuration) -> Mapping[str, float]:
         rate = config.train.encoder_learning_rate

@@ -111,6 +111,7 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
         "sample.sampler": sampler,
         "sample.steps": steps,
         "sample.cache_from_level": 1 if cached else None,
+        "sample.cache_order": draw(st.sampled_from([None, 0, 1])) if cached else None,
         "sample.spacing": draw(st.sampled_from([None, "time", "karras", "log_snr"])),
         "sample.clip": draw(st.sampled_from([None, True, False])),
         "sample.seeds": draw(st.sampled_from([None, [2**64 - 1], [3, 0]])),

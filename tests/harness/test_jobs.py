@@ -129,7 +129,7 @@ RECORDS = {
     "of another cell": lambda text: text.replace(f'"id": "{CELL.id}"', '"id": "0123456789abcdef"'),
     "without quality": lambda text: text.replace('"quality"', '"quantity"'),
     "without a schema": lambda text: text.replace('"schema"', '"scheme"'),
-    "of schema 0": lambda text: text.replace('"schema": 2', '"schema": 0'),
+    "of schema 0": lambda text: text.replace('"schema": 3', '"schema": 0'),
 }
 
 

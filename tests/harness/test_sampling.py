@@ -30,6 +30,8 @@ METHODS: dict[str, Experiment] = {
     "single_rate": tiny(),
     "dual_rate": tiny("dual_rate"),
     "cached": tiny(sample={"cache_from_level": 1, "refreshes": 2}),
+    "forecast": tiny(sample={"cache_from_level": 1, "cache_order": 1, "refreshes": 2}),
+    "forecast, guided": tiny(**CLASSES, sample={**GUIDED, "cache_from_level": 1, "cache_order": 1, "refreshes": 2}),
     "guided": tiny(**CLASSES, sample=GUIDED),
     "dual_rate, guided": tiny("dual_rate", **CLASSES, sample=GUIDED),
     "edm": tiny(diffusion={"preconditioning": "edm"}),
@@ -148,7 +150,7 @@ def test_memory_layout_and_batch_change_no_image(method: str) -> None:
     assert together.std() > 0.1
 
 
-@pytest.mark.parametrize("method", ["cached", "dual_rate, guided", "stitched"])
+@pytest.mark.parametrize("method", ["cached", "forecast", "dual_rate, guided", "stitched"])
 def test_compiled_methods_draw_the_same_images_and_compile_once(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     graphs: list[object] = []
 
