@@ -40,6 +40,12 @@ def bought(panel: Panel, base: str | None = None, subject: str | None = None) ->
     who = roles(panel, base, subject)
     if who is None:
         return []
+    if ("bought", who) not in panel.memory:
+        panel.memory["bought", who] = _bought(panel, who)
+    return list(panel.memory["bought", who])
+
+
+def _bought(panel: Panel, who: Roles) -> list[Bought]:
     found = [
         Bought(
             rows[0].arm,
@@ -86,19 +92,25 @@ def _compared(panel: Panel, who: Roles, rows: Sequence[Row], cost: Cost) -> Comp
     return result if result is not None and comparable(result, panel.distance) else None
 
 
+ADDED_FIGURE = "by-added-training"
+
+
 def added_caption(panel: Panel, points: Sequence[Bought]) -> str:
-    """The figure's caption, with its conditions and what is left out."""
-    shown = [point for point in points if point.compute is not None]
+    """The figure's caption; :func:`added_note` has its conditions."""
+    timed = "; compute filled, time hollow" if any(point.time is not None for point in points if point.compute) else ""
+    return f"What sampling at equal {panel.distance} costs against the training compute that was added for it{timed}."
+
+
+def added_note(panel: Panel, points: Sequence[Bought]) -> str:
+    """What the figure's axes mean, who is compared over a part of the qualities alone, and what is left out."""
     base = next((point.compute.base for point in points if point.compute is not None), "base")
-    left_out = [point.name for point in points if point.compute is None]
     short_of = [point.name for point in points if point.compute is not None and point.compute.falls_short]
+    left_out = [point.name for point in points if point.compute is None]
     sentences = [
-        f"What sampling at equal {panel.distance} costs, relative to {base}, against the training compute added to the "
-        f"base's: a share of the training that a network started from, else of the costliest of {base}.",
-        "A network of the base itself adds nothing, one that started from nothing all that it took.",
-        "Filled: compute; hollow, beside it: time." if any(point.time is not None for point in shown) else "",
-        "Costs are means over the values that both reach, with 95 % bootstrap intervals.",
-        "Arrows: upper bounds." if any(point.compute.bound for point in shown if point.compute is not None) else "",
+        f"Against added training: a point per network; costs relative to {base}, means over the values both reach; "
+        f"training as a share of the one that a network started from, else of the costliest of {base}. A network of "
+        "the base itself adds nothing, one that started from nothing all that it took.",
+        "Arrows: upper bounds." if any(point.compute.bound for point in points if point.compute is not None) else "",
         f"Do not reach the best of {base}, so that only the worse of its values are compared: {', '.join(short_of)}."
         if short_of
         else "",

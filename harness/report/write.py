@@ -13,6 +13,7 @@ import pandas as pd
 
 from harness.errors import StoreError
 from harness.files import write_atomically
+from harness.report.bought import ADDED_FIGURE, added_note, bought
 from harness.report.cells_file import cells_json
 from harness.report.frontier import Comparison
 from harness.report.headline import Headline, Roles, comparisons, headline, roles
@@ -149,6 +150,8 @@ def _notes(panel: Panel, options: ReportOptions, pictures: Sequence[Picture]) ->
             "Figures: bars are 95 % intervals; against compute and time a line joins the rows of a method that none of "
             "its others beats, against anything else the rows that differ in nothing else."
         )
+    if any(picture.name.startswith(ADDED_FIGURE) for picture in pictures):
+        notes.append(added_note(panel, bought(panel, options.base, options.subject)))
     timed = [row for row in panel.measured if row.seconds > 0]
     if untrusted(timed):
         notes.append(f"{panel.distance} against time is not drawn: {why(timed, time_command(options.command))}")

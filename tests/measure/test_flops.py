@@ -355,7 +355,13 @@ def test_the_compute_of_a_record() -> None:
     model = networks.cached()
     experiment = parse_experiment({"train": {"batch": 16, "steps": 7}}, "test")
     generator: Any = SimpleNamespace(
-        model=model, trained_model=model.model, image_shape=SHAPE, classes=None, experiment=experiment
+        model=model,
+        trained_model=model.model,
+        image_shape=SHAPE,
+        classes=None,
+        experiment=experiment,
+        second=None,
+        models=(model,),
     )
     compute = sampling_cost(generator, {"network": 3, "shallow": 5})
     whole, shallow = networks.evaluation(networks.HEAVY), networks.evaluation(networks.HEAVY, levels=1)

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from harness.cli.app import app
 from harness.config.schema import parse_experiment
 from harness.engine.estimate import network_costs_of
-from harness.report.bought import Bought, added_caption, bought
+from harness.report.bought import Bought, added_caption, added_note, bought
 from harness.report.figure_list import report_figures
 from harness.report.figures import bought_figure
 from harness.report.headline import headline
@@ -160,6 +160,7 @@ def test_the_table_and_the_page_have_what_was_paid(ran: Rows, report: Report) ->
     assert not any("+" in text for arm in ("base", "anew") for text in shown(report, arm, "training s"))
     page = (report.folder / "index.html").read_text()
     assert page.count("inherited compute of training:") == page.count("inherited time of training:") == 4
+    assert "Against added training: a point per network" in page
     assert "its own + what it has inherited" in page and "by-added-training.png" in report.files
 
 
@@ -203,7 +204,7 @@ def test_compute_and_time_are_drawn_for_each_network(ran: Rows) -> None:
     timed = [1 / p.time.ratio for p in points if p.time and not p.time.bound]
     assert drawn_at(panel, points, "none") == pytest.approx(sorted(timed))
     caption = added_caption(panel, points)
-    assert "FD-digits" in caption and "95 %" in caption and ("hollow, beside it: time" in caption) == bool(timed)
+    assert "FD-digits" in caption and ("time hollow" in caption) == bool(timed)
     assert png(bought_figure(panel, points[:2])) != png(bought_figure(panel, points))
 
 
@@ -216,12 +217,12 @@ def test_times_that_are_not_to_be_trusted_are_not_drawn(ran: Rows) -> None:
 def test_who_does_not_reach_the_base_is_said_beside_the_figure(ran: Rows) -> None:
     """It is compared over the worse qualities alone, where it may look cheap."""
     panel = only(ran, *ARMS)
-    assert "Do not reach" not in added_caption(panel, bought(panel, "base", "adapted"))
+    assert "Do not reach" not in added_note(panel, bought(panel, "base", "adapted"))
 
     def worse(record: dict[str, Any]) -> None:
         for seed in record["quality"]["per_seed"]:
             seed["values"]["frechet"] *= 1.5
 
     panel = only(changed(ran, "anew", worse), *ARMS)
-    caption = added_caption(panel, bought(panel, "base", "adapted"))
-    assert "Do not reach the best of base, so that only the worse of its values are compared: anew." in caption
+    note = added_note(panel, bought(panel, "base", "adapted"))
+    assert "Do not reach the best of base, so that only the worse of its values are compared: anew." in note
