@@ -160,20 +160,20 @@ def _located(data: Mapping[str, Any], given: str | None, named: str) -> dict[str
 
 def _check(weights: Path, training: str, experiment: Experiment) -> None:
     """That the weights are the ones which the configuration makes of these data."""
-    from harness.data import known_info
+    from harness.data import open_data
     from harness.engine.start import misfit, network_shapes
     from harness.store.weights import tensor_shapes
 
     try:
         check_data([experiment])
-        own = Identifier().training(experiment)
     except MissingDataError as error:
         raise MissingDataError(f"{error}; --data says where they lie now") from None
+    own = Identifier().training(experiment)
     if (problem := misfit(network_shapes(experiment), tensor_shapes(weights))) is not None:
         legend = "there: in the file; here: in the network of its configuration for these data"
         raise ConfigError(str(weights), [f"{problem} ({legend})"])
     if own != training:
-        info = known_info(experiment.data)
+        info = open_data(experiment.data).info
         place = "" if experiment.data.path is None else f" at {experiment.data.path}"
         raise ConfigError(
             str(weights),

@@ -14,6 +14,9 @@ from harness.store.records import TRAINING_SCHEMA, TrainingRecord, parse_trainin
 from harness.store.store import Store, Target
 from harness.store.weights import load_facts
 
+ADOPTING_SECONDS = 2.0
+"""How long to wait for another process that adopts the same network."""
+
 
 @dataclass(frozen=True)
 class StoreWith(Store):
@@ -53,7 +56,9 @@ def adopt(store: Store, training: str, weights: Path, experiment: Experiment) ->
         return False
     target = Target("training", training)
     try:
-        with lease(store.lease_path(target)):
+        with lease(store.lease_path(target), ADOPTING_SECONDS):
+            if store.is_trained(training):  # another process has adopted it meanwhile
+                return False
             store.save_experiment(target, experiment)
             with atomic_path(store.weights_path(training)) as temporary:
                 shutil.copyfile(weights, temporary)

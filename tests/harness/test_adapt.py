@@ -173,6 +173,14 @@ def test_a_dry_run_changes_nothing_and_says_what_would_run(base: Made, tmp_path:
     assert load_sweep(file).trainings[base.training] and not results.exists()
 
 
+def test_a_proposal_for_slurm_does_not_train_the_base(base: Made, tmp_path: Path) -> None:
+    asked = ["adapt", lone(base, tmp_path), "--dry-run", "--results", tmp_path / "r", "--cluster", "slurm", "--json"]
+    done = CliRunner().invoke(app, [str(word) for word in asked])
+    arrays = json.loads(done.stdout)["slurm"]["arrays"]
+    jobs_of = sorted((array["kind"], array["jobs"]) for array in arrays)
+    assert jobs_of == [("cell", 8), ("cell", 8), ("table", 1), ("training", 1)]
+
+
 def test_killed_at_any_moment_it_goes_on(base: Made, tmp_path: Path) -> None:
     named, undisturbed, results = lone(base, tmp_path), tmp_path / "undisturbed", tmp_path / "results"
     adapt(named, *SMALL, results=undisturbed)
@@ -342,6 +350,21 @@ def test_weights_that_are_not_what_their_training_made_are_refused(base: Made, t
     with lease(Store(results).lease_path(Target("training", base.training))):
         done = CliRunner().invoke(app, ["adapt", str(base.weights), "--results", str(results), "--cluster", "inline"])
     assert "is being made in" in str(done.exception)
+
+
+def test_a_network_that_has_itself_started_from_another(base: Made, tmp_path: Path) -> None:
+    """Its id names what it started from: nothing of that need be there, unless it was a file."""
+    first, results = tmp_path / "first", tmp_path / "results"
+    shutil.copytree(base.store.root, first)
+    further = train(first, tiny(train={**TRAIN, "steps": 4, "start": f"training:{base.training}"}))
+    told = adapt(lone(further, tmp_path), *SMALL, "--set", "train.steps=60", results=results)
+    assert told["base_training"] == further.training and told["failures"] == {}
+    assert set(weights(results)) > {further.training} and base.training not in weights(results)
+    file = Path(shutil.copy(base.weights, tmp_path / "start.safetensors"))
+    filed = train(tmp_path / "filed", tiny(train={**TRAIN, "steps": 4, "start": str(file)}))
+    file.unlink()
+    message = refused(lone(filed, tmp_path), results=tmp_path / "none")
+    assert message.startswith(f"train.start: {file} does not exist") and "--data" not in message
 
 
 # The budget.
