@@ -25,7 +25,7 @@ from harness.dispatch.sweep import parse_overrides
 from harness.dispatch.trained import Trained
 from harness.errors import ConfigError
 from harness.files import digest_of, write_atomically
-from harness.store.identity import START_TRAINING
+from harness.store.identity import START_TRAINING, Identifier
 from models.refresh import KEYS as REFRESHING
 
 BASE, ADAPTED = "base", "adapted"
@@ -149,7 +149,10 @@ def adaptation(trained: Trained, budget: str | None, overrides: list[str]) -> Ad
     arms = _Arms.of(trained, given)
     steps, share = _steps(arms, trained, wanted, given)
     arms.adapted = {**_lengths(trained.experiment, steps), **arms.adapted, STEPS: steps}
-    batch = arms.check(trained.experiment.seed)[-1].train.batch
+    base, *_, last = arms.check(trained.experiment.seed)
+    if Identifier().training(base) != trained.training:
+        changed = [key for key in given if key.startswith("data.")]
+        raise ConfigError("--set", [f"{key}: would change the data that the network was trained on" for key in changed])
     name = _name(trained, wanted, given)
     values = {
         "name": name,
@@ -162,7 +165,7 @@ def adaptation(trained: Trained, budget: str | None, overrides: list[str]) -> Ad
         },
         "report": {"base": BASE, "subject": ADAPTED},
     }
-    return Adaptation(trained, name, values, steps, batch, wanted, share)
+    return Adaptation(trained, name, values, steps, last.train.batch, wanted, share)
 
 
 def _name(trained: Trained, wanted: float | None, given: Mapping[str, Any]) -> str:

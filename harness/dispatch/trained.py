@@ -20,7 +20,7 @@ from harness.store.needs import missing_need
 from harness.store.store import Store, Target
 
 WEIGHTS = "weights.safetensors"
-CURES = "give the file that trained it (--config FILE, with --arm of a sweep), or train it again"
+MOVED = "--data says where they lie now"
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,11 @@ def _configuration(
     told = facts.get("config")
     if told is None:
         if not isinstance(lying, dict):
+            sweep = weights.parent / "sweep.yaml"
+            file = sweep if sweep.exists() else "FILE, with --arm where that is a sweep with several"
             raise StoreError(
-                f"{weights}: has no configuration in it, for an earlier version of the harness wrote it; {CURES}"
+                f"{weights}: has no configuration in it, for an earlier version of the harness wrote it; give the file "
+                f"that trained it (--config {file}), or train it again"
             )
         return lying
     plain: dict[str, Any] = json.loads(told)
@@ -125,7 +128,10 @@ def _of_file(config: Path, arm: str | None, data: str | None, training: str) -> 
     overrides = [] if data is None or data in DATA_SETS else [f"data.path={data}"]
     if not is_sweep_file(config):
         return load_experiment(config, overrides, arm)
-    sweep = load_sweep(config, overrides)
+    try:
+        sweep = load_sweep(config, overrides)
+    except MissingDataError as error:
+        raise MissingDataError(f"{error}; of data, {MOVED}") from None
     if arm is not None and arm not in sweep.config.arms:
         load_experiment(config, overrides, arm)  # names the choices
     found = sweep.trainings.get(training)
@@ -167,7 +173,7 @@ def _check(weights: Path, training: str, experiment: Experiment) -> None:
     try:
         check_data([experiment])
     except MissingDataError as error:
-        raise MissingDataError(f"{error}; --data says where they lie now") from None
+        raise MissingDataError(f"{error}; {MOVED}") from None
     own = Identifier().training(experiment)
     if (problem := misfit(network_shapes(experiment), tensor_shapes(weights))) is not None:
         legend = "there: in the file; here: in the network of its configuration for these data"
