@@ -151,7 +151,7 @@ def adaptation(trained: Trained, budget: str | None, overrides: list[str]) -> Ad
     arms.adapted = {**_lengths(trained.experiment, steps), **arms.adapted, STEPS: steps}
     base, *_, last = arms.check(trained.experiment.seed)
     if Identifier().training(base) != trained.training:
-        changed = [key for key in given if key.startswith("data.")]
+        changed = [key for key in given if key.startswith("data.")] or ["the sweep"]
         raise ConfigError("--set", [f"{key}: would change the data that the network was trained on" for key in changed])
     name = _name(trained, wanted, given)
     values = {

@@ -18,8 +18,9 @@ from typer.testing import CliRunner
 from harness.cli.app import app
 from harness.config.schema import as_plain, parse_experiment
 from harness.data import known_info
-from harness.dispatch.adapting import LEAST_STEPS, average_decay, parse_budget, steps_within
+from harness.dispatch.adapting import LEAST_STEPS, adaptation, average_decay, parse_budget, steps_within
 from harness.dispatch.sweep import load_sweep
+from harness.dispatch.trained import Trained
 from harness.engine import jobs
 from harness.engine.build import build_model
 from harness.errors import ConfigError, HarnessError
@@ -365,6 +366,43 @@ def test_a_network_that_has_itself_started_from_another(base: Made, tmp_path: Pa
     file.unlink()
     message = refused(lone(filed, tmp_path), results=tmp_path / "none")
     assert message.startswith(f"train.start: {file} does not exist") and "--data" not in message
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"train": {**TRAIN, "gradient_clip": None, "ema": 0.0, "flip": True, "accumulate": 2}},
+        {"diffusion": {"prediction": "x", "base_resolution": 16, "log_snr_range": [-12, 14]}},
+        {"model": {"class_conditional": True, "dropout": 0.1}, "train": {**TRAIN, "label_dropout": 0.1},
+         "sample": {"guidance": 1.5, "clip": False, "precision": "bfloat16"}},
+        {"model": {"multipliers": [1], "levels": ["transformer"], "blocks": [2], "patch": 2}},
+        {"measure": {"images": 99, "latency": {"repeats": 2, "warmup": 3}, "precision_recall": True}},
+    ],
+)  # fmt: skip
+def test_whatever_made_the_network_is_what_the_sweep_s_base_is(sections: dict[str, Any], tmp_path: Path) -> None:
+    """What a file leaves out it has by default, null included; the other network differs in what it must."""
+    experiment = tiny(**sections)
+    made = adaptation(Trained(Path("w"), identify(experiment)[0], experiment), "40%", [])
+    made.write(tmp_path / "s.yaml")
+    sweep = load_sweep(tmp_path / "s.yaml")
+    for cell in sweep.cells.values():
+        own, here = as_plain(experiment), as_plain(cell.experiment)
+        assert here["measure"] == own["measure"] and here["diffusion"] == own["diffusion"]
+        varied = {"sampler", "steps", "refreshes"}
+        assert {k: v for k, v in here["sample"].items() if k not in varied} == {
+            k: v for k, v in own["sample"].items() if k not in varied
+        }
+        if cell.rows[0][0] == "base":
+            assert {**here, "sample": own["sample"]} == own and cell.training == identify(experiment)[0]
+        else:
+            lengths = {"steps", "warmup", "ema", "checkpoint_every", "log_every", "start", "freeze"}
+            assert {k: v for k, v in own["train"].items() if k not in lengths}.items() <= here["train"].items()
+            assert {k: v for k, v in own["model"].items() if k != "kind"}.items() <= here["model"].items()
+
+
+def test_a_refusal_is_one_message_and_status_2(tmp_path: Path) -> None:
+    done = harness(tmp_path / "results", "adapt", tmp_path / "gone", "--json")
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: {tmp_path / 'gone'}: no such file\n")
 
 
 # The budget.
