@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from harness.cli.console import COMPUTING, console, main_of
 from harness.cli.data import data_app
@@ -15,10 +17,25 @@ from harness.errors import ConfigError
 from harness.store.folder import check_results_folder
 from harness.threads import choose_wait_policy
 
+
+class Commands(TyperGroup):
+    """The commands of this program, each with the whole first sentence of its help, however long."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _first_sentence(command.help or "")) for name, command in self.commands.items()])
+
+
+def _first_sentence(text: str) -> str:
+    return re.split(r"(?<=\.)\s|\n\n", text.strip(), maxsplit=1)[0].replace("\n", " ")
+
+
 app = typer.Typer(
+    cls=Commands,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: drawing it with rich takes longer to import than all the rest
     help="Benchmarks and ablations of Dual-Rate Diffusion: from a sweep file to its tables and figures.",
 )
 app.add_typer(data_app, name="data")
@@ -68,7 +85,8 @@ Arm = Annotated[str | None, typer.Option("--arm", help="the arm to take from a s
 def main() -> None:
     """Entry point."""
     arguments = sys.argv[1:]
-    chosen = choose_wait_policy() if COMPUTING.intersection(arguments[:1]) else None
+    computes = COMPUTING.intersection(arguments[:1]) and "--help" not in arguments
+    chosen = choose_wait_policy() if computes else None
     if chosen is not None:
         console(json_output=True).print(chosen)
     main_of(lambda arguments: app(arguments, standalone_mode=True), arguments)

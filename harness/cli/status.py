@@ -11,7 +11,6 @@ from typing import Any
 
 from rich.cells import cell_len
 from rich.console import Group, RenderableType
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
@@ -81,6 +80,8 @@ def _show(read: Callable[[], tuple[Callable[[int, int], RenderableType], bool]],
         out.width = PLAIN_WIDTH
     render, is_live = read()
     if watch:
+        from rich.live import Live
+
         with Live(console=out, auto_refresh=False, screen=out.is_terminal) as live:
             while True:
                 live.update(render(max(5, out.height - 8), out.width), refresh=True)

@@ -6,7 +6,7 @@ the group :data:`GROUP`.
 
 from __future__ import annotations
 
-from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
@@ -16,6 +16,9 @@ from harness.errors import ConfigError
 from harness.plugins import PluginError, Source, failure
 from harness.wording import nearest
 from models.methods import METHODS, Method, Settings
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 GROUP = "harness.methods"
 SECTIONS = {"model": "model_settings", "train": "train_settings", "sample": "sample_settings"}
@@ -62,6 +65,8 @@ def _refused(kind: str, problem: str) -> ConfigError:
 
 def _entry_points() -> dict[str, list[EntryPoint]]:
     """By name; several where packages announce different classes under one."""
+    from importlib.metadata import entry_points  # here: slow to import, and of use for a foreign kind alone
+
     points: dict[str, list[EntryPoint]] = {}
     for point in entry_points(group=GROUP):
         same = points.setdefault(point.name, [])

@@ -34,7 +34,7 @@ class DamagedRecord(StoreError):
 class Part(BaseModel):
     """Base of the records and their parts: immutable, and what it does not know is kept as it is."""
 
-    model_config = ConfigDict(frozen=True, extra="allow", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="allow", populate_by_name=True, defer_build=True)
 
 
 class ReferenceRecord(Part):

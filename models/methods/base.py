@@ -46,7 +46,7 @@ class Settings(BaseModel):
     pydantic ``model_validator`` that raises ValueError with the key first: ``"depth: …"``.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, defer_build=True)
 
 
 @dataclass(frozen=True)
