@@ -120,7 +120,8 @@ def failure(error: BaseException) -> str:
     own = {str(source.folder / file) for source in loaded_sources().values() for file in source.files}
     last = next((line for line in reversed(lines) if line.filename in own), lines[-1] if lines else None)
     place = f" ({last.filename}, line {last.lineno})" if last else ""
-    return f"{type(error).__name__}: {error}{place}"
+    name, message = type(error).__name__, str(error) or (last.line if last else "")  # a bare assert says nothing
+    return f"{name}: {message}{place}"
 
 
 def _import_module(name: str) -> ModuleType:

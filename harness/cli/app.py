@@ -303,10 +303,14 @@ def config_(
     key: Annotated[
         str | None, typer.Argument(metavar="KEY", help="a key, its last part, or a section; all without")
     ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option("--kind", metavar="METHOD", help="with the keys of this method too, as package.module:Class"),
+    ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="print the page docs/config.md")] = False,
     json_output: AsJson = False,
 ) -> None:
     """What the keys of a configuration take, their defaults and their meaning."""
     from harness.cli import config
 
-    config.run(key, markdown, json_output)
+    config.run(key, markdown, json_output, kind)

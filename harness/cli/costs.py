@@ -38,7 +38,7 @@ def flops(file: Path, overrides: Sequence[str], arm: str | None, json_output: bo
         return
     out = console()
     if told != "data":
-        out.print(f"{experiment.data.path} is not there: counted as the {told} says", highlight=False, markup=False)
+        out.print(f"{experiment.data.path} is not there: counted as the {told} says")
     parameters = total["parameters"]
     for name, cost in costs.items():
         table = Table(title=f"{name}: {cost.macs:,} multiply-adds per evaluation", title_justify="left")

@@ -125,7 +125,7 @@ def train(
     if json_output:
         print_json({**store.read_training(training).plain, "weights": str(store.weights_path(training))})
     else:
-        out.print(f"training {training}: {store.weights_path(training)}", highlight=False)
+        out.print(f"training {training}: {store.weights_path(training)}")
 
 
 def profile(file: Path, overrides: Sequence[str], arm: str | None, results: Path, json_output: bool) -> None:
@@ -140,7 +140,7 @@ def profile(file: Path, overrides: Sequence[str], arm: str | None, results: Path
         print_json(summary)
         return
     for line in describe_profile(summary):
-        out.print(line, highlight=False, markup=False)
+        out.print(line)
 
 
 def sample(
@@ -189,7 +189,7 @@ def sample(
     if json_output:
         print_json(answer)
     else:
-        out.print(f"{count_of(images, 'image')}: {out_path} and {array_path}", highlight=False)
+        out.print(f"{count_of(images, 'image')}: {out_path} and {array_path}")
 
 
 def save_grid(images: Tensor, path: Path, most: int = 256) -> None:
@@ -253,4 +253,4 @@ def show_record(record: CellRecord, store: Store, out: Console) -> None:
     if timing is not None:
         table.add_row("seconds per image", f"{timing.seconds_per_image:.4g} (batch {timing.batch}, {timing.device})")
     out.print(table)
-    out.print(f"record: {store.cell_path(record.id)}", highlight=False)
+    out.print(f"record: {store.cell_path(record.id)}")

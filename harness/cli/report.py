@@ -6,6 +6,7 @@ import contextlib
 import gc
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,11 +22,14 @@ from harness.config.schema import Experiment, as_plain, nearest
 from harness.dispatch.sweep import Sweep, load_sweep
 from harness.errors import ConfigError, StoreError
 from harness.files import as_unicode, read_json, write_atomically, write_json
-from harness.store.records import CellRecord, DamagedRecord
+from harness.store.records import OF_NEWER_VERSION, CellRecord, DamagedRecord, NewerRecord
 from harness.store.store import LOCAL, REPORT_CELLS, REPORT_SAMPLES, Store, Target, is_published
+from harness.wording import count_of
 
 if TYPE_CHECKING:
     from harness.report import Report, ReportCell
+
+log = logging.getLogger("harness")
 
 REPORT_SOURCE = Path(__file__).parent.parent / "report"
 REPORTED = "reported.csv"
@@ -179,7 +183,7 @@ def cells_of(sweep: Sweep, store: Store, failures: Mapping[str, str]) -> list[Re
     from harness.report import ReportCell
 
     finished = store.finished_cells()
-    cells = []
+    cells, newer = [], list[str]()
     for cell in sweep.cells.values():
         record, status = None, None
         if cell.id in finished:
@@ -187,12 +191,17 @@ def cells_of(sweep: Sweep, store: Store, failures: Mapping[str, str]) -> list[Re
                 record = _labelled(store.read_cell(cell.id), cell.experiment)
             except DamagedRecord as error:
                 status = f"damaged: {error}"
+            except NewerRecord as error:
+                status = OF_NEWER_VERSION
+                newer.append(str(error))
         if record is None:
             status = status or status_of(cell.id, store, failures)
         config = as_plain(cell.experiment) if record is None else None
         for arm, varied in cell.rows:
             label = sweep.config.arms[arm].label or arm
             cells.append(ReportCell(arm, varied, record, label, config, status))
+    if newer:
+        log.warning("%s left out of the report: %s", count_of(len(newer), "cell"), newer[0])
     return cells
 
 
@@ -277,4 +286,4 @@ def width_of(out: Console) -> int | None:
 
 def _say(text: str, out: Console, style: str | None = None) -> None:
     """Text broken between words where people read it, and left whole where a program does."""
-    out.print(text, highlight=False, markup=False, style=style, soft_wrap=not out.is_terminal)
+    out.print(text, style=style, soft_wrap=not out.is_terminal)

@@ -61,8 +61,8 @@ def run(
         from harness.dispatch.checks import check_sweep
 
         check_sweep(planned, store)
-        out.print(_announcement(planned), highlight=False)
-        out.print(chosen.sentence, highlight=False, markup=False)
+        out.print(_announcement(planned))
+        out.print(chosen.sentence)
         if chosen.kind == "slurm":
             if not wait:
                 _print_submitted(_submit(planned, store, out, asked), asked, out, json_output)
@@ -72,7 +72,7 @@ def run(
             failures = _run_here(planned, store, out, chosen.kind, workers or 1)
     else:
         done = f"all {len(sweep.cells)} cells are" if len(sweep.cells) > 1 else "the one cell is"
-        out.print(f"{done} done; nothing runs", highlight=False)
+        out.print(f"{done} done; nothing runs")
     from harness.cli import report as reporting
 
     made = reporting.make(sweep, store, failures)
@@ -134,7 +134,7 @@ def _submit_and_wait(planned: Plan, store: Store, out: Console, asked: Asked) ->
     try:
         _submit(planned, store, out, asked)
     except NoRoom as error:
-        out.print(str(error), highlight=False, markup=False)
+        out.print(str(error))
     return cluster.wait_for(planned.sweep, store, out, asked.slurm)
 
 
@@ -153,8 +153,8 @@ def _print_submitted(submitted: Submitted, asked: Asked, out: Console, json_outp
         )
         return
     again = asked.command("sweep", submits=True)
-    out.print(f"look at it with: {asked.command('status', '--watch')}", highlight=False, markup=False)
-    out.print(f"once all is done, this makes the report: {again}", highlight=False, markup=False)
+    out.print(f"look at it with: {asked.command('status', '--watch')}")
+    out.print(f"once all is done, this makes the report: {again}")
 
 
 def show_plan(
@@ -170,7 +170,7 @@ def show_plan(
         print_json(rows)
         return
     _show_rows(planned, rows, out)
-    out.print(chosen.sentence, highlight=False, markup=False)
+    out.print(chosen.sentence)
     if chosen.kind == "slurm":
         cluster.show_proposal(rows["slurm"], out)
 
@@ -193,14 +193,13 @@ def _show_rows(planned: Plan, rows: Mapping[str, Any], out: Console) -> None:
     out.print(trainings)
     out.print(cells)
     if planned.sweep.missing:
-        out.print("\n".join(planned.sweep.missing), style="yellow", highlight=False, markup=False)
+        out.print("\n".join(planned.sweep.missing), style="yellow")
         out.print("without that, ids cannot be told and nothing can be marked as done: this is all there may be to run")
     to_run = {kind: [row for row in rows[kind] if row["runs"]] for kind in ("trainings", "cells")}
     gmacs = sum(row["gmacs"] for kind in to_run.values() for row in kind)
     counted = ", ".join(count_of(len(rows), kind.removesuffix("s")) for kind, rows in to_run.items())
     out.print(
         f"to run: {counted}, {_in_figures(gmacs)} GMACs; done already: {count_of(len(planned.done_cells), 'cell')}",
-        highlight=False,
     )
     _show_planned_hours(rows["planned"], out)
 
@@ -229,7 +228,6 @@ def _show_planned_hours(planned: Mapping[str, Any], out: Console) -> None:
     out.print(
         f"planned, not measured: {sum(hours.values()):,.0f} GPU-hours ({hours['trainings']:,.0f} of trainings, "
         f"{hours['cells']:,.0f} of cells) on an {planned['device']} at {planned['utilisation']:.0%} of its peak",
-        highlight=False,
     )
 
 

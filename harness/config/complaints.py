@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any, Literal, get_args, get_origin
@@ -121,7 +122,7 @@ def _sentence(key: str, annotation: Any, error: Mapping[str, Any]) -> str:
     kind, value = error["type"], error["input"]
     head = f"{key}: " if key else ""
     if kind in ("value_error", "assertion_error"):
-        message = str(error["ctx"]["error"])
+        message = str(error["ctx"]["error"]) or _failed_check(error["ctx"]["error"], value)
         return f"{key}.{message}" if key and OF_A_KEY.match(message) else f"{head}{message}"
     if kind == "missing" and key and "." not in key and isinstance(value, dict):
         return f"{head}is missing; {words_of(annotation)} is needed"
@@ -139,6 +140,14 @@ def _sentence(key: str, annotation: Any, error: Mapping[str, Any]) -> str:
     if kind == "finite_number":
         return f"{head}{shown(value)} is no finite number"
     return f"{head}{error['msg'][0].lower()}{error['msg'][1:]}, not {shown(value)}"
+
+
+def _failed_check(error: BaseException, value: Any) -> str:
+    """What to say of a check that raised without a message, as a bare ``assert`` does: the line that stands there."""
+    frames = traceback.extract_tb(error.__traceback__)
+    line = f" ({frames[-1].line}; {frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    given = "its keys together do" if isinstance(value, Mapping | BaseModel) else f"{shown(value)} does"
+    return f"{given} not pass a check{line}"
 
 
 def _misfit(annotation: Any, value: Any) -> str:

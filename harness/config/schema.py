@@ -402,6 +402,12 @@ class Experiment(Section):
     def _check_experiment(self) -> Self:
         method, sample = method_of(self.model.kind), self.sample
         method.check(self)
+        size = self.data.size or DATA_SETS[self.data.name].size
+        if size is not None:  # else only the data know it, and the checks before a run look there
+            try:
+                self.model.check_size(size)
+            except ValueError as error:
+                raise ValueError(f"model.{error}") from None
         given = [key for key in refresh.KEYS if getattr(sample, key) is not None]
         if given and not method.needs_refreshes(self):
             raise ValueError(f"sample.{given[0]}: a {self.model.kind} model refreshes nothing; leave it out")

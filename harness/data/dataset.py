@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from harness.data.damage import Damaged, DamagedImageError, damage_report
-from harness.data.fingerprints import PIXEL_RULES
+from harness.data.pixel_rules import PIXEL_RULES
 from harness.errors import DataError
 from harness.wording import count_of
 

@@ -29,9 +29,9 @@ from PIL import Image
 
 from harness.data import cifar10, png
 from harness.data.damage import Damaged, DamagedImageError, damage_report
-from harness.data.fingerprints import PIXEL_RULES
 from harness.data.images import known_or_probed, source_name
 from harness.data.listing import Listing, list_images
+from harness.data.pixel_rules import PIXEL_RULES
 from harness.data.pixels import GREY_MODES, centre_crop, check_cropping, open_image, plain, to_array
 from harness.errors import DataError, printable
 from harness.files import atomic_path, write_atomically

@@ -42,6 +42,10 @@ def build_model(experiment: Experiment, info: ImageInfo) -> nn.Module:
     if experiment.model.class_conditional and classes is None:
         raise ConfigError("model.class_conditional", ["the data have no labels"])
     try:
+        experiment.model.check_size(info.size)
+    except ValueError as error:
+        raise ConfigError("model", [str(error)]) from None
+    try:
         model = method_for(experiment).build(experiment, ImageShape(info.size, info.channels, classes))
     except ValueError as error:
         raise ConfigError("model", [str(error)]) from None

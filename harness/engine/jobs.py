@@ -112,6 +112,19 @@ def _work(store: Store, target: Target, progress: JobProgress, should_stop: Call
             raise
         log.warning("%s; set aside, and drawn again", error)
         _make(store, target, experiment, progress, should_stop)
+    except Exception as error:
+        if not _can_compile_again(experiment, error):
+            raise
+        _make(store, target, experiment, progress, should_stop)
+
+
+def _can_compile_again(experiment: Experiment, error: Exception) -> bool:
+    """Whether the job may have failed over a damaged compiled file of torch's cache, which is now removed."""
+    if current_ranks().world > 1 or not (experiment.train.compile or experiment.sample.compile):
+        return False
+    from harness.engine.compiled_files import remove_damaged
+
+    return remove_damaged(error)
 
 
 def _make(

@@ -102,7 +102,7 @@ class Identifier:
     def _training_id(
         self, data: DataConfig, model: ModelConfig, diffusion: Section, train: TrainConfig, seed: int
     ) -> str:
-        from harness.data.fingerprints import PIXEL_RULES
+        from harness.data.pixel_rules import PIXEL_RULES
 
         content = self._fingerprint(data, "train")
         start = self._start_identity(train)

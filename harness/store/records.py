@@ -13,9 +13,9 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError
 
 from harness.errors import StoreError
 from harness.metrics import measures
@@ -25,6 +25,20 @@ CELL_SCHEMA = 2
 """Raised when the form of a cell's record changes; :func:`upgraded_cell` then has to know the one before."""
 TRAINING_SCHEMA = 1
 CURE = "move it away and run again"
+
+
+Count = Annotated[int, Strict()]
+Number = Annotated[float, Strict()]
+Flag = Annotated[bool, Strict()]
+"""Numbers and truth values as JSON has them: text in their place is damage, however much it looks like one."""
+
+
+OF_NEWER_VERSION = "written by a newer version"
+"""What a report says in the place of such a record's figures."""
+
+
+class NewerRecord(StoreError):
+    """A record that a newer version of this project has written: whole, but not for this version to read."""
 
 
 class DamagedRecord(StoreError):
@@ -45,7 +59,7 @@ class ReferenceRecord(Part):
     data: str
     """Name of the data with the images' side, as ``digits 8×8``."""
     split: str
-    images: int
+    images: Count
     id: str
     """Identity of the images' features: of the pixels (size and channels included), extractor and N."""
     fingerprint: str | None = None
@@ -62,9 +76,9 @@ class MeasureRecord(Part):
 class SeedRecord(Part):
     """The numbers of one sampling seed's images, by name, and the standard errors of those that tell one."""
 
-    seed: int = 0
-    values: dict[str, float | None]
-    standard_errors: dict[str, float | None] = Field(default_factory=dict)
+    seed: Count = 0
+    values: dict[str, Number | None]
+    standard_errors: dict[str, Number | None] = Field(default_factory=dict)
 
 
 class QualityRecord(Part):
@@ -74,66 +88,66 @@ class QualityRecord(Part):
     features_label: str = ""
     extractor: str = ""
     """Identity of the extractor's weights and preprocessing."""
-    official: bool = True
+    official: Flag = True
     """Whether its weights are the ones that the literature's figures were made with."""
-    images: int
+    images: Count
     """Generated images per sampling seed."""
     reference: ReferenceRecord
     measures: dict[str, MeasureRecord]
     per_seed: tuple[SeedRecord, ...]
-    kernel_subsets: dict[str, int] = Field(default_factory=dict)
-    covariance_singular: bool = False
+    kernel_subsets: dict[str, Count] = Field(default_factory=dict)
+    covariance_singular: Flag = False
     """Whether there were no more images than features: the distances are a rough guide."""
 
 
 class ComputeRecord(Part):
     """Multiply-adds and evaluations of one image, parameters, and what the training cost."""
 
-    gmacs_per_image: float | None = None
-    gflops_per_image: float | None = None
-    macs_per_image: int | None = None
-    evaluations: dict[str, int] = Field(default_factory=dict)
+    gmacs_per_image: Number | None = None
+    gflops_per_image: Number | None = None
+    macs_per_image: Count | None = None
+    evaluations: dict[str, Count] = Field(default_factory=dict)
     """How often each network runs per image, as it was counted."""
-    refreshes: int | None = None
+    refreshes: Count | None = None
     """Runs of the heavy part per image; None for a network that runs whole at every step."""
-    refresh_interval: float | None = None
+    refresh_interval: Number | None = None
     """Steps from one refresh to the next: as set, or on average."""
-    gmacs_per_evaluation: dict[str, float] = Field(default_factory=dict)
-    parameters: dict[str, int] = Field(default_factory=dict)
-    training_gmacs_per_step: float | None = None
-    training_steps: int | None = None
+    gmacs_per_evaluation: dict[str, Number] = Field(default_factory=dict)
+    parameters: dict[str, Count] = Field(default_factory=dict)
+    training_gmacs_per_step: Number | None = None
+    training_steps: Count | None = None
 
 
 class TimingConditions(Part):
     """What the system said while times were taken."""
 
-    yardstick_seconds: tuple[float, ...] = ()
+    yardstick_seconds: tuple[Number, ...] = ()
     """A fixed piece of work on the device, before and after."""
-    others_share: float | None = None
-    waiting_share: float | None = None
+    others_share: Number | None = None
+    waiting_share: Number | None = None
 
 
 class TimeRecord(Part):
     """Seconds per image, and the conditions that they hold for."""
 
-    seconds_per_image: float | None = None
-    seconds_per_image_quartiles: tuple[float | None, ...] | None = None
-    latency_seconds: float | None = None
-    latency_seconds_quartiles: tuple[float | None, ...] | None = None
+    seconds_per_image: Number | None = None
+    seconds_per_image_quartiles: tuple[Number | None, ...] | None = None
+    latency_seconds: Number | None = None
+    latency_seconds_quartiles: tuple[Number | None, ...] | None = None
     device: str | None = None
     dtype: str | None = None
-    compiled: bool = False
-    cuda_graphs: bool | None = None
-    threads: int | None = None
-    batch: int | None = None
-    warmup: int | None = None
-    repeats: int | None = None
-    images_per_second: float | None = None
-    share: dict[str, float] = Field(default_factory=dict)
-    latency_share: dict[str, float] = Field(default_factory=dict)
-    peak_memory_bytes: int | None = None
+    compiled: Flag = False
+    cuda_graphs: Flag | None = None
+    threads: Count | None = None
+    batch: Count | None = None
+    warmup: Count | None = None
+    repeats: Count | None = None
+    images_per_second: Number | None = None
+    share: dict[str, Number] = Field(default_factory=dict)
+    latency_share: dict[str, Number] = Field(default_factory=dict)
+    peak_memory_bytes: Count | None = None
     peak_memory_of: str | None = None
-    trusted: bool | None = None
+    trusted: Flag | None = None
     """Whether the machine was quiet meanwhile; None where that was not watched."""
     reasons: tuple[str, ...] = ()
     """Why the times are not to be trusted."""
@@ -144,17 +158,17 @@ class Provenance(Part):
     """What made a result: commit, versions, device, job."""
 
     commit: str | None = None
-    dirty: bool | None = None
+    dirty: Flag | None = None
     versions: dict[str, str] = Field(default_factory=dict)
     host: str | None = None
     slurm_job_id: str | None = None
-    started: float | None = None
-    finished: float | None = None
-    seconds: float | None = None
-    ranks: int | None = None
+    started: Number | None = None
+    finished: Number | None = None
+    seconds: Number | None = None
+    ranks: Count | None = None
     weights_sha256: str | None = None
     training_device: str | None = None
-    training_images_per_second: float | None = None
+    training_images_per_second: Number | None = None
     method_source: dict[str, Any] | None = None
     """Of a method that is not the project's own: ``sha256`` of its source, and the ``files`` that it is of."""
     timed: dict[str, Any] | None = None
@@ -166,8 +180,8 @@ class DataRecord(Part):
 
     name: str
     """With the images' side, as ``digits 8×8``."""
-    size: int | None = None
-    channels: int | None = None
+    size: Count | None = None
+    channels: Count | None = None
     """None in records of an older form whose configuration did not name them."""
     fingerprint: str | None = None
 
@@ -208,23 +222,23 @@ class TrainingRecord(_Record):
 
     schema_: Literal[1] = Field(alias="schema")
     training: str
-    steps: int
+    steps: Count
     data: str = ""
-    weights_bytes: int
+    weights_bytes: Count
     weights_sha256: str | None = None
-    ranks: int = 1
+    ranks: Count = 1
     device: str | None = None
     precision: str = "float32"
-    seconds_of_last_run: float | None = None
-    steps_of_last_run: int | None = None
-    images_per_second: float | None = None
+    seconds_of_last_run: Number | None = None
+    steps_of_last_run: Count | None = None
+    images_per_second: Number | None = None
     provenance: Provenance = Provenance()
 
 
 def parse_cell(content: bytes | str | Mapping[str, Any], source: str) -> CellRecord:
     """A cell's record from JSON, or from its values, of any schema up to today's; `source` opens every message.
 
-    Raises :class:`DamagedRecord`, or :class:`StoreError` for one of a newer version.
+    Raises :class:`DamagedRecord`, or :class:`NewerRecord` for one of a newer version.
     """
     if not isinstance(content, Mapping):
         try:
@@ -263,7 +277,7 @@ def _checked_schema(values: Mapping[str, Any], newest: int, source: str) -> int:
     if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
         raise DamagedRecord(f"{source}: is of schema {schema!r}; {CURE}")
     if schema > newest:
-        raise StoreError(
+        raise NewerRecord(
             f"{source}: was written by a newer version of this project (schema {schema}, this one reads up to "
             f"{newest}); update the project, or {CURE}"
         )

@@ -14,7 +14,15 @@ from typing import Any, Literal
 from harness.config.schema import Experiment, as_plain, parse_experiment
 from harness.errors import StoreError
 from harness.files import read_json, write_json
-from harness.store.records import CURE, CellRecord, DamagedRecord, TrainingRecord, parse_cell, parse_training
+from harness.store.records import (
+    CURE,
+    CellRecord,
+    DamagedRecord,
+    NewerRecord,
+    TrainingRecord,
+    parse_cell,
+    parse_training,
+)
 
 Kind = Literal["training", "cell"]
 LOCAL = "local"
@@ -157,6 +165,8 @@ class Store:
         for cell in cells:
             try:
                 self.read_cell(cell)
+            except NewerRecord:  # whole, and nothing to measure again
+                continue
             except DamagedRecord as error:
                 damaged[cell] = str(error).partition("; move it away")[0]
         return damaged

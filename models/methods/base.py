@@ -48,6 +48,10 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, defer_build=True)
 
+    def check_size(self, size: int) -> None:
+        """Of the section `model`: raise ValueError, which begins with the key, unless the networks take images of that
+        side in pixels."""
+
 
 @dataclass(frozen=True)
 class ImageShape:
