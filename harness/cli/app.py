@@ -35,14 +35,14 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # plain help: drawing it with rich takes longer to import than all the rest
+    rich_markup_mode=None,  # plain help: importing what rich draws it with takes longer than all the rest
     help="Benchmarks and ablations of Dual-Rate Diffusion: from a sweep file to its tables and figures.",
 )
 app.add_typer(data_app, name="data")
 
 
 def _expanded(path: Path | None) -> Path | None:
-    """A path whose `~` no shell has expanded: from a variable, or behind `=`."""
+    """`path` with `~` expanded, which the shell leaves alone in a variable or after `=`."""
     try:
         return path and path.expanduser()
     except RuntimeError as error:
@@ -50,11 +50,11 @@ def _expanded(path: Path | None) -> Path | None:
 
 
 def _results_folder(path: Path) -> Path:
-    from harness.config.values import decoded  # not on top: help and status need no schema
+    from harness.config.values import decoded  # imported here: help and status need no schema
 
     folder = _expanded(path) or path
     check_results_folder(folder)
-    decoded(str(folder.absolute()), "--results")  # no weights can be read from a place with another name
+    decoded(str(folder.absolute()), "--results")  # safetensors cannot read from a path that is not UTF-8
     return folder
 
 
@@ -132,8 +132,8 @@ def logs(
     target: Annotated[str, typer.Argument(metavar="ID", help="a training's or cell's id, or its start")],
     overrides: Overrides = [],  # noqa: B006
     results: Results = RESULTS,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="go on printing until the job has ended")] = False,
-    every_attempt: Annotated[bool, typer.Option("--all", help="of all its jobs, not of the last alone")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="keep printing until the job has ended")] = False,
+    every_attempt: Annotated[bool, typer.Option("--all", help="of all its jobs, not only of the last")] = False,
     json_output: AsJson = False,
 ) -> None:
     """What the last job of a training or cell printed, and the traceback of its error."""
@@ -147,7 +147,7 @@ def retry(
     file: SweepFile,
     targets: Targets = None,
     failed: Annotated[
-        bool, typer.Option("--failed", help="all that did not end well (what happens without ids)")
+        bool, typer.Option("--failed", help="all that did not end well (the default without ids)")
     ] = False,
     overrides: Overrides = [],  # noqa: B006
     results: Results = RESULTS,
@@ -169,11 +169,14 @@ def cancel(
     overrides: Overrides = [],  # noqa: B006
     results: Results = RESULTS,
     earlier: Annotated[
-        bool, typer.Option("--earlier", help="only jobs of earlier versions of the file, which it asks for no more")
+        bool,
+        typer.Option(
+            "--earlier", help="only jobs of earlier versions of the file, which the present one no longer asks for"
+        ),
     ] = False,
     json_output: AsJson = False,
 ) -> None:
-    """Cancel a sweep's jobs on SLURM. What they have done stays; `harness retry` goes on from there."""
+    """Cancel a sweep's jobs on SLURM. What they have done is kept; `harness retry` continues from there."""
     from harness.cli import cluster as cluster_commands
 
     cluster_commands.cancel(file, targets or [], overrides, results, earlier, json_output)

@@ -84,7 +84,7 @@ def _counted(targets: Collection[Target]) -> str:
 
 
 def wait_for(sweep: Sweep, store: Store, out: Console, options: Sequence[str] = ()) -> dict[str, str]:
-    """Show the status until no job of the sweep is left; return what then has no result, with the reason.
+    """Show the status until no job of the sweep is left; return what has no result by then, with the reason.
 
     What the cluster's limit on jobs has kept out of the queue is submitted as jobs end.
     """
@@ -190,7 +190,7 @@ def _last_submission(chosen: Collection[Target], status: SweepStatus) -> Submiss
 
 
 def _remembered(before: Submission | None, options: Sequence[str], out: Console) -> list[str]:
-    """The ``--slurm`` settings that the jobs were submitted with; those given now come after them and win."""
+    """The ``--slurm`` settings that the jobs were submitted with; those given now follow and take precedence."""
     kept = [text for text in before.slurm if not _is_over(text)] if before is not None else []
     if kept:
         repeated = " ".join(f"--slurm {text}" for text in kept)
@@ -200,7 +200,7 @@ def _remembered(before: Submission | None, options: Sequence[str], out: Console)
 
 
 def _is_over(option: str) -> bool:
-    """Whether it names jobs to wait for that have ended, well or not: whoever retries knows that."""
+    """Whether `option` names jobs to wait for that have all ended, well or not: a retry need not wait for them."""
     key, _, value = option.partition("=")
     if key.strip().rpartition(".")[2] != "after":
         return False

@@ -22,7 +22,7 @@ TITLES = {
     "cluster": "A cluster: under `cluster:`, in `~/.config/harness/cluster.yaml`, and behind `--slurm`",
 }
 ROOMY = 60
-"""Columns of a terminal in which no key need be broken."""
+"""Columns of a terminal from which on no key has to be broken."""
 
 
 def every_key() -> dict[str, list[Key]]:

@@ -61,7 +61,7 @@ def flops(file: Path, overrides: Sequence[str], arm: str | None, json_output: bo
 
 
 def told_by(experiment: Experiment, info: DataInfo) -> str:
-    """In words, what told size, channels and classes: the data, or what stands in for data that are not there."""
+    """Where size, channels and classes come from, in words: the data, or the configuration if there are none."""
     if info.images or experiment.data.name != "images":
         return "data"
     if experiment.model.class_conditional and experiment.data.classes is None:

@@ -114,7 +114,7 @@ def throughput(
 
 @contextmanager
 def _progress(shown: bool) -> Iterator[PrepareProgress | None]:
-    """A bar per phase on the error stream; what a rerun finds done does not count into the time left."""
+    """A progress bar per phase on stderr; what a rerun finds done does not count towards the time left."""
     if not shown:
         yield None
         return

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def bar(out: Console, label: str, kind: str) -> Iterator[JobProgress]:
-    """A progress bar of the steps of a training, the images of a cell, or what else is counted; its phases by name."""
+    """A progress bar over a training's steps, a cell's images, or whatever else is counted; it names the phase."""
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -48,7 +48,7 @@ def bar(out: Console, label: str, kind: str) -> Iterator[JobProgress]:
 
         def tell(done: int, total: int, phase: str = MAIN) -> None:
             nonlocal current
-            if phase != current:  # another phase goes at another speed
+            if phase != current:  # each phase has a speed of its own
                 progress.reset(task, total=1.0)
                 current = phase
             progress.update(task, completed=done / total if total else 0.0, text=in_words(kind, done, total, phase))

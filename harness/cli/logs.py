@@ -89,7 +89,7 @@ def _heading(attempt: Attempt) -> str:
 
 
 def _print_heading(text: str, out: Console) -> None:
-    """In full: a rule of the terminal's width would cut a path."""
+    """In full: a rule as wide as the terminal would cut off a path."""
     out.print(f"── {text} ──", style="dim")
 
 
@@ -138,7 +138,7 @@ def _print_tail(path: Path, out: Console) -> int:
 
 
 class _Follower:
-    """Prints what comes, file by file as `tail -f` does, until the target's job has ended."""
+    """Prints new output file by file, as `tail -f` does, until the target's job has ended."""
 
     def __init__(self, sweep: Sweep, store: Store, target: Target, out: Console) -> None:
         self.sweep, self.store, self.target, self.out = sweep, store, target, out

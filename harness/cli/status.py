@@ -36,7 +36,7 @@ STYLES = {"running": "cyan", "failed": "red", "blocked": "red", "cancelled": "ye
 COLUMNS = ("id", "training or cell", "state", "done", "runs", "job", "node", "elapsed", "ETA")
 NAME = COLUMNS.index("training or cell")
 LEFT_OUT = ("runs", "node", "job", "elapsed", "ETA", "done")
-"""In this order, where a terminal is too narrow for all columns."""
+"""Columns in the order in which they are left out where a terminal is too narrow for all."""
 SEPARATOR = 3
 
 
@@ -187,7 +187,7 @@ def _columns(row: Row, sweep: Sweep) -> list[str | Text]:
 
 
 def _done(row: Row) -> str:
-    """How far a target is, or what its job is at after that: ``120/300``, ``features 250/800``, ``counting``."""
+    """How far a target is, or what its job does after that: ``120/300``, ``features 250/800``, ``counting``."""
     if row.phase is not None:
         name, done, total = row.phase
         return f"{name} {done}/{total}" if total else name
@@ -195,7 +195,7 @@ def _done(row: Row) -> str:
 
 
 def hints(status: SweepStatus, asked: Asked) -> list[str]:
-    """What a person may want to do next, as commands that work when they are pasted."""
+    """What to do next, as commands to paste."""
     lines = []
     if status.earlier:
         lines.append(f"{earlier_sentence(status.earlier)}; to end them: {asked.command('cancel', '--earlier')}")

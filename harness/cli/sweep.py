@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from harness.dispatch.slurm.submit import Submitted
 
 SHOWN_GPU_HOURS = 0.1
-"""A sweep that takes less is none for a GPU's plan."""
+"""Below this many planned GPU-hours none are shown: the sweep is not one for GPUs."""
 
 
 def run(
@@ -93,14 +93,14 @@ def _checked(sweep: Sweep, store: Store) -> tuple[Plan, dict[str, str]]:
 
 
 def _set_aside(damaged: Mapping[str, str], store: Store, out: Console, dry_run: bool) -> None:
-    """Put damaged records where nothing reads them, and say so; a dry run only says so."""
+    """Set damaged records aside and say so; a dry run only says so."""
     for cell, reason in damaged.items():
         place = "would be set aside" if dry_run else f"set aside as {set_aside(store.cell_path(cell)).name}"
         out.print(f"{reason}: {place}, and the cell measured again")
 
 
 def _in_figures(gmacs: float) -> str:
-    """Whole from a hundred on, three figures below."""
+    """As a whole number from a hundred on, with three significant figures below."""
     return f"{gmacs:,.0f}" if gmacs >= 100 else f"{gmacs:.3g}"
 
 
@@ -205,7 +205,7 @@ def _show_rows(planned: Plan, rows: Mapping[str, Any], out: Console) -> None:
 
 
 def _id_and_state(row: Mapping[str, Any]) -> tuple[str, str]:
-    """In words: the id of a training or cell and whether it is done, neither known where its data are not there."""
+    """The id of a training or cell and whether it is done, in words; neither is known where its data are not there."""
     if row["id"].startswith(UNKNOWN_ID):
         return "not known", "not known"
     return row["id"], "done" if row["done"] else "to run"

@@ -86,7 +86,7 @@ class Dataset:
 
     @property
     def in_memory(self) -> bool:
-        """Whether loading is a mere copy."""
+        """Whether loading only copies from memory."""
         return isinstance(self._pixels, ArrayPixels)
 
     @property

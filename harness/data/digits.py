@@ -24,7 +24,7 @@ CONTENT = "0b7e9c3202d7bcd255d6a19a238d3743bf5e320ba74812a6679958a017c55382"
 
 
 def to_uint8(values: np.ndarray) -> np.ndarray:
-    """Values 0..16 to uint8 0..255: v·255/16, rounded. No two values meet."""
+    """Values 0..16 to uint8 0..255: v·255/16, rounded. The mapping is one to one."""
     import numpy as np
 
     return ((values.astype(np.int64) * 510 + LEVELS) // (2 * LEVELS)).astype(np.uint8)
@@ -33,7 +33,7 @@ def to_uint8(values: np.ndarray) -> np.ndarray:
 @cache
 def load() -> tuple[np.ndarray, np.ndarray]:
     """All digits: images uint8 (1797, 1, 8, 8) and labels int64 (1797,). Raises :class:`DataError` for others."""
-    import numpy as np  # here, as sklearn: half a second that a fingerprint does not need
+    import numpy as np  # imported here, as sklearn is: a fingerprint needs neither, and they take half a second
     from sklearn.datasets import load_digits
 
     digits = load_digits()

@@ -1,4 +1,4 @@
-"""The version of how pixels are made of encoded images, apart from them: an id needs it without numpy and Pillow."""
+"""The version of the rules by which images are decoded; a module of its own, so that ids need no numpy or Pillow."""
 
 PIXEL_RULES = 1
-"""Of what :mod:`harness.data.pixels` makes of an image. Part of every id: raise it when the pixels change."""
+"""Version of the pixels that :mod:`harness.data.pixels` decodes. Part of every id: raise it when the pixels change."""

@@ -36,7 +36,7 @@ def method_for(experiment: Experiment) -> Method:
 def build_model(experiment: Experiment, info: ImageInfo) -> nn.Module:
     """The networks of `experiment` for images of `info`, freshly initialised from torch's generator.
 
-    They have the face of :class:`models.method.Model`. Raises :class:`ConfigError` for networks that cannot be.
+    They have the interface of :class:`models.method.Model`. Raises :class:`ConfigError` for networks that cannot be built.
     """
     classes = label_count(experiment.model, info)
     if experiment.model.class_conditional and classes is None:
@@ -56,7 +56,7 @@ FACE = ("networks", "classes", "step")
 
 
 def _with_face(model: Any, kind: str, classes: int | None) -> nn.Module:
-    """`model`, which has what a sampler and a training need of it."""
+    """`model`, checked to have what a sampler and a training need."""
     missing = [name for name in FACE if not hasattr(model, name)]
     if not isinstance(model, nn.Module):
         raise ConfigError("model.kind", [f"{kind} builds {type(model).__name__}, which is no torch.nn.Module"])

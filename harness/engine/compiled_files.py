@@ -44,8 +44,7 @@ def remove_cut_libraries() -> list[Path]:
 
 
 def remove_damaged(error: BaseException) -> bool:
-    """Remove what `error`, of a failed compilation or of a run, can come of; whether anything was, so it may be tried
-    again."""
+    """Remove the damaged files that may have caused `error`; whether any were, so that trying again makes sense."""
     removed = remove_cut_libraries()
     if any(words in str(error) for words in HEADER_COMPLAINTS):
         folder = Path(default_cache_dir()) / "precompiled_headers"
@@ -57,7 +56,7 @@ def remove_damaged(error: BaseException) -> bool:
 
 
 def is_cut_short(library: Path) -> bool:
-    """Whether a shared library lacks its end: the table of sections that its header points to, its last part."""
+    """Whether a shared library lacks its end, where the table of sections lies that its header points to."""
     with library.open("rb") as file:
         header = file.read(ELF_HEADER_BYTES)
     size = library.stat().st_size
@@ -65,7 +64,7 @@ def is_cut_short(library: Path) -> bool:
         return size == 0 or sys.platform == "linux"
     if len(header) < ELF_HEADER_BYTES:
         return True
-    if header[4] != 2:  # not of 64 bits: its fields lie elsewhere
+    if header[4] != 2:  # not 64-bit: its header has another layout
         return False
     order = "<" if header[5] == 1 else ">"
     (table,) = struct.unpack_from(f"{order}Q", header, 0x28)

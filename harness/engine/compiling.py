@@ -23,7 +23,7 @@ without a word, so it raises."""
 
 
 def prepare_dynamo() -> None:
-    """Let a lack of compilation be an error rather than a slow run that is called compiled.
+    """Make falling back to uncompiled code an error, rather than a slow run that is called compiled.
 
     What earlier networks have compiled is forgotten: they share their code, so it would count against the limit. Files
     that a killed process has left cut short are removed before they are loaded.

@@ -1,6 +1,6 @@
 """What a job does: train a network, or measure a cell. Both resume where they were cut off and may run twice.
 
-A job is told a target and finds everything else in the store. It holds the target's lease, keeps the target's state
+A job is given a target and finds everything else in the store. It holds the target's lease, keeps the target's state
 (progress, attempts, first line of an error) and leaves exactly one result.
 """
 
@@ -34,7 +34,7 @@ log = logging.getLogger("harness")
 
 STATE_SECONDS = 2.0
 WAITING_SECONDS = 1.0
-"""Between two looks at a lease that another job holds."""
+"""Seconds between two looks at a lease that another job holds."""
 
 
 def run(
@@ -105,7 +105,7 @@ def _work(store: Store, target: Target, progress: JobProgress, should_stop: Call
     try:
         _make(store, target, experiment, progress, should_stop)
     except DamagedFile as error:
-        if current_ranks().world > 1:  # the other ranks are at another place
+        if current_ranks().world > 1:  # the other ranks are elsewhere in the work
             raise
         _set_aside_weights(store, error)
         if target.kind == "training":
@@ -147,7 +147,7 @@ def start_weights(store: Store, experiment: Experiment) -> Path | None:
 
 
 def _check_needs(store: Store, target: Target, experiment: Experiment) -> None:
-    """Raise :class:`Blocked` unless all that `target` needs is done, or the target has gone beyond the need of it."""
+    """Raise :class:`Blocked` unless all that `target` needs is done, or no longer needed."""
     if target.kind == "training" and store.checkpoints(target.id):
         return
     for need in needs_of(target, experiment):
@@ -163,7 +163,7 @@ def _set_aside_weights(store: Store, error: DamagedFile) -> None:
 
 
 def _check_identity(target: Target, experiment: Experiment) -> None:
-    """Raise :class:`DataError` unless the data are still those that the target's id was told from."""
+    """Raise :class:`DataError` unless the data are still those that the target's id was made from."""
     training, cell = identify(experiment)
     if target.id != (training if target.kind == "training" else cell):
         where = experiment.data.path or experiment.data.name

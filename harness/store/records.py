@@ -1,6 +1,6 @@
 """The records of cells and trainings: their form, what is checked when one is read, and how older ones are upgraded.
 
-A record is one JSON object with a ``schema``. One of an older schema is brought into today's form when it is read, one
+A record is one JSON object with a ``schema``. One of an older schema is upgraded to the present form when it is read; one
 of a newer schema or without what a record must have is refused with a message that says what to do. Whatever else
 stands in a record is kept. Reading is checked once, by pydantic from the file's bytes: ten thousand records take well
 under a second.
@@ -119,7 +119,7 @@ class ComputeRecord(Part):
 
 
 class TimingConditions(Part):
-    """What the system said while times were taken."""
+    """What the system reported while times were taken."""
 
     yardstick_seconds: tuple[Number, ...] = ()
     """A fixed piece of work on the device, before and after."""
@@ -254,7 +254,7 @@ def parse_cell(content: bytes | str | Mapping[str, Any], source: str) -> CellRec
 
 def parse_training(content: bytes | str, source: str) -> TrainingRecord:
     """A training's record from JSON. Raises as :func:`parse_cell` does."""
-    values = {"schema": 1, **_values(content, source)}  # the first ones did not say
+    values = {"schema": 1, **_values(content, source)}  # the first ones had no schema
     _checked_schema(values, TRAINING_SCHEMA, source)
     try:
         return TrainingRecord.model_validate(values)
@@ -292,7 +292,7 @@ def _first(error: ValidationError) -> str:
 
 
 def upgraded_cell(old: Mapping[str, Any]) -> dict[str, Any]:
-    """A record of schema 1 in today's form. What it lacks is left out, for the check that follows to name."""
+    """A record of schema 1 in the present form. What it lacks is left out, for the check that follows to report."""
     new = {**old, "schema": CELL_SCHEMA}
     config, quality, compute = (_mapping(old.get(part)) for part in ("config", "quality", "compute"))
     if "quality" in old and isinstance(quality.get("reference"), Mapping):

@@ -188,7 +188,7 @@ class Store:
         return parse_experiment(read_json(path), str(path))
 
     def state(self, target: Target) -> dict[str, Any]:
-        """The last word of the job that makes `target`; empty where none has run."""
+        """The last state of the job that makes `target`; empty where none has run."""
         try:
             value = read_json(self.state_path(target))
         except StoreError:

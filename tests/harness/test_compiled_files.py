@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,6 @@ logging.basicConfig()
 run = CompiledNetworks()
 x = torch.arange(100.0)
 print(run("double", lambda x: torch.sin(x) * 2 + x, x).sum().item())
-print(run("triple", lambda x: torch.cos(x * 3).cumsum(0) - x, x).sum().item())
 """
 
 
@@ -43,7 +43,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def cut(path: Path, kept: float) -> None:
     size = path.stat().st_size
-    os.truncate(path, size + int(kept) if kept < 0 else int(kept * size) if 0 < kept < 1 else int(kept))
+    os.truncate(path, int(kept * size) if 0 < kept < 1 else int(kept))
 
 
 @pytest.mark.parametrize("kept", KEPT)
@@ -61,11 +61,10 @@ def test_what_another_process_compiles_is_left_alone(cache: Path) -> None:
     half = cache / "ab" / "cabe.main.so"
     half.write_bytes(LIBRARY.read_bytes()[:100])
     (cache / "locks").mkdir()
-    with FileLock(cache / "locks" / "cabe.lock"):
-        script = "from harness.engine import compiled_files as c; print(c.remove_cut_libraries())"
-        ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert ran.stdout == "[]\n"
+    with FileLock(cache / "locks" / "cabe.lock"), ThreadPoolExecutor(1) as other:  # this thread's lock lets itself in
+        assert other.submit(compiled_files.remove_cut_libraries).result() == []
     assert half.exists()
+    assert compiled_files.remove_cut_libraries() == [half]
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler on a CPU")
@@ -76,9 +75,9 @@ def test_cut_libraries_are_compiled_once_more(cache: Path) -> None:
     first = compiled()
     assert first.returncode == 0, first.stderr
     libraries = sorted(cache.glob("??/*.so"))
-    assert len(libraries) >= 2
-    for library, kept in zip(libraries, (0, 0.5, -1), strict=False):
-        cut(library, kept)
+    assert libraries
+    for library in libraries:  # all but the last byte: the least that can be missing of what the linker made
+        os.truncate(library, library.stat().st_size - 1)
     again = compiled()
     assert again.returncode == 0, again.stderr
     assert again.stdout == first.stdout
