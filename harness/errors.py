@@ -40,7 +40,7 @@ class DiskFull(HarnessError):
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Whether `error` comes from a full disk: by its number, that of its cause, or the system's words in its message."""
+    """Whether `error` comes from a full disk: by its number, its cause's, or the system's words in its message."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in FULL:
             return True

@@ -10,7 +10,7 @@ from models.objective import Randomness
 
 
 def translate(x: Tensor, offsets: Tensor, fill: float = 0.0) -> Tensor:
-    """Move each image of x (B, C, H, W) by its own `offsets` (B, 2) int64, down and right; pixels from outside are `fill`."""
+    """Move each image of x (B, C, H, W) by its own `offsets` (B, 2) int64, down and right; outside is `fill`."""
     rows, row_inside = _sources(x.shape[2], offsets[:, 0])
     columns, column_inside = _sources(x.shape[3], offsets[:, 1])
     images = torch.arange(len(x), device=x.device)[:, None, None]

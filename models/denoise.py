@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from models.guidance import Guidance, with_unconditional
-from models.method import Model, RunNetwork, State, run_network
+from models.method import Model, Remembering, RunNetwork, State, run_network
 from models.process import CosineSchedule, noise_level
 from models.refresh import Refreshes
 
@@ -26,7 +26,8 @@ class Denoise:
     does a refresh whose context a guided step will use.
 
     Args:
-        model: any method.
+        model: any method, or the one of each step where several take turns. Each keeps what it needs to itself, so the
+            first step of a turn refreshes.
         schedule: of the process.
         times: the sampler's, float64 (steps + 1,).
         refreshes: one boolean per step; None for a method with nothing to refresh.
@@ -41,7 +42,7 @@ class Denoise:
 
     def __init__(
         self,
-        model: Model,
+        model: Model | Sequence[Model],
         schedule: CosineSchedule,
         times: Tensor,
         refreshes: Refreshes | None = None,
@@ -54,23 +55,30 @@ class Denoise:
         host = times.detach().to("cpu", torch.float64)
         levels = noise_level(schedule.log_snr(host))[:-1].tolist()
         self._guided = (guidance or Guidance()).active(levels)
-        if any(self._guided) and (labels is None or model.classes is None):
+        models = tuple(model) if isinstance(model, Sequence) else (model,) * len(levels)
+        if len(models) != len(levels):
+            raise ValueError(f"model: there are {len(models)} for {len(levels)} steps")
+        if any(self._guided) and (labels is None or any(one.classes is None for one in models)):
             raise ValueError("guidance: needs a model with classes, and labels")
         if refreshes is None:
             refreshes = (True, *(before != after for before, after in pairwise(self._guided)))
+        refreshes = tuple(
+            refresh or (step > 0 and models[step] is not models[step - 1]) for step, refresh in enumerate(refreshes)
+        )
         if len(refreshes) != len(levels) or not refreshes[0]:
             raise ValueError(
                 f"refreshes: has {len(refreshes)} entries for {len(levels)} steps, and must start with True"
             )
-        self.model, self.schedule, self.clip = model, schedule, clip
+        self.models, self.schedule, self.clip = models, schedule, clip
         self.networks_run: Counter[str] = Counter()
         self._run_network = run
         self._guidance = guidance or Guidance()
         self._refreshes = refreshes
         self._doubled = _doubled(refreshes, self._guided)
         self._labels = labels
-        self._both = None if labels is None else with_unconditional(labels, model.classes or 0)
+        self._both = None if labels is None else with_unconditional(labels, models[0].classes or 0)
         self._state: State = None
+        self._refreshed_by: Model | None = None
         self._refreshed_at = -1
 
     def __call__(self, z: Tensor, t: Tensor, step: int) -> Tensor:
@@ -96,10 +104,14 @@ class Denoise:
 
         labels = self._both if doubled else self._labels
         if refresh:
-            x, self._state = self.model.step(batch, log_snr, labels, None, counted)
+            model = self.models[step]
+            x, state = model.step(batch, log_snr, labels, None, counted)
+            if isinstance(model, Remembering) and model is self._refreshed_by:
+                state = model.remember(state, self._state)
+            self._state, self._refreshed_by = state, model
             return x
         state = first(self._state, len(batch)) if self._doubled[step] and not doubled else self._state
-        return self.model.step(batch, log_snr, labels, state, counted)[0]
+        return self.models[step].step(batch, log_snr, labels, state, counted)[0]
 
 
 def _doubled(refreshes: Refreshes, guided: tuple[bool, ...]) -> tuple[bool, ...]:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-from models.dual_rate import DualRate
+from models.dual_rate import Context, DualRate
 from models.limits import Pairing, check_pairs
 from models.method import RunNetwork, run_network
 from models.noise import Stream
 from models.objective import LossSettings, Randomness, drop_labels, sigmoid_weighted, weighted_error
-from models.process import bridge, diffuse, markov_step
+from models.process import alpha_sigma, bridge, diffuse, markov_step, per_image
+
+States = Literal["bridge", "rollout"]
+Target = Literal["data", "encoder"]
 
 
 @dataclass(frozen=True)
@@ -25,18 +28,32 @@ class PairSettings:
     Attributes:
         context_dropout: probability that all of an image's context is dropped.
         pairs: how τ is drawn given t: "grid", the times of one number of refreshes; "range", of a number
-            drawn per image.
-        refreshes: for "grid" one number; for "range" (fewest, most), log-uniform over the integers.
+            drawn per image; "same", τ = t, as DDT trains [DDT].
+        refreshes: for "grid" one number; for "range" (fewest, most), log-uniform over the integers; for "same" 1.
         denoiser_times: times the denoiser is trained at per pass of the encoder.
+        states: what the denoiser is trained on: "bridge", draws of the Markov process; "rollout", its own DDIM steps
+            from z_τ, the states that a deterministic sampler meets. These come from no image, so only the encoder's
+            estimate can be their target.
+        target: "data", or "encoder": the encoder's own estimate at z_t, which has less variance and costs a run of it.
+        encoder_weight: weight of the loss of the encoder's own estimate x̂_τ, which is added where it is above 0.
     """
 
     context_dropout: float
     pairs: Pairing
     refreshes: int | tuple[int, int]
     denoiser_times: int
+    states: States = "bridge"
+    target: Target = "data"
+    encoder_weight: float = 0.0
 
     def __post_init__(self) -> None:
         check_pairs(self.pairs, self.refreshes)
+        if self.pairs == "same" and self.denoiser_times > 1:
+            raise ValueError("denoiser_times: pairs of the same time have one; leave it out")
+        if self.states not in get_args(States) or self.target not in get_args(Target):
+            raise ValueError(f"states, target: {self.states!r}, {self.target!r} are not known")
+        if self.states == "rollout" and (self.target != "encoder" or self.pairs == "same"):
+            raise ValueError("states: a rollout needs the target encoder, and pairs of two times")
 
     @property
     def refreshes_range(self) -> tuple[int, int]:
@@ -54,11 +71,13 @@ class Pairs(NamedTuple):
 
 
 def draw_pairs(randomness: Randomness, settings: PairSettings) -> Pairs:
-    """t ~ U(0, 1) and τ = ⌈t·R⌉/R for R refreshes.
+    """t ~ U(0, 1) and τ = ⌈t·R⌉/R for R refreshes; τ = t for pairs of the same time.
 
     Further t's are uniform between τ − 1/R and τ, so that each has t's law.
     """
     t = randomness.time()
+    if settings.pairs == "same":
+        return Pairs(t[None], t)
     low, high = settings.refreshes_range
     refreshes = torch.full_like(t, low)
     if high > low:
@@ -86,18 +105,53 @@ def dual_rate_loss(
         raise ValueError(f"weighting: {settings.weighting!r} is for one network; a DualRate has the sigmoid weighting")
     labels = drop_labels(labels, model, randomness, settings.label_dropout)
     times = draw_pairs(randomness, pairs)
-    log_snr_tau = settings.schedule.log_snr(times.tau).to(x.dtype)
-    levels = [sigmoid_weighted(t, settings, x) for t in times.t]
-    noisy, z_tau = noisy_pair(x, [log_snr for log_snr, _ in levels], log_snr_tau, randomness)
+    log_snr_tau, weight_tau = sigmoid_weighted(times.tau, settings, x)
     keep = None
     if pairs.context_dropout > 0:
         keep = randomness.uniform(Stream.CONTEXT_DROPOUT) >= pairs.context_dropout
+    noisy: list[Tensor] = []
+    if pairs.states == "rollout":
+        t = torch.cat([times.tau[None], times.t[1:].sort(dim=0, descending=True).values])
+        noise = randomness.normal(Stream.CONTEXT_NOISE, x.shape[1:]).to(x.dtype)
+        z_tau = diffuse(x, log_snr_tau, noise)
+    else:
+        t = times.t
+        noisy, z_tau = noisy_pair(
+            x, [settings.schedule.log_snr(each).to(x.dtype) for each in t], log_snr_tau, randomness
+        )
+    levels = [sigmoid_weighted(each, settings, x) for each in t]
     context = run("encoder", model.encode, z_tau, log_snr_tau, labels, keep)
-    errors = [
-        weighted_error(run("denoiser", model.denoise, z, log_snr, context), x, weight)
-        for z, (log_snr, weight) in zip(noisy, levels, strict=True)
-    ]
-    return torch.stack(errors).mean()
+    errors = []
+    z = z_tau
+    for i, (log_snr, weight) in enumerate(levels):
+        z = noisy[i] if noisy else z
+        estimate = run("denoiser", model.denoise, z, log_snr, context)
+        target = x
+        if pairs.target == "encoder":
+            with torch.no_grad():
+                target = run("encoder", model.estimate, z, log_snr, labels)
+        errors.append(weighted_error(estimate, target, weight))
+        if not noisy and i + 1 < len(levels):
+            z = deterministic_step(z, estimate.detach(), log_snr, levels[i + 1][0])
+    total = torch.stack(errors).mean()
+    if pairs.encoder_weight > 0:
+        total = total + pairs.encoder_weight * weighted_error(own_estimate(context), x, weight_tau)
+    return total
+
+
+def own_estimate(context: Context) -> Tensor:
+    """The encoder's x̂_τ. Raises ValueError for an encoder without a head."""
+    if context.anchor is None:
+        raise ValueError("encoder_weight: the encoder has no head, so no estimate of its own")
+    return context.anchor.x
+
+
+def deterministic_step(z: Tensor, x: Tensor, log_snr_t: Tensor, log_snr_s: Tensor) -> Tensor:
+    """DDIM's step: z_s = (σ_s/σ_t) z_t + (α_s − α_t σ_s/σ_t) x̂ [DDIM]; log-SNRs (B,)."""
+    alpha_t, sigma_t = alpha_sigma(log_snr_t)
+    alpha_s, sigma_s = alpha_sigma(log_snr_s)
+    z_coef = sigma_s / sigma_t
+    return per_image(z_coef, z) * z + per_image(alpha_s - alpha_t * z_coef, z) * x
 
 
 def noisy_pair(

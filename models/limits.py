@@ -21,7 +21,7 @@ SIGMA_DATA = 0.5
 """Standard deviation of the data, EDM's default [EDM]."""
 LOG_SIGMA_MEAN, LOG_SIGMA_STD = -1.2, 1.2
 """Of EDM's noise levels in training [EDM]."""
-Pairing = Literal["grid", "range"]
+Pairing = Literal["grid", "range", "same"]
 
 
 def covered_sigmas(log_snr_range: tuple[float, float]) -> tuple[float, float]:
@@ -51,12 +51,14 @@ def check_sigma_range(sigma_range: tuple[float, float], log_snr_range: tuple[flo
 
 
 def check_pairs(pairs: Pairing, refreshes: int | tuple[int, int]) -> None:
-    """Raises ValueError unless `refreshes` is a number for "grid", and (fewest, most) for "range"."""
+    """Raises ValueError unless `refreshes` is a number for "grid", and (fewest, most) for "range"; "same" has none."""
     if pairs not in get_args(Pairing):
         raise ValueError(f"pairs: {pairs!r} is not one of {', '.join(get_args(Pairing))}")
     if pairs == "grid" and not isinstance(refreshes, int):
         raise ValueError("refreshes: pairs on a grid take one number of refreshes")
     if pairs == "range" and (isinstance(refreshes, int) or refreshes[0] > refreshes[1]):
         raise ValueError("refreshes: pairs over a range take [fewest, most]")
+    if pairs == "same" and refreshes != 1:
+        raise ValueError("refreshes: pairs of the same time have none; leave it out")
     if (refreshes if isinstance(refreshes, int) else refreshes[0]) < 1:
         raise ValueError(f"refreshes: {refreshes!r} must be at least 1")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -48,3 +48,11 @@ class Model(Protocol):
         run: RunNetwork = run_network,
     ) -> tuple[Tensor, State]:
         """x̂ (B, C, H, W) and the state for the steps up to the next refresh. `state` None asks for a refresh."""
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """A :class:`Model` that at a refresh still needs what the refresh before it has left."""
+
+    def remember(self, state: State, earlier: State) -> State:
+        """The `state` of a refresh, completed by the `earlier` refresh's; their batches may differ, see guidance."""

@@ -38,6 +38,7 @@ class Stream(IntEnum):
     CONTEXT_DROPOUT = 8
     TRANSLATION = 9
     FLIP = 10
+    TABLE = 11
 
 
 def _product(word: Tensor, multiplier: int) -> tuple[Tensor, Tensor]:

@@ -301,6 +301,15 @@ def sinusoidal_positions(width: int, side: int) -> Tensor:
     return 0.5 * torch.cat([rows, columns], dim=1).flatten(0, 1)[:width].contiguous()
 
 
+class ClassFilm(nn.Module):
+    """The class's share of each level's scales and shifts. A module without parameters of its own, so that what it
+    costs is told as its network's."""
+
+    def forward(self, embedded: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Per level, of the embedded classes (1 or B, embedding)."""
+        return tuple(F.linear(embedded, weight) for weight in weights)
+
+
 class UViT(nn.Module):
     """Residual U-ViT of a :class:`UViTConfig`."""
 
@@ -310,6 +319,7 @@ class UViT(nn.Module):
         self.log_snr_features = LogSnrFeatures()
         self.embed = nn.Linear(LogSnrFeatures.count, config.embedding)
         self.levels = nn.ModuleList(Level(config, level) for level in range(len(config.widths)))
+        self.class_film = ClassFilm()
         self.class_embedding = None if config.classes is None else nn.Embedding(config.classes + 1, config.embedding)
         if config.context_channels is not None:
             self.embed_context = nn.Linear(LogSnrFeatures.count, config.embedding, bias=False)
@@ -349,8 +359,10 @@ class UViT(nn.Module):
             return ()
         if labels is None:
             labels = torch.full((1,), self.class_embedding.num_embeddings - 1, device=self.embed.weight.device)
-        embedded = self.class_embedding(labels)
-        return tuple(F.linear(embedded, level.film.weight) for level in self._levels())
+        films: tuple[Tensor, ...] = self.class_film(
+            self.class_embedding(labels), [level.film.weight for level in self._levels()]
+        )
+        return films
 
     def project_context(self, features: Sequence[Tensor]) -> Projection:
         """W_c c of every place of entry: the share of a linear layer over [h; c] that depends on the context

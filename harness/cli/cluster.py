@@ -27,6 +27,7 @@ from harness.dispatch.slurm.submit import NoRoom, StillSubmitted, Submitted, pro
 from harness.dispatch.status import LIVE, TO_RETRY, SweepStatus, read_status
 from harness.dispatch.sweep import Sweep, load_sweep
 from harness.errors import ConfigError, DispatchError
+from harness.store.kinds import counted, in_words
 from harness.store.store import Store, Target
 from harness.wording import count_of
 
@@ -62,7 +63,7 @@ def describe_submission(submitted: Submitted, asked: Asked) -> list[str]:
         numbers = ", ".join(array.job or "" for array in arrays)
         parts.append(f"submitted {_counted(submitted.targets)} as {count_of(len(arrays), 'job array')}: {numbers}")
     if submitted.live:
-        parts.append(f"{len(submitted.live)} of its trainings and cells have a job already")
+        parts.append(f"{len(submitted.live)} of its {in_words(t.kind for t in submitted.live)} have a job already")
     lines = [*submitted.notes, "; ".join(parts) or "nothing to submit"]
     if submitted.left:
         lines.append(
@@ -79,8 +80,7 @@ def describe_submission(submitted: Submitted, asked: Asked) -> list[str]:
 
 
 def _counted(targets: Collection[Target]) -> str:
-    trainings = sum(target.kind == "training" for target in targets)
-    return f"{count_of(trainings, 'training')} and {count_of(len(targets) - trainings, 'cell')}"
+    return counted(target.kind for target in targets)
 
 
 def wait_for(sweep: Sweep, store: Store, out: Console, options: Sequence[str] = ()) -> dict[str, str]:

@@ -14,14 +14,14 @@ from harness.cli.console import console, print_json
 from harness.cli.hints import Asked
 from harness.config.schema import Experiment
 from harness.dispatch.checks import check_compiler, check_data, check_folder, check_measures, check_store, start_problem
-from harness.dispatch.plan import trainings_to_run
+from harness.dispatch.plan import known_training, nodes_to_run, trainings_to_run
 from harness.dispatch.progress import in_words
 from harness.dispatch.sweep import Training, load_experiment, load_with_starts
 from harness.engine.progress import MAIN, JobProgress
 from harness.errors import ConfigError, StoreError
 from harness.files import atomic_path, set_aside
 from harness.interrupts import stop_on_interrupt
-from harness.store.identity import START_TRAINING, identify
+from harness.store.identity import START_TRAINING, Identifier, identify, stitched_training
 from harness.store.needs import missing_need
 from harness.store.records import CellRecord
 from harness.store.store import Store, Target
@@ -82,7 +82,8 @@ def _run_job(store: Store, target: Target, out: Console) -> None:
 
 def _trained(store: Store, experiment: Experiment, starts: Sequence[Training], out: Console) -> str:
     """The id of the experiment's training, once it and all that it starts from (`starts`, in their order) are done."""
-    wanted = Training(identify(experiment)[0], experiment)
+    told = Identifier()
+    wanted = Training(told(experiment)[0], experiment, table=told.table(experiment))
     if store.is_done(wanted.target):
         return wanted.id
     missing = trainings_to_run(wanted, starts, store)
@@ -93,10 +94,21 @@ def _trained(store: Store, experiment: Experiment, starts: Sequence[Training], o
     for training in missing:
         if (problem := start_problem(training, known, store)) is not None:
             raise ConfigError(f"training {training.id}", [problem])
-    for training in missing:
-        store.save_experiment(training.target, training.experiment)
-        _run_job(store, training.target, out)
+    for node in nodes_to_run(missing, store):
+        store.save_experiment(node.target, node.experiment)
+        _run_job(store, node.target, out)
     return wanted.id
+
+
+def _stitched_to(experiment: Experiment, starts: Sequence[Training], store: Store) -> list[Experiment]:
+    """The experiment of the training that ``sample.stitch`` names, unless that is done or a file."""
+    id = stitched_training(experiment)
+    if id is None or store.is_trained(id):
+        return []
+    found = next((training for training in starts if training.id == id), None) or known_training(id, store)
+    if found is None:
+        raise StoreError(f"sample.stitch: {missing_need(store, Target('training', id))}")
+    return [found.experiment]
 
 
 def _weights_of(store: Store, experiment: Experiment, command: str) -> Path:
@@ -156,7 +168,7 @@ def sample(
     import numpy as np
     import torch
 
-    from harness.engine.cell import load_generator
+    from harness.engine.cell import load_generator, stitched_weights
     from harness.measure.fidelity import to_uint8
 
     if out_path.suffix.lower() != ".png":
@@ -167,7 +179,11 @@ def sample(
     if weights is None:
         command = Asked(file, overrides, results).command("train", *(["--arm", arm] if arm else []))
         weights = _weights_of(store, experiment, command)
-    generator = load_generator(experiment, weights)
+    second, id = stitched_weights(store, experiment), stitched_training(experiment)
+    if id is not None and not store.is_trained(id):
+        reason = missing_need(store, Target("training", id))
+        raise StoreError(f"sample.stitch: {reason}; train the arm that it names first")
+    generator = load_generator(experiment, weights, second=second)
     seed, batch = experiment.sample.seeds[0], experiment.sample.batch
     parts = []
     with bar(out, "sampling", "cell") as progress:
@@ -223,7 +239,8 @@ def measure(file: Path, overrides: Sequence[str], arm: str | None, results: Path
     if not store.is_done(target):
         check_measures([experiment])
         check_compiler([], [experiment])
-        _trained(store, experiment, starts, out)
+        for network in (experiment, *_stitched_to(experiment, starts, store)):
+            _trained(store, network, starts, out)
         store.save_experiment(target, experiment)
         _run_job(store, target, out)
     record = store.read_cell(cell)

@@ -25,6 +25,7 @@ from harness.dispatch.slurm.overview import Overview, SubmittedSweep, read_overv
 from harness.dispatch.status import LIVE, STATES, WORDS, Row, SweepStatus, read_status
 from harness.dispatch.sweep import Sweep, load_sweep
 from harness.errors import ConfigError
+from harness.store.kinds import KINDS, told_kinds
 from harness.store.store import Store, Target
 
 WATCH_SECONDS = 5.0
@@ -100,7 +101,7 @@ def as_plain(status: SweepStatus, sweep: Sweep) -> dict[str, Any]:
         "complete": status.is_complete,
         "note": status.note,
         "earlier": status.earlier,
-        "counts": {kind: dict(status.count(kind)) for kind in ("training", "cell")},
+        "counts": {kind: dict(status.count(kind)) for kind in KINDS},
         "rows": [
             {
                 "kind": row.target.kind,
@@ -122,7 +123,8 @@ def as_plain(status: SweepStatus, sweep: Sweep) -> dict[str, Any]:
 
 def summary_line(status: SweepStatus) -> str:
     """``trainings: 3 done, 1 running; cells: …``"""
-    return "; ".join(f"{kind}s: {_counts(status, kind)}" for kind in ("training", "cell"))
+    told = told_kinds(target.kind for target in status.rows)
+    return "; ".join(f"{kind}s: {_counts(status, kind)}" for kind in told)
 
 
 def _counts(status: SweepStatus, kind: str) -> str:
@@ -229,7 +231,7 @@ def submitted_targets(sweep: Sweep, store: Store) -> list[Target]:
 
 
 def find_targets(sweep: Sweep, names: Iterable[str], further: Iterable[Target] = ()) -> list[Target]:
-    """Trainings and cells, and what is in `further`, by id or the start of one. Raises :class:`ConfigError`."""
+    """Targets of any kind, and what is in `further`, by id or the start of one. Raises :class:`ConfigError`."""
     everything = list(dict.fromkeys([*sweep.nodes, *further]))
     found: list[Target] = []
     problems: list[str] = []
@@ -241,7 +243,8 @@ def find_targets(sweep: Sweep, names: Iterable[str], further: Iterable[Target] =
             problems.append(f"{name}: is the start of {len(matches)} ids: {', '.join(t.id for t in matches[:4])}")
         else:
             hint = nearest(name, [target.id for target in everything])
-            problems.append(f"{name}: no training or cell of this sweep has such an id{hint}")
+            kinds = " or ".join(told_kinds(target.kind for target in everything))
+            problems.append(f"{name}: no {kinds} of this sweep has such an id{hint}")
     if problems:
         raise ConfigError(str(sweep.path), problems)
     return found
@@ -257,8 +260,7 @@ def overview_as_plain(overview: Overview) -> dict[str, Any]:
                 "file": sweep.file,
                 "set": list(sweep.overrides),
                 "submitted": sweep.submitted,
-                "trainings": dict(zip(("done", "submitted"), sweep.count("training"), strict=True)),
-                "cells": dict(zip(("done", "submitted"), sweep.count("cell"), strict=True)),
+                **{f"{kind}s": dict(zip(("done", "submitted"), sweep.count(kind), strict=True)) for kind in KINDS},
                 "jobs": [
                     {
                         "job": made.id,
@@ -281,10 +283,11 @@ def overview_of(overview: Overview, results: Path, most: int, width: int) -> Gro
         note = [Text(overview.note, style="yellow")] if overview.note else []
         return Group(Text(f"no jobs were submitted for results in {results}"), *note)
     sweeps = Table(show_edge=False, pad_edge=False)
-    for name in ("sweep", "submitted", "trainings", "cells", "running", "waiting"):
+    kinds = told_kinds(target.kind for sweep in overview.sweeps for target in sweep.targets)
+    for name in ("sweep", "submitted", *(f"{kind}s" for kind in kinds), "running", "waiting"):
         sweeps.add_column(name, overflow="fold", no_wrap=name != "sweep")
     for sweep in overview.sweeps:
-        counts = ["{}/{}".format(*sweep.count(kind)) for kind in ("training", "cell")]
+        counts = ["{}/{}".format(*sweep.count(kind)) for kind in kinds]
         waiting = len(sweep.jobs) - sweep.running
         when = time.strftime("%m-%d %H:%M", time.localtime(sweep.submitted))
         sweeps.add_row(_title(sweep), when, *counts, str(sweep.running), str(waiting))

@@ -18,6 +18,7 @@ from harness.dispatch.sweep import Sweep, load_sweep
 from harness.errors import ConfigError
 from harness.files import set_aside
 from harness.store.identity import UNKNOWN_ID
+from harness.store.kinds import KINDS, counted, told_kinds
 from harness.store.store import Store
 from harness.wording import count_of
 
@@ -105,10 +106,8 @@ def _in_figures(gmacs: float) -> str:
 
 
 def _announcement(planned: Plan) -> str:
-    trainings = count_of(len(planned.missing_trainings), "training")
-    cells, done = count_of(len(planned.missing_cells), "cell"), count_of(len(planned.done_cells), "cell")
-    config = planned.sweep.config
-    return f"{config.title or config.name}: {trainings} and {cells} to run, {done} done already"
+    config, to_run = planned.sweep.config, counted(target.kind for target in planned.targets())
+    return f"{config.title or config.name}: {to_run} to run, {count_of(len(planned.done_cells), 'cell')} done already"
 
 
 def _run_here(planned: Plan, store: Store, out: Console, chosen: str, workers: int) -> dict[str, str]:
@@ -160,7 +159,7 @@ def _print_submitted(submitted: Submitted, asked: Asked, out: Console, json_outp
 def show_plan(
     planned: Plan, store: Store, out: Console, chosen: Chosen, slurm: Sequence[str], json_output: bool
 ) -> None:
-    """What would run, and where: trainings, cells, what is done already, GMACs per cell; on SLURM also the jobs."""
+    """What would run, and where: targets, what is done already, GMACs per cell; on SLURM also the jobs."""
     rows = {**_plan_rows(planned), "where": {"cluster": chosen.kind, "why": chosen.why}}
     if chosen.kind == "slurm":
         from harness.cli import cluster
@@ -183,6 +182,13 @@ def _show_rows(planned: Plan, rows: Mapping[str, Any], out: Console) -> None:
     for row in rows["trainings"]:
         id_, state = _id_and_state(row)
         trainings.add_row(id_, row["label"], str(row["steps"]), f"{row['gmacs']:,.0f}", state)
+    tables = Table(title="tables", title_justify="left")
+    for column in ("id", "table", "GMACs", "state"):
+        right = column == "GMACs"
+        tables.add_column(column, justify="right" if right else "left", no_wrap=column == "id", overflow="fold")
+    for row in rows["tables"]:
+        id_, state = _id_and_state(row)
+        tables.add_row(id_, row["label"], f"{row['gmacs']:,.0f}", state)
     cells = Table(title="cells", title_justify="left")
     for column in ("id", "cell", "GMACs per image", "GMACs", "state"):
         right = "GMACs" in column
@@ -191,21 +197,24 @@ def _show_rows(planned: Plan, rows: Mapping[str, Any], out: Console) -> None:
         id_, state = _id_and_state(row)
         cells.add_row(id_, row["label"], f"{row['gmacs_per_image']:.4g}", f"{row['gmacs']:,.0f}", state)
     out.print(trainings)
+    if rows["tables"]:
+        out.print(tables)
     out.print(cells)
     if planned.sweep.missing:
         out.print("\n".join(planned.sweep.missing), style="yellow")
         out.print("without that, ids cannot be told and nothing can be marked as done: this is all there may be to run")
-    to_run = {kind: [row for row in rows[kind] if row["runs"]] for kind in ("trainings", "cells")}
-    gmacs = sum(row["gmacs"] for kind in to_run.values() for row in kind)
-    counted = ", ".join(count_of(len(rows), kind.removesuffix("s")) for kind, rows in to_run.items())
+    to_run = {kind: [row for row in rows[f"{kind}s"] if row["runs"]] for kind in KINDS}
+    gmacs = sum(row["gmacs"] for of_kind in to_run.values() for row in of_kind)
+    told = told_kinds(kind for kind, of_kind in to_run.items() if of_kind)
+    counts = ", ".join(count_of(len(to_run[kind]), kind) for kind in told)
     out.print(
-        f"to run: {counted}, {_in_figures(gmacs)} GMACs; done already: {count_of(len(planned.done_cells), 'cell')}",
+        f"to run: {counts}, {_in_figures(gmacs)} GMACs; done already: {count_of(len(planned.done_cells), 'cell')}",
     )
     _show_planned_hours(rows["planned"], out)
 
 
 def _id_and_state(row: Mapping[str, Any]) -> tuple[str, str]:
-    """The id of a training or cell and whether it is done, in words; neither is known where its data are not there."""
+    """In words: the id of a target and whether it is done, neither known where its data are not there."""
     if row["id"].startswith(UNKNOWN_ID):
         return "not known", "not known"
     return row["id"], "done" if row["done"] else "to run"
@@ -215,9 +224,8 @@ def _planned_hours(rows: Mapping[str, Any]) -> dict[str, Any]:
     """GPU-hours of what is to run, by kind; what they assume."""
     from harness.engine.planned import PLANNED_DEVICE, PLANNED_UTILISATION
 
-    hours = {
-        kind: sum(row["planned_gpu_hours"] for row in rows[kind] if row["runs"]) for kind in ("trainings", "cells")
-    }
+    kinds = [f"{kind}s" for kind in KINDS]
+    hours = {kind: sum(row["planned_gpu_hours"] for row in rows[kind] if row["runs"]) for kind in kinds}
     return {"device": PLANNED_DEVICE, "utilisation": PLANNED_UTILISATION, "gpu_hours": hours}
 
 
@@ -225,9 +233,11 @@ def _show_planned_hours(planned: Mapping[str, Any], out: Console) -> None:
     hours = planned["gpu_hours"]
     if sum(hours.values()) < SHOWN_GPU_HOURS:
         return
+    told = told_kinds(kind for kind in KINDS if hours[f"{kind}s"])
+    parts = ", ".join(f"{hours[f'{kind}s']:,.0f} of {kind}s" for kind in told)
     out.print(
-        f"planned, not measured: {sum(hours.values()):,.0f} GPU-hours ({hours['trainings']:,.0f} of trainings, "
-        f"{hours['cells']:,.0f} of cells) on an {planned['device']} at {planned['utilisation']:.0%} of its peak",
+        f"planned, not measured: {sum(hours.values()):,.0f} GPU-hours ({parts}) on an {planned['device']} "
+        f"at {planned['utilisation']:.0%} of its peak",
     )
 
 
@@ -236,10 +246,10 @@ def _plan_rows(planned: Plan) -> dict[str, Any]:
     from harness.engine.planned import planned_costs, planned_gpu_hours
 
     with planned_costs() as costs:
-        gmacs = {target: costs.of_target(target.kind, node.experiment) for target, node in planned.sweep.nodes.items()}
+        gmacs = {target: costs.of_target(target.kind, planned.sweep.costed(target)) for target in planned.sweep.nodes}
         per_image = {cell.id: costs("gmacs_per_image", cell.experiment) for cell in planned.sweep.cells.values()}
     sweep = planned.sweep
-    runs = {training.id for training in planned.missing_trainings}  # not those whose cells are done already
+    runs = frozenset(planned.targets())  # not trainings whose cells are done already
     rows: dict[str, Any] = {
         "sweep": sweep.config.name,
         "missing": list(sweep.missing),
@@ -251,9 +261,21 @@ def _plan_rows(planned: Plan) -> dict[str, Any]:
                 "gmacs": gmacs[t.target],
                 "planned_gpu_hours": planned_gpu_hours(gmacs[t.target], t.experiment.train.precision),
                 "done": t.id in planned.done_trainings,
-                "runs": t.id in runs,
+                "runs": t.target in runs,
             }
             for t in sweep.trainings.values()
+        ],
+        "tables": [
+            {
+                "id": t.id,
+                "table": t.name,
+                "label": describe(t.target, sweep),
+                "gmacs": gmacs[t.target],
+                "planned_gpu_hours": planned_gpu_hours(gmacs[t.target], "float32"),
+                "done": t.target in planned.done,
+                "runs": t.target in runs,
+            }
+            for t in sweep.tables.values()
         ],
         "cells": [
             {
@@ -264,7 +286,7 @@ def _plan_rows(planned: Plan) -> dict[str, Any]:
                 "gmacs": gmacs[c.target],
                 "planned_gpu_hours": planned_gpu_hours(gmacs[c.target], c.experiment.sample.precision),
                 "done": c.id in planned.done_cells,
-                "runs": c.id not in planned.done_cells,
+                "runs": c.target in runs,
             }
             for c in sweep.cells.values()
         ],

@@ -55,6 +55,12 @@ else:
     DataName = Literal[tuple(DATA_SETS)]
 DEFAULT_KIND = "single_rate"
 TRAINING_ID = r"training:(?:unknown-)?[0-9a-f]{16}"
+NO_TRAINING_ID = "is no id of a training; write it as training:0123456789abcdef"
+
+
+def is_named(named: str) -> bool:
+    """Whether `named` can name weights: one that begins like the id of a training must be such an id."""
+    return not named.startswith("training:") or re.fullmatch(TRAINING_ID, named) is not None
 
 
 class Section(Settings):
@@ -188,12 +194,17 @@ class TrainConfig(Section):
         description="the weights that training begins with: an arm of the sweep (its training of the same seed), "
         "training:ID, or the path of a weights file. Random weights if unset",
     )
+    freeze: tuple[str, ...] | None = Field(
+        None,
+        min_length=1,
+        description="networks that keep the weights they start with: [encoder] of a dual_rate model",
+    )
 
     @field_validator("start")
     @classmethod
     def _start(cls, start: str | None) -> str | None:
-        if start is not None and start.startswith("training:") and not re.fullmatch(TRAINING_ID, start):
-            raise ValueError(f"{start!r} is no id of a training; write it as training:0123456789abcdef")
+        if start is not None and not is_named(start):
+            raise ValueError(f"{start!r} {NO_TRAINING_ID}")
         return start
 
     def __new__(cls, **values: Any) -> Self:
@@ -227,6 +238,15 @@ class _SampleConfig(Section):
     guidance: NonNegativeFloat | None = Field(None, description="classifier-free guidance scale; 1 is none")
     guidance_interval: tuple[NonNegativeFloat, NonNegativeFloat] | None = Field(
         None, description="guide only where σ is inside [low, high]"
+    )
+    stitch: str | None = Field(
+        None,
+        min_length=1,
+        description="a second trained network, which runs the first (noisiest) steps [T-Stitch]: an arm of the sweep "
+        "(its training of the same seed) or the path of a weights file",
+    )
+    stitch_share: Probability | None = Field(
+        None, description="the share of the steps, to the nearest whole number, that the second network runs"
     )
     seeds: tuple[Seed, ...] = Field((0,), min_length=1, description="sampling seeds; each draws all images")
     batch: PositiveInt = Field(250, description="images drawn at once")
@@ -271,6 +291,11 @@ class _SampleConfig(Section):
                 raise ValueError(f"{key}: {value[0]} is not below {value[1]}")
         if self.guidance_interval is not None and self.guidance is None:
             raise ValueError("guidance_interval: needs guidance")
+        if (self.stitch is None) != (self.stitch_share is None):
+            given, lacking = ("stitch", "stitch_share") if self.stitch_share is None else ("stitch_share", "stitch")
+            raise ValueError(f"{given}: needs {lacking} beside it")
+        if self.stitch is not None and not is_named(self.stitch):
+            raise ValueError(f"stitch: {self.stitch!r} {NO_TRAINING_ID}")
         return self
 
 
@@ -386,6 +411,9 @@ class Experiment(Section):
     sample: SampleConfig = Field(default_factory=SampleConfig)
     measure: MeasureConfig = MeasureConfig()
     seed: Seed = Field(0, description="seed of the training: initial weights, data order, noise")
+    stitched: dict[str, Any] | None = Field(
+        None, description="keys of the network that sample.stitch names; a sweep fills them in"
+    )
 
     def __new__(cls, **values: Any) -> Self:
         chosen: Any = _class_for(values) if cls is Experiment else cls
@@ -409,12 +437,17 @@ class Experiment(Section):
             except ValueError as error:
                 raise ValueError(f"model.{error}") from None
         given = [key for key in refresh.KEYS if getattr(sample, key) is not None]
+        if sample.stitch is not None and method.needs_refreshes(self):
+            raise ValueError(
+                f"sample.stitch: a {self.model.kind} model that refreshes cannot be stitched; leave it out"
+            )
         if given and not method.needs_refreshes(self):
             raise ValueError(f"sample.{given[0]}: a {self.model.kind} model refreshes nothing; leave it out")
         if not given and method.needs_refreshes(self):
             raise ValueError(
                 f"sample.{refresh.KEYS[0]}: missing; set one of {', '.join(refresh.KEYS)} for a {self.model.kind} model"
             )
+        self._check_freeze()
         if sample.sigma_range is not None:
             try:
                 check_sigma_range(sample.sigma_range, self.diffusion.log_snr_range)
@@ -437,6 +470,21 @@ class Experiment(Section):
         if only is not None and self.data.name != only:
             raise ValueError(f"measure.features: {self.measure.features} is for data.name: {only} alone")
         return self
+
+    def _check_freeze(self) -> None:
+        frozen, kind = self.train.freeze, self.model.kind
+        if frozen is None:
+            return
+        choices = method_of(kind).freezable
+        if not choices:
+            raise ValueError(f"train.freeze: a {kind} model has no network that can be frozen; leave it out")
+        for name in frozen:
+            if name not in choices:
+                raise ValueError(
+                    f"train.freeze: {name!r} is not one of {', '.join(map(repr, choices))}{nearest(name, choices)}"
+                )
+        if self.train.start is None:
+            raise ValueError("train.freeze: needs train.start, or what is frozen are random weights")
 
 
 COMMON: dict[str, type[Section]] = {"model": ModelConfig, "train": TrainConfig, "sample": SampleConfig}

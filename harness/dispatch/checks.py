@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.config.methods import method_of
 from harness.config.schema import Experiment, ModelConfig
 from harness.dispatch.plan import Plan
-from harness.dispatch.sweep import Training
+from harness.dispatch.sweep import Training, table_of
 from harness.errors import ConfigError, DataError, StoreError
 from harness.store.identity import start_file, start_training
 from harness.store.store import Store
@@ -81,9 +82,29 @@ def start_problem(training: Training, known: Mapping[str, Training], store: Stor
             return f"train.start: {store.runs} holds neither the weights nor the configuration of training {id}"
     except StoreError as error:
         return f"train.start: {error}"
-    reason = misfit(network_shapes(experiment), shapes)
+    names = method_of(experiment.model.kind).start_names(experiment, shapes.keys())
+    reason = misfit(network_shapes(experiment), shapes, names)
     arms = known[id].arms if id is not None and id in known else []
-    return None if reason is None else f"train.start: {arms[0] if arms else experiment.train.start} {reason}"
+    if reason is not None:
+        return f"train.start: {arms[0] if arms else experiment.train.start} {reason}"
+    return table_problem(training, known, store)
+
+
+def table_problem(training: Training, known: Mapping[str, Training], store: Store) -> str | None:
+    """Why the table that `training` needs cannot be measured; None if it can, is measured already, or none is needed.
+
+    The network that it is measured of must be known, not only its weights.
+    """
+    table, start = table_of(training), start_training(training.experiment)
+    if table is None or start in known or store.is_done(table.target):
+        return None
+    from harness.engine.tables import measured_experiment
+
+    try:
+        measured_experiment(store, training.experiment)
+    except (StoreError, ConfigError) as error:
+        return f"train.start: {error}"
+    return None
 
 
 def check_data(experiments: Iterable[Experiment]) -> None:

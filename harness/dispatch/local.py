@@ -18,15 +18,17 @@ from typing import Any
 from rich.console import Console
 
 from harness.config.methods import method_of
+from harness.config.schema import Experiment
 from harness.dispatch.checks import check_compiler
 from harness.dispatch.plan import Plan, save_experiments
 from harness.dispatch.progress import Reporter, SweepProgress
 from harness.dispatch.slurm.logs import telling
-from harness.dispatch.sweep import Sweep, Training
+from harness.dispatch.sweep import Sweep
 from harness.errors import FULL_CURE, FULL_WORDS, Blocked, DiskFull, Stopped
 from harness.interrupts import STOPPING, StopRequest, on_signal, stop_on_interrupt
 from harness.plugins import environment
 from harness.processes import name_for_submitit, own_packages_first
+from harness.store.identity import start_training
 from harness.store.lease import LeaseHeld, lease
 from harness.store.store import Store, Target
 
@@ -49,22 +51,24 @@ def describe(target: Target, sweep: Sweep) -> str:
     if target.kind == "cell":
         arm, varied = sweep.cells[target.id].rows[0]
         return f"{arm} {_short(varied)}".strip()
+    if target.kind == "table":
+        experiment = sweep.tables[target.id].experiment
+        of_seed = "" if start_training(experiment) is None else f" seed={experiment.seed}"
+        return f"{sweep.tables[target.id].name} of {_start_of(experiment, sweep)}{of_seed}"
     training = sweep.trainings[target.id]
     model, seed = training.experiment.model, training.experiment.seed
     telling = {key: getattr(model, key) for key in method_of(model.kind).telling_keys}
     telling |= {key.rpartition(".")[2]: value for key, value in training.varied.items()}
     told = f" {_short(telling)}" if telling else ""
     shown = ", ".join(training.arms[:2]) + (", …" if len(training.arms) > 2 else "")
-    return f"training for {shown or 'what starts from it'}{told}{_start_of(training, sweep)} seed={seed}"
+    start = "" if training.experiment.train.start is None else f" from {_start_of(training.experiment, sweep)}"
+    return f"training for {shown or 'what starts from it'}{told}{start} seed={seed}"
 
 
-def _start_of(training: Training, sweep: Sweep) -> str:
-    """`` from base``: the arm, training or file whose weights a training starts from."""
-    start = training.experiment.train.start
-    if start is None:
-        return ""
-    before = next((sweep.trainings[need.id] for need in training.needs if need.id in sweep.trainings), None)
-    return f" from {before.arms[0] if before is not None and before.arms else start}"
+def _start_of(experiment: Experiment, sweep: Sweep) -> str:
+    """The arm, training or file whose weights a training starts from."""
+    before = sweep.trainings.get(start_training(experiment) or "")
+    return before.arms[0] if before is not None and before.arms else str(experiment.train.start)
 
 
 def _short(varied: Mapping[str, Any]) -> str:
@@ -76,7 +80,7 @@ def work_of(plan: Plan, targets: list[Target]) -> dict[Target, float]:
     from harness.engine.planned import planned_costs
 
     with planned_costs() as costs:
-        return {target: costs.of_target(target.kind, plan.sweep.nodes[target].experiment) for target in targets}
+        return {target: costs.of_target(target.kind, plan.sweep.costed(target)) for target in targets}
 
 
 def check_compiler_of(plan: Plan) -> None:
@@ -152,6 +156,8 @@ def saved(store: Store, target: Target) -> str:
     if target.kind == "training":
         steps = [int(path.stem.rpartition("-")[2]) for path in store.checkpoints(target.id)]
         return f"saved at step {max(steps)}" if steps else "nothing of it saved yet"
+    if target.kind == "table":
+        return "nothing of it saved: it is measured in one go"
     done, total = store.state(target).get("progress") or (0, 0)
     return f"{done} of {total} images drawn are kept" if done else "nothing of it drawn yet"
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from harness.dispatch.graph import in_order, with_dependents
-from harness.dispatch.sweep import Cell, Sweep, Training
+from harness.dispatch.sweep import Cell, Sweep, Table, Training, table_of
 from harness.errors import ConfigError, DataError, StoreError
-from harness.store.identity import UNKNOWN_ID, identify, start_training
+from harness.store.identity import UNKNOWN_ID, Identifier, start_training
 from harness.store.store import Store, Target
 
 WRITERS = 16
@@ -52,6 +52,15 @@ class Plan:
         """What `target` needs that is not done."""
         return tuple(need for need in self.sweep.needs[target] if need not in self.done)
 
+    def waits_for(self, target: Target) -> tuple[Target, ...]:
+        """Of what `target` needs, that which comes last: what something else that it needs waits for goes without
+        saying."""
+        needs = self.needs(target)
+        if len(needs) < 2:
+            return needs
+        implied = set(in_order((deeper for need in needs for deeper in self.needs(need)), self.sweep.needs))
+        return tuple(need for need in needs if need not in implied)
+
     def targets(self) -> list[Target]:
         """What is missing, each after what it needs; what needs the same stays together, so that first figures come
         early."""
@@ -79,7 +88,8 @@ def plan(sweep: Sweep, store: Store) -> Plan:
     sweep = _with_known_starts(sweep, store)
     cells = store.finished_cells()
     done = {cell.target for cell in sweep.cells.values() if cell.id in cells}
-    done |= {training.target for training in sweep.trainings.values() if store.is_trained(training.id)}
+    made: list[Training | Table] = [*sweep.trainings.values(), *sweep.tables.values()]
+    done |= {node.target for node in made if store.is_done(node.target)}
     return Plan(sweep, frozenset(done))
 
 
@@ -89,7 +99,7 @@ def _with_known_starts(sweep: Sweep, store: Store) -> Sweep:
     waiting = list(known.values())
     while waiting:
         for need in waiting.pop().needs:
-            if need.id in known or need.id.startswith(UNKNOWN_ID) or store.is_done(need):
+            if need.kind != "training" or need.id in known or need.id.startswith(UNKNOWN_ID) or store.is_done(need):
                 continue
             if (found := known_training(need.id, store)) is not None:
                 known[need.id] = found
@@ -101,9 +111,20 @@ def known_training(id: str, store: Store) -> Training | None:
     """A training of which the store has the configuration; None without, or of an earlier version of the harness."""
     with contextlib.suppress(StoreError, ConfigError, DataError):
         experiment = store.load_experiment(Target("training", id))
+        identify = Identifier()
         if identify(experiment)[0] == id:
-            return Training(id, experiment)
+            return Training(id, experiment, table=identify.table(experiment))
     return None
+
+
+def nodes_to_run(trainings: Iterable[Training], store: Store) -> list[Training | Table]:
+    """`trainings`, each after the table that it needs unless that is measured."""
+    nodes: list[Training | Table] = []
+    for training in trainings:
+        table = table_of(training)
+        nodes += [table] if table is not None and not store.is_done(table.target) else []
+        nodes.append(training)
+    return nodes
 
 
 def trainings_to_run(wanted: Training, known: Iterable[Training], store: Store) -> list[Training]:

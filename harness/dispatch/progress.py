@@ -13,12 +13,14 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 
 from harness.dispatch.graph import Needs, in_order
 from harness.engine.progress import MAIN, WAITING
+from harness.store.kinds import FACTS, Kind
 from harness.store.store import Target
+from harness.wording import plural
 
 PLAIN_SECONDS = 20.0
 GROUND_SECONDS = 2.0
 """A rate that was observed for a shorter time is none."""
-MAIN_UNITS = {"training": "steps", "cell": "images"}
+MAIN_UNITS: dict[str, str] = {kind: plural(facts.unit) for kind, facts in FACTS.items()}
 UNITS = {
     "features": "images",
     "reference": "images",
@@ -53,7 +55,7 @@ class WorkClock:
         self.fraction: dict[Target, float] = dict.fromkeys(work, 0.0)
         self.resumed: dict[Target, float] = {}
         self.finished: set[Target] = set()
-        self.made: dict[str, float] = defaultdict(float)
+        self.made: dict[Kind, float] = defaultdict(float)
         self.seconds: dict[Target, dict[str, float]] = defaultdict(lambda: defaultdict(float))
         self.complete: list[Target] = []
         """Targets that were made here from start to end."""
@@ -114,18 +116,21 @@ class WorkClock:
 class _Estimate:
     """What a kind of target takes, from those of the kind that have run."""
 
-    def __init__(self, clock: WorkClock, kind: str) -> None:
+    def __init__(self, clock: WorkClock, kind: Kind) -> None:
         self.clock = clock
         spent = {target: phases for target, phases in clock.seconds.items() if target.kind == kind}
         main = sum(phases[MAIN] for phases in spent.values())
         complete = [target for target in clock.complete if target.kind == kind]
         self.rate = clock.made[kind] / main if main > 0 else 0.0
-        self.is_grounded = self.rate > 0 and (bool(complete) or (kind == "training" and main >= GROUND_SECONDS))
+        self.is_known = self.rate > 0 and (bool(complete) or (kind == "training" and main >= GROUND_SECONDS))
+        self.is_grounded = self.is_known or FACTS[kind].is_brief  # until one has run, it counts as no time at all
         self.fixed = statistics.median([self._fixed(spent[target]) for target in complete] or [0.0])
         work = sum(clock.work[target] for target in complete)
         self.per_work = sum(self._proportional(spent[t]) for t in complete) / work if work else 0.0
 
     def seconds_left(self, target: Target) -> float:
+        if not self.is_known:
+            return 0.0
         phases = self.clock.seconds.get(target, {})
         work = self.clock.work[target]
         rest = max(0.0, self.fixed - self._fixed(phases))

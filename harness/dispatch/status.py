@@ -21,8 +21,9 @@ from harness.dispatch.slurm.live import earlier_jobs, live_jobs, targets_of
 from harness.dispatch.slurm.queue import Job, Queue, read_queue
 from harness.dispatch.slurm.submissions import Assignment, Submission, SweepKey, assignments, read_records
 from harness.engine.progress import MAIN
+from harness.store.kinds import KINDS, Kind
 from harness.store.lease import is_held
-from harness.store.store import Kind, Store, Target
+from harness.store.store import Store, Target
 
 State = Literal["done", "running", "queued", "waiting", "failed", "blocked", "cancelled", "lost", "missing"]
 STATES: tuple[State, ...] = (
@@ -47,7 +48,11 @@ WORDS: dict[State, str] = {
     "lost": "its job is gone and has left no reason",
     "missing": "nothing runs it",
 }
-WAITING_FOR: dict[Kind, str] = {"training": "for the training that it starts from", "cell": "for its training"}
+WAITING_FOR: dict[Kind, str] = {
+    "training": "for the training that it starts from",
+    "table": "for the training that it measures",
+    "cell": "for its training",
+}
 TO_RETRY: frozenset[State] = frozenset({"failed", "blocked", "cancelled", "lost"})
 LIVE: frozenset[State] = frozenset({"running", "queued", "waiting"})
 
@@ -123,7 +128,7 @@ class _Reader:
         self.planned, self.store, self.assigned, self.queue = planned, store, assigned, queue
         self.now = time.time()
         self.rows: dict[Target, Row] = {}
-        self.noted = {kind: _names(store.state_path(Target(kind, "x")).parent) for kind in ("training", "cell")}
+        self.noted = {kind: _names(store.state_path(Target(kind, "x")).parent) for kind in KINDS}
 
     def row(self, target: Target) -> Row:
         noted = self.store.state(target) if f"{target.id}.json" in self.noted[target.kind] else {}
@@ -189,12 +194,16 @@ class _Reader:
         row.node = None
         if job.reason.startswith("Dependency"):
             outside = assignment.outside if assignment else None
-            row.state, row.reason = "waiting", f"for {outside}" if outside else WAITING_FOR[row.target.kind]
+            row.state, row.reason = "waiting", f"for {outside}" if outside else self._waiting_for(row.target)
         elif job.reason == "BeginTime" and job.started:
             until = time.strftime("%H:%M:%S", time.localtime(job.started))
             row.state, row.reason = "queued", f"held back by SLURM until {until}"
         else:
             row.state, row.reason = "queued", job.reason
+
+    def _waiting_for(self, target: Target) -> str:
+        waits_for_table = any(need.kind == "table" for need in self.planned.waits_for(target))
+        return "for its table" if waits_for_table else WAITING_FOR[target.kind]
 
     def _ending(
         self, target: Target, noted: dict[str, Any], assignment: Assignment | None, job: Job | None

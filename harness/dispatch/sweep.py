@@ -26,18 +26,28 @@ from harness.config.schema import (
     Section,
     Seed,
     distinct,
+    is_named,
     key_types,
     nearest,
     parse_experiment,
     parse_section,
 )
+from harness.config.stitching import SECTIONS, check_stitched, network_of
 from harness.config.values import ReadBy, as_typed, decoded, from_text
 from harness.config.yamlfile import load_mapping
 from harness.dispatch.graph import find_cycle, in_order
-from harness.errors import ConfigError
+from harness.errors import ConfigError, StoreError
 from harness.files import digest_of, expanded
 from harness.metrics import DEFAULT, metric_of
-from harness.store.identity import START_TRAINING, UNKNOWN_ID, Identifier, needs_of
+from harness.store.identity import (
+    START_TRAINING,
+    UNKNOWN_ID,
+    Identifier,
+    needs_of,
+    start_table,
+    start_training,
+    stitched_training,
+)
 from harness.store.store import LOCAL, Target
 from harness.wording import count_of
 
@@ -160,6 +170,8 @@ class Training:
     """The arms that ask for it; none where it is known from the store alone."""
     varied: dict[str, Any] = field(default_factory=dict)
     """The keys that the grid of the first of them varies and that change the network, with their values."""
+    table: str | None = None
+    """The id of the table that it needs of the weights it starts from, if it needs one."""
 
     @property
     def target(self) -> Target:
@@ -167,8 +179,36 @@ class Training:
 
     @property
     def needs(self) -> tuple[Target, ...]:
-        """The training that it starts from, if it starts from one."""
+        """The training that it starts from and the table that it needs, as far as there are such."""
+        return needs_of(self.target, self.experiment, self.table)
+
+
+@dataclass
+class Table:
+    """What is measured of a trained network, once, for all trainings that need it."""
+
+    id: str
+    experiment: Experiment
+    """That of one of these trainings: it says what is measured, of which start, on which data."""
+
+    @property
+    def target(self) -> Target:
+        return Target("table", self.id)
+
+    @property
+    def name(self) -> str:
+        """What is measured."""
+        return start_table(self.experiment) or ""
+
+    @property
+    def needs(self) -> tuple[Target, ...]:
+        """The training whose network is measured, unless that comes from a file."""
         return needs_of(self.target, self.experiment)
+
+
+def table_of(training: Training) -> Table | None:
+    """The table that `training` needs."""
+    return None if training.table is None else Table(training.table, training.experiment)
 
 
 @dataclass
@@ -187,7 +227,10 @@ class Cell:
 
     @property
     def needs(self) -> tuple[Target, ...]:
-        return (Target("training", self.training),)
+        """Its training, and that of the network which it is stitched to."""
+        second = stitched_training(self.experiment)
+        ids = (self.training, *([] if second is None else [second]))
+        return tuple(Target("training", id) for id in dict.fromkeys(ids))
 
 
 @dataclass(frozen=True)
@@ -210,12 +253,33 @@ class Sweep:
         return f"{self.config.name}-set-{digest_of(sorted(self.overrides))[:6]}"
 
     @cached_property
-    def nodes(self) -> dict[Target, Training | Cell]:
-        """All that the sweep may have to make: trainings first, each after the one that it starts from."""
-        trainings = {training.target: training for training in self.trainings.values()}
-        needs = {target: [need for need in node.needs if need in trainings] for target, node in trainings.items()}
-        ordered = {target: trainings[target] for target in in_order(trainings, needs)}
+    def tables(self) -> dict[str, Table]:
+        """The tables that its trainings need."""
+        found: dict[str, Table] = {}
+        for training in self.trainings.values():
+            if (table := table_of(training)) is not None:
+                found.setdefault(table.id, table)
+        return found
+
+    @cached_property
+    def nodes(self) -> dict[Target, Training | Table | Cell]:
+        """All that the sweep may have to make: trainings and tables first, each after what it needs."""
+        made: list[Training | Table] = [*self.trainings.values(), *self.tables.values()]
+        before = {node.target: node for node in made}
+        needs = {target: [need for need in node.needs if need in before] for target, node in before.items()}
+        ordered = {target: before[target] for target in in_order(before, needs)}
         return {**ordered, **{cell.target: cell for cell in self.cells.values()}}
+
+    def costed(self, target: Target) -> Experiment:
+        """The experiment that tells what making `target` costs: of a table that of the network that is measured.
+
+        Where that one is not known here, a training that needs the table has a network at least as large.
+        """
+        experiment = self.nodes[target].experiment
+        if target.kind != "table":
+            return experiment
+        start = self.trainings.get(start_training(experiment) or "")
+        return experiment if start is None else start.experiment
 
     @cached_property
     def needs(self) -> dict[Target, tuple[Target, ...]]:
@@ -228,8 +292,59 @@ Arms = Mapping[str, tuple[dict[str, Any], list[dict[str, Any]]]]
 """By name, the keys that hold in all of an arm's cells, and the points of its grid."""
 
 
+STITCH = "sample.stitch"
+NAMING_KEYS = ("train.start", STITCH)
+"""The keys whose values may be arms."""
+
+
+def _unstitched(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if not key.startswith("sample.stitch")}
+
+
+def parse_with_stitched(values: dict[str, Any], source: str) -> Experiment:
+    """The experiment of dotted `values`, with the configuration of the network that ``sample.stitch`` names.
+
+    That of a file of weights is in the file. Raises :class:`ConfigError`.
+    """
+    second = values.get(STITCH)
+    if not isinstance(second, str) or values.get("stitched") is not None:
+        experiment = parse_experiment(nest(values), source)
+    elif second.startswith(START_TRAINING):
+        if not second.startswith(START_TRAINING + UNKNOWN_ID) and "stitched" not in values and is_named(second):
+            cure = "name the arm that makes it, or the path of its weights.safetensors"
+            raise ConfigError(source, [f"{STITCH}: {second} is of no arm, so that its network is not known; {cure}"])
+        experiment = parse_experiment(nest(values), source)
+    else:
+        experiment = parse_experiment(nest({**values, "stitched": _network_in(second, source)}), source)
+    check_stitched(experiment, source)
+    return experiment
+
+
+def _network_in(path: str, source: str) -> dict[str, Any] | None:
+    """The configuration in a file of weights; None where there is no file, which its id complains of."""
+    from harness.store.weights import load_facts
+
+    place = expanded(path)
+    if not place.exists():
+        return None
+    try:
+        told = load_facts(place).get("config")
+    except StoreError as error:
+        raise ConfigError(source, [f"{STITCH}: {error}"]) from None
+    if told is None:
+        raise ConfigError(
+            source,
+            [
+                f"{STITCH}: {path} has no configuration in it, for an earlier version of the harness wrote it; "
+                "name the arm that trains it, or train it again"
+            ],
+        )
+    plain = json.loads(told)
+    return {section: plain[section] for section in SECTIONS if section in plain}
+
+
 class Starts:
-    """Finds the training that each `train.start` of a sweep names."""
+    """Finds the training that each `train.start` and each `sample.stitch` of a sweep names."""
 
     def __init__(self, path: Path, arms: Arms, fixed: Mapping[str, Any], identify: Identifier) -> None:
         self.path, self.arms, self.fixed, self.identify = path, arms, fixed, identify
@@ -238,7 +353,7 @@ class Starts:
         self.broken: ConfigError | None = None
         """The problems of an arm that another starts from."""
         self._of_arm: dict[tuple[str, int], str] = {}
-        if cycle := find_cycle({name: self._started_from(name) for name in arms}):
+        if cycle := find_cycle({name: self._named_by(name, "train.start") for name in arms}):
             what = "arms start from each other in a circle" if len(cycle) > 2 else "an arm starts from itself"
             cure = (
                 "leave train.start out of one of them"
@@ -248,37 +363,47 @@ class Starts:
             raise ConfigError(str(path), [f"train.start: {what}: {' → '.join(cycle)}; {cure}"])
 
     def named_arms(self) -> set[str]:
-        """The arms that others start from."""
-        return {start for name in self.arms for start in self._started_from(name)}
+        """The arms that others start from, or are stitched to."""
+        return {named for name in self.arms for key in NAMING_KEYS for named in self._named_by(name, key)}
 
-    def _started_from(self, name: str) -> list[str]:
+    def _named_by(self, name: str, key: str) -> list[str]:
+        """The arms that arm `name` has as its `key`."""
         arm_set, points = self.arms[name]
-        starts = [{**arm_set, **point, **self.fixed}.get("train.start") for point in points]
-        return list(dict.fromkeys(start for start in starts if isinstance(start, str) and start in self.arms))
+        named = [{**arm_set, **point, **self.fixed}.get(key) for point in points]
+        return list(dict.fromkeys(arm for arm in named if isinstance(arm, str) and arm in self.arms))
 
     def experiment(self, name: str, point: Mapping[str, Any], seed: int) -> Experiment:
         """Arm `name` at one point of its grid. Raises :class:`ConfigError`."""
         values = {**self.arms[name][0], **point, **self.fixed, "seed": seed}
-        start = values.get("train.start")
         source = f"{self.path}: arm {name!r}"
+        second = values.get(STITCH)
+        if isinstance(second, str) and (named := self._resolved(STITCH, second, seed, source)) != second:
+            trained = self.trainings.get(named.removeprefix(START_TRAINING))
+            values |= {STITCH: named, "stitched": None if trained is None else network_of(trained.experiment)}
+        return self._parsed(values, seed, source)
+
+    def _parsed(self, values: dict[str, Any], seed: int, source: str) -> Experiment:
+        start = values.get("train.start")
         if isinstance(start, str):
-            values["train.start"] = self._resolved(start, seed, source)
-        return parse_experiment(nest(values), source)
+            values["train.start"] = self._resolved("train.start", start, seed, source)
+        return parse_with_stitched(values, source)
 
-    def _resolved(self, start: str, seed: int, source: str) -> str:
+    def _resolved(self, key: str, named: str, seed: int, source: str) -> str:
         """``training:ID`` for the name of an arm; a path, or what is resolved already, as it is."""
-        if start in self.arms:
-            return START_TRAINING + self._training_of(start, seed, source)
-        if not start.startswith(START_TRAINING) and not _looks_like_a_file(start):
-            raise ConfigError(source, [f"train.start: {_no_arm(start, self.arms)}; nor is there a file {start}"])
-        return start
+        if named in self.arms:
+            return START_TRAINING + self._training_of(key, named, seed, source)
+        if not named.startswith(START_TRAINING) and not _looks_like_a_file(named):
+            raise ConfigError(source, [f"{key}: {_no_arm(named, self.arms)}; nor is there a file {named}"])
+        return named
 
-    def _training_of(self, name: str, seed: int, source: str) -> str:
+    def _training_of(self, key: str, name: str, seed: int, source: str) -> str:
         """The id of the one training of arm `name` with `seed`; a placeholder where the arm has problems of its own."""
         if (name, seed) not in self._of_arm:
-            points = self.arms[name][1]
-            try:
-                experiments = [self.experiment(name, point, seed) for point in points]
+            arm_set, points = self.arms[name]
+            fixed = {**self.fixed, "seed": seed}
+            own = [{**arm_set, **point, **fixed} for point in points]
+            try:  # what it is stitched to is no part of its training, and may be the very arm that asks
+                experiments = [self._parsed(_unstitched(values), seed, f"{self.path}: arm {name!r}") for values in own]
             except ConfigError as error:
                 self.broken = self.broken or error
                 return f"{UNKNOWN_ID}{'0' * 16}"
@@ -286,10 +411,10 @@ class Starts:
             for experiment in experiments:
                 found.setdefault(self.identify(experiment)[0], experiment)
             if len(found) > 1:
-                raise ConfigError(source, [_several_trainings(name, len(found), points)])
+                raise ConfigError(source, [_several_trainings(key, name, len(found), points)])
             ((id, experiment),) = found.items()
             self._of_arm[name, seed] = id
-            self.trainings.setdefault(id, Training(id, experiment, [name]))
+            self.trainings.setdefault(id, Training(id, experiment, [name], table=self.identify.table(experiment)))
         return self._of_arm[name, seed]
 
 
@@ -301,12 +426,13 @@ def _changes_the_network(key: str) -> bool:
     return key.partition(".")[0] not in ("sample", "measure")
 
 
-def _several_trainings(name: str, count: int, points: Sequence[Mapping[str, Any]]) -> str:
-    of_training = [key for key in points[0] if _changes_the_network(key)]
-    keys = [key for key in of_training if len(_distinct(point[key] for point in points)) > 1]
+def _several_trainings(key: str, name: str, count: int, points: Sequence[Mapping[str, Any]]) -> str:
+    of_training = [varied for varied in points[0] if _changes_the_network(varied)]
+    keys = [varied for varied in of_training if len(_distinct(point[varied] for point in points)) > 1]
+    cure = "start from" if key == "train.start" else "name"
     return (
-        f"train.start: arm {name!r} has {count_of(count, 'training')} per seed, for its grid varies "
-        f"{' and '.join(keys)}; start from an arm that has one"
+        f"{key}: arm {name!r} has {count_of(count, 'training')} per seed, for its grid varies "
+        f"{' and '.join(keys)}; {cure} an arm that has one"
     )
 
 
@@ -344,7 +470,8 @@ def load_sweep(path: Path, overrides: Iterable[str] = (), *, without_data: bool 
                 training, cell = identify(experiment)
                 own = {key: value for key, value in varied.items() if key not in fixed}
                 of_network = {key: value for key, value in own.items() if _changes_the_network(key)}
-                asked = trainings.setdefault(training, Training(training, experiment, varied=of_network))
+                table = identify.table(experiment)
+                asked = trainings.setdefault(training, Training(training, experiment, varied=of_network, table=table))
                 asked.arms += [name] if name not in asked.arms else []
                 if not config.arms[name].cells:
                     continue
@@ -415,14 +542,18 @@ def load_with_starts(
     flat = {**flatten(values, str(path)), **fixed}
     start = flat.get("train.start")
     if isinstance(start, str) and not start.startswith(START_TRAINING) and not _looks_like_a_file(start):
-        raise ConfigError(
-            str(path),
-            [
-                f"train.start: there is no file {start}; give the path of a weights file, or training:ID. The "
-                "name of an arm stands for its training in a sweep's file alone"
-            ],
-        )
-    return parse_experiment(nest(flat), str(path)), []
+        raise ConfigError(str(path), [_no_file("train.start", start)])
+    second = flat.get(STITCH)
+    if isinstance(second, str) and not second.startswith(START_TRAINING) and not _looks_like_a_file(second):
+        raise ConfigError(str(path), [_no_file(STITCH, second)])
+    return parse_with_stitched(flat, str(path)), []
+
+
+def _no_file(key: str, named: str) -> str:
+    return (
+        f"{key}: there is no file {named}; give the path of a weights file, or training:ID. The name of an arm stands "
+        "for its training in a sweep's file alone"
+    )
 
 
 def _is_sweep(values: Mapping[str, Any]) -> bool:

@@ -15,6 +15,7 @@ from models.method import Model
 from models.methods import ImageShape, Method
 from models.process import CosineSchedule, resolution_shift
 from models.samplers import SAMPLERS
+from models.stitch import by_step
 
 
 class ImageInfo(Protocol):
@@ -36,7 +37,7 @@ def method_for(experiment: Experiment) -> Method:
 def build_model(experiment: Experiment, info: ImageInfo) -> nn.Module:
     """The networks of `experiment` for images of `info`, freshly initialised from torch's generator.
 
-    They have the interface of :class:`models.method.Model`. Raises :class:`ConfigError` for networks that cannot be built.
+    They have the interface of :class:`models.method.Model`. Raises :class:`ConfigError` where they cannot be built.
     """
     classes = label_count(experiment.model, info)
     if experiment.model.class_conditional and classes is None:
@@ -74,6 +75,13 @@ def _with_face(model: Any, kind: str, classes: int | None) -> nn.Module:
 def sampled_model(experiment: Experiment, model: nn.Module) -> Model:
     """What a sampler steps: the trained model, or what the method puts around it in sampling."""
     return method_for(experiment).sampled(model, experiment)
+
+
+def steps_of(sample: SampleConfig, own: Model, second: Model | None) -> tuple[Model, ...]:
+    """The model of each step: the `second`'s are the first, where ``sample.stitch`` names one."""
+    if second is None or sample.stitch_share is None:
+        return (own,) * sample.steps
+    return by_step(own, second, sample.steps, sample.stitch_share)
 
 
 def label_count(model: ModelConfig, info: ImageInfo) -> int | None:

@@ -12,20 +12,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.config.schema import Experiment, as_plain, parse_experiment
-from harness.data import Dataset, open_data
+from harness.config.stitching import stitched_experiment
+from harness.data import DataInfo, Dataset, open_data
 from harness.engine.build import build_model
 from harness.engine.costs import measure_sampling, sampling_cost
 from harness.engine.distributed import current_ranks, pick_device
+from harness.engine.inherited import inherited_cost
 from harness.engine.progress import JobProgress, silent
 from harness.engine.sampling import ImageGenerator
 from harness.errors import Blocked, Stopped
 from harness.files import atomic_path, set_aside
 from harness.measure.fidelity import quality_meter, to_uint8
 from harness.measure.reference import Reference
-from harness.store.identity import identify
+from harness.store.identity import identify, stitched_file, stitched_training
 from harness.store.lease import lease
 from harness.store.needs import missing_need
 from harness.store.provenance import method_provenance, provenance
@@ -34,10 +36,12 @@ from harness.store.records import (
     CellRecord,
     ComputeRecord,
     DataRecord,
+    InheritedCost,
     Provenance,
     QualityRecord,
     SeedRecord,
     TimeRecord,
+    TrainingRecord,
     refreshing,
 )
 from harness.store.store import Store, Target
@@ -47,14 +51,34 @@ from harness.wording import count_of
 SHOWN_IMAGES = 64
 
 
-def load_generator(experiment: Experiment, weights: Path, device: torch.device | None = None) -> ImageGenerator:
-    """The network in `weights`, ready to draw as `experiment` says. Raises StoreError for another training's file."""
-    training, _ = identify(experiment)
-    tensors, _ = load_tensors(weights, training)
+def load_generator(
+    experiment: Experiment, weights: Path, device: torch.device | None = None, second: Path | None = None
+) -> ImageGenerator:
+    """The network in `weights`, ready to draw as `experiment` says; `second` are those that ``sample.stitch`` names.
+
+    Raises StoreError for another training's file.
+    """
     info = open_data(experiment.data).info
+    model = _loaded(experiment, weights, identify(experiment)[0], info)
+    other = stitched_experiment(experiment)
+    partner = None
+    if other is not None and second is not None:
+        partner = _loaded(other, second, stitched_training(experiment), info)
+    return ImageGenerator(experiment, model, info, device or pick_device(), partner)
+
+
+def _loaded(experiment: Experiment, weights: Path, training: str | None, info: DataInfo) -> nn.Module:
+    """The network of `experiment` with `weights`, those of `training` if it is given."""
+    tensors, _ = load_tensors(weights, training)
     model = build_model(experiment, info)
     model.load_state_dict(tensors)
-    return ImageGenerator(experiment, model, info, device or pick_device())
+    return model
+
+
+def stitched_weights(store: Store, experiment: Experiment) -> Path | None:
+    """The file of weights of the network that ``sample.stitch`` names."""
+    training = stitched_training(experiment)
+    return stitched_file(experiment) if training is None else store.weights_path(training)
 
 
 def measure_cell(
@@ -71,7 +95,8 @@ def measure_cell(
     if not store.is_trained(training):
         raise Blocked(missing_need(store, Target("training", training)))
     dataset = open_data(experiment.data)
-    generator = load_generator(experiment, store.weights_path(training), pick_device(ranks))
+    second = stitched_weights(store, experiment)
+    generator = load_generator(experiment, store.weights_path(training), pick_device(ranks), second)
     shards = Shards(store.partial_folder(cell), cell, experiment)
     total = experiment.measure.images * len(experiment.sample.seeds)
     finished = shards.images_drawn()
@@ -109,7 +134,8 @@ def time_again(store: Store, cell: str) -> CellRecord:
     with lease(store.lease_path(target)):
         record = store.read_cell(cell)
         experiment = parse_experiment(record.config, str(store.cell_path(cell)))
-        generator = load_generator(experiment, store.weights_path(record.training))
+        weights = store.weights_path(record.training)
+        generator = load_generator(experiment, weights, second=stitched_weights(store, experiment))
         timed = TimeRecord.model_validate(measure_sampling(generator, experiment.measure.latency))
         made = record.provenance.model_copy(update={"timed": {**provenance(), "at": time.time()}})
         record = record.model_copy(update={"time": timed, "provenance": made})
@@ -177,7 +203,14 @@ def _record(
     quality, evaluations = _measure_quality(store, cell, experiment, dataset, generator, shards, progress)
     progress(0, 0, "counting")
     refreshes, interval = refreshing(experiment.sample.model_dump())
-    compute = {**sampling_cost(generator, evaluations), "refreshes": refreshes, "refresh_interval": interval}
+    done = store.read_training(training)  # whole: the cell would be blocked else
+    inherited = done.inherited or inherited_cost(store, experiment)  # older records do not tell
+    compute = {
+        **sampling_cost(generator, evaluations),
+        "refreshes": refreshes,
+        "refresh_interval": interval,
+        "training_gmacs_inherited": inherited.gmacs,
+    }
     timed = measure_sampling(
         generator, experiment.measure.latency, progress=lambda done, total: progress(done, total, "timing")
     )
@@ -193,7 +226,7 @@ def _record(
         time=TimeRecord.model_validate(timed),
         samples=str(store.samples_path(cell).relative_to(store.root)),
         provenance=Provenance.model_validate(
-            {**provenance(), **method_provenance(experiment), **_training_provenance(store, training)}
+            {**provenance(), **method_provenance(experiment), **_training_provenance(done, inherited)}
         ),
     )
 
@@ -235,7 +268,7 @@ def _measure_quality(
 
 
 def _features_of(progress: JobProgress, number: int, seeds: int, done: int, total: int) -> None:
-    """Report progress over the features of all seeds: `number` are done, the current one is at `done` of `total` images."""
+    """Report progress over all seeds' features: `number` are done, the current one is at `done` of `total` images."""
     progress(number * total + done, seeds * total, "features")
 
 
@@ -246,10 +279,13 @@ def _reference(experiment: Experiment, dataset: Dataset) -> Reference:
     return Reference(f"{info.name} {split}", info.identity, source.all_uint8, info.images, data=info.name, split=split)
 
 
-def _training_provenance(store: Store, training: str) -> dict[str, Any]:
-    done = store.read_training(training)  # whole, or the cell would be blocked
+def _training_provenance(done: TrainingRecord, inherited: InheritedCost) -> dict[str, Any]:
     return {
         "weights_sha256": done.weights_sha256,
         "training_device": done.device,
         "training_images_per_second": done.images_per_second,
+        "training_seconds": done.seconds,
+        "training_others_share": done.others_share,
+        "training_seconds_inherited": inherited.seconds,
+        "training_chain": inherited.trainings,
     }

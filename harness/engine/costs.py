@@ -13,6 +13,7 @@ from harness.engine.build import method_for
 from harness.measure.flops import network_costs, parameter_counts, sampling_macs, training_macs_per_step
 from harness.measure.latency import largest_batch, measure_time
 from models.method import RunNetwork
+from models.stitch import STITCHED
 
 if TYPE_CHECKING:
     from harness.engine.sampling import ImageGenerator
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 def sampling_cost(generator: ImageGenerator, networks_run: Mapping[str, int]) -> dict[str, Any]:
     """The record's ``compute`` of a generator whose runs of each network per image were counted as they happened."""
     shape, classes = generator.image_shape, generator.classes or 0
-    costs = network_costs(generator.model, shape, classes)
+    second = generator.second
+    costs = {name: cost for one in generator.models for name, cost in network_costs(one, shape, classes).items()}
     macs = sampling_macs(costs, networks_run)
     experiment, method = generator.experiment, method_for(generator.experiment)
     training = training_macs_per_step(
@@ -29,6 +31,8 @@ def sampling_cost(generator: ImageGenerator, networks_run: Mapping[str, int]) ->
         experiment.train.batch,
         runs=method.runs_per_iteration(experiment),
         recomputed=method.recomputes_activations(experiment),
+        frozen=experiment.train.freeze or (),
+        forward_runs=method.forward_runs_per_iteration(experiment),
     )
     return {
         "gmacs_per_image": macs / 1e9,
@@ -36,7 +40,10 @@ def sampling_cost(generator: ImageGenerator, networks_run: Mapping[str, int]) ->
         "macs_per_image": macs,
         "evaluations": dict(networks_run),
         "gmacs_per_evaluation": {name: count.gmacs for name, count in costs.items()},
-        "parameters": parameter_counts(generator.trained_model, method.network_parameters(generator.trained_model)),
+        "parameters": {
+            **parameter_counts(generator.trained_model, method.network_parameters(generator.trained_model)),
+            **({} if second is None else {STITCHED: sum(parameter.numel() for parameter in second.parameters())}),
+        },
         "training_gmacs_per_step": training / 1e9,
         "training_steps": experiment.train.steps,
     }

@@ -7,6 +7,7 @@ FlopCounterMode, in seconds and in no memory; tests hold the two against each ot
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from harness.config.methods import source_of
 from harness.config.schema import DiffusionConfig, Experiment, ModelConfig, SampleConfig
+from harness.config.stitching import stitched_experiment
 from harness.data import DataInfo, known_info
 from harness.engine.build import (
     build_guidance,
@@ -25,12 +27,14 @@ from harness.engine.build import (
     method_for,
     sampled_model,
     sampler_options,
+    steps_of,
     time_steps,
 )
+from harness.engine.tables import evaluations
 from harness.errors import ConfigError, HarnessError
 from harness.measure.flops import (
     MacCount,
-    flop_counter_macs,
+    flop_counter_count,
     network_calls,
     network_costs,
     observe_steps,
@@ -42,6 +46,7 @@ from models.denoise import Denoise
 from models.method import RunNetwork, run_network
 from models.noise import ImageNoise
 from models.samplers import SAMPLERS
+from models.stitch import stitched_names
 
 GIGA = 1e9
 LARGE_PARAMETERS = 20e6
@@ -138,8 +143,7 @@ def _counted_without_weights(costed: _Costed, least_parameters: float) -> _Netwo
             seen = observe_steps(model, costed.shape, costed.classes)
             calls = network_calls(model, costed.shape, costed.classes, training=costed.training)
             networks = {
-                name: MacCount(flop_counter_macs(function, inputs, model=model), {}, {})
-                for name, (function, inputs) in calls.items()
+                name: flop_counter_count(function, inputs, model=model) for name, (function, inputs) in calls.items()
             }
     except (NotImplementedError, RuntimeError):  # an operator that needs values: then they are counted with them
         return None
@@ -157,8 +161,10 @@ def image_info(experiment: Experiment) -> DataInfo:
 
 
 def network_costs_of(experiment: Experiment, *, training: bool = False) -> dict[str, MacCount]:
-    """Multiply-adds of one evaluation of each network, for one image."""
-    return _counted(_Costed.of(experiment, image_info(experiment), training=training)).networks
+    """Multiply-adds of one evaluation of each network, for one image; in sampling also of one it is stitched to."""
+    info, second = image_info(experiment), None if training else stitched_experiment(experiment)
+    costs = dict(_counted(_Costed.of(experiment, info, training=training)).networks)
+    return costs if second is None else costs | _renamed(_counted(_Costed.of(second, info, training=False))).networks
 
 
 def planned_costs(experiment: Experiment, info: DataInfo, *, training: bool = False) -> dict[str, MacCount]:
@@ -171,22 +177,43 @@ def _planned_costs_of(experiment: Experiment, *, training: bool = False) -> _Net
     return _planned(_Costed.of(experiment, image_info(experiment), training=training))
 
 
+def _renamed(second: _NetworkCosts) -> _NetworkCosts:
+    """As a sampler tells of a network that another is stitched to."""
+    names = stitched_names(tuple(second.networks))
+    return _NetworkCosts(
+        {names[name]: cost for name, cost in second.networks.items()},
+        tuple(names[name] for name in second.refresh),
+        tuple(names[name] for name in second.between),
+    )
+
+
+def _second_costs_of(experiment: Experiment) -> _NetworkCosts | None:
+    """Of the network that ``sample.stitch`` names."""
+    second = stitched_experiment(experiment)
+    return None if second is None else _renamed(_planned_costs_of(second))
+
+
 def expected_runs(experiment: Experiment) -> dict[str, int]:
     """Evaluations of each network per image."""
-    costs = _planned_costs_of(experiment)
+    costs, second = _planned_costs_of(experiment), _second_costs_of(experiment)
     size = image_info(experiment).size if experiment.diffusion.base_resolution else 1
-    return dict(_evaluations(experiment.sample, experiment.diffusion, costs.refresh, costs.between, size))
+    steps = (costs.refresh, costs.between), None if second is None else (second.refresh, second.between)
+    return dict(_evaluations(experiment.sample, experiment.diffusion, *steps, size))
+
+
+StepNetworks = tuple[tuple[str, ...], tuple[str, ...]]
+"""The networks that a step runs which refreshes, and those of one between."""
 
 
 @cache
 def _evaluations(
-    sample: SampleConfig, diffusion: DiffusionConfig, refresh: tuple[str, ...], between: tuple[str, ...], size: int
+    sample: SampleConfig, diffusion: DiffusionConfig, own: StepNetworks, second: StepNetworks | None, size: int
 ) -> tuple[tuple[str, int], ...]:
     schedule = build_schedule(diffusion, size)
     times = time_steps(sample, schedule)
     one = torch.zeros(1, dtype=torch.int64)
     denoise = Denoise(
-        _Counting(refresh, between),
+        steps_of(sample, _Counting(*own), None if second is None else _Counting(*second)),
         schedule,
         times,
         sample.refresh_schedule,
@@ -200,7 +227,9 @@ def _evaluations(
 
 def gmacs_per_image(experiment: Experiment) -> float:
     """GMACs to draw one image."""
-    return sampling_macs(_planned_costs_of(experiment).networks, expected_runs(experiment)) / GIGA
+    networks, second = _planned_costs_of(experiment).networks, _second_costs_of(experiment)
+    networks = networks if second is None else networks | second.networks
+    return sampling_macs(networks, expected_runs(experiment)) / GIGA
 
 
 def cell_gmacs(experiment: Experiment) -> float:
@@ -219,6 +248,8 @@ def training_gmacs_per_step(experiment: Experiment, *, recomputed: bool = False)
         experiment.train.batch,
         runs=method.runs_per_iteration(experiment),
         recomputed=recomputed and method.recomputes_activations(experiment),
+        frozen=experiment.train.freeze or (),
+        forward_runs=method.forward_runs_per_iteration(experiment),
     )
     return per_step / GIGA
 
@@ -226,3 +257,9 @@ def training_gmacs_per_step(experiment: Experiment, *, recomputed: bool = False)
 def training_gmacs(experiment: Experiment) -> float:
     """GMACs of a whole training: forward and backward of every network at every step."""
     return experiment.train.steps * training_gmacs_per_step(experiment, recomputed=True)
+
+
+def table_gmacs(experiment: Experiment) -> float:
+    """GMACs of measuring a table of the network of `experiment`, which it runs as at a refresh."""
+    costs, images = _planned_costs_of(experiment, training=True), image_info(experiment).images
+    return evaluations(images) * sampling_macs(costs.networks, Counter(costs.refresh)) / GIGA

@@ -1,4 +1,4 @@
-"""What a job does: train a network, or measure a cell. Both resume where they were cut off and may run twice.
+"""What a job does: train a network, measure a table of it, or measure a cell. All may be cut off and run twice.
 
 A job is given a target and finds everything else in the store. It holds the target's lease, keeps the target's state
 (progress, attempts, first line of an error) and leaves exactly one result.
@@ -13,7 +13,6 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.config.schema import Experiment
@@ -21,7 +20,7 @@ from harness.engine.distributed import current_ranks
 from harness.engine.progress import MAIN, WAITING, JobProgress, silent
 from harness.errors import FULL_CURE, Blocked, DataError, DiskFull, HarnessError, is_full
 from harness.files import set_aside
-from harness.store.identity import identify, needs_of, start_file, start_training
+from harness.store.identity import Identifier, needs_of
 from harness.store.lease import LeaseHeld, describe_holder, lease
 from harness.store.needs import missing_need
 from harness.store.provenance import provenance
@@ -108,7 +107,7 @@ def _work(store: Store, target: Target, progress: JobProgress, should_stop: Call
         if current_ranks().world > 1:  # the other ranks are elsewhere in the work
             raise
         _set_aside_weights(store, error)
-        if target.kind == "training":
+        if target.kind != "cell":
             raise
         log.warning("%s; set aside, and drawn again", error)
         _make(store, target, experiment, progress, should_stop)
@@ -131,41 +130,45 @@ def _make(
     store: Store, target: Target, experiment: Experiment, progress: JobProgress, should_stop: Callable[[], bool]
 ) -> None:
     from harness.engine.cell import measure_cell
+    from harness.engine.inherited import inherited_cost
+    from harness.engine.tables import measure_table, start_weights
     from harness.engine.train import train_network
 
-    if target.kind == "cell":
-        measure_cell(store, target.id, experiment, progress, should_stop)
-    else:
-        folder, start = store.training_folder(target.id), start_weights(store, experiment)
-        train_network(experiment, target.id, folder, progress, should_stop, start)
-
-
-def start_weights(store: Store, experiment: Experiment) -> Path | None:
-    """The file of weights that the training of `experiment` begins with; None for random ones."""
-    training = start_training(experiment)
-    return store.weights_path(training) if training is not None else start_file(experiment)
+    match target.kind:
+        case "training":
+            folder, start = store.training_folder(target.id), start_weights(store, experiment)
+            table = Identifier().table(experiment)
+            path = None if table is None else store.table_path(table)
+            inherited = inherited_cost(store, experiment) if current_ranks().is_first else None
+            train_network(experiment, target.id, folder, progress, should_stop, start, path, inherited)
+        case "table":
+            measure_table(store, target.id, experiment, progress, should_stop)
+        case "cell":
+            measure_cell(store, target.id, experiment, progress, should_stop)
 
 
 def _check_needs(store: Store, target: Target, experiment: Experiment) -> None:
     """Raise :class:`Blocked` unless all that `target` needs is done, or no longer needed."""
-    if target.kind == "training" and store.checkpoints(target.id):
-        return
+    if target.kind == "training" and store.checkpoints(target.id) and not experiment.train.freeze:
+        return  # what it started from is in its checkpoints
     for need in needs_of(target, experiment):
         if not store.is_done(need):
             raise Blocked(missing_need(store, need))
 
 
 def _set_aside_weights(store: Store, error: DamagedFile) -> None:
-    """If it is a training's weights that are damaged, set them aside: they must be trained again."""
-    if error.path.parent.parent == store.runs / "trainings":
-        aside = set_aside(error.path)
-        raise Blocked(f"{error}; set aside as {aside.name}: the same command trains again") from error
+    """If it is a training's weights or a table that are damaged, set them aside: they must be made again."""
+    is_weights = error.path.parent.parent == store.runs / "trainings"
+    if is_weights or error.path.parent == store.runs / "tables":
+        aside, makes = set_aside(error.path), "trains" if is_weights else "measures it"
+        raise Blocked(f"{error}; set aside as {aside.name}: the same command {makes} again") from error
 
 
 def _check_identity(target: Target, experiment: Experiment) -> None:
     """Raise :class:`DataError` unless the data are still those that the target's id was made from."""
-    training, cell = identify(experiment)
-    if target.id != (training if target.kind == "training" else cell):
+    told = Identifier()
+    training, cell = told(experiment)
+    if target.id != {"training": training, "table": told.table(experiment), "cell": cell}[target.kind]:
         where = experiment.data.path or experiment.data.name
         raise DataError(
             f"{where}: is not what it was when {target} was planned: the data, the extractor's weights, the weights to "

@@ -22,9 +22,9 @@ from harness.files import digest_of, digest_of_files, read_json, write_json
 from harness.measure.peaks import PEAK_TFLOPS
 from harness.plugins import OWN_PACKAGES
 from harness.processes import SOURCE
-from harness.store.store import Kind
+from harness.store.kinds import Kind
 
-Quantity = Literal["gmacs_per_image", "cell_gmacs", "training_gmacs"]
+Quantity = Literal["gmacs_per_image", "training_gmacs", "table_gmacs", "cell_gmacs"]
 COUNTED_WITH = ("torch", "fvcore")
 PLANNED_DEVICE = "H100 SXM"
 PLANNED_UTILISATION = 0.4
@@ -59,8 +59,9 @@ class PlannedCosts:
         return self._kept[key]
 
     def of_target(self, kind: Kind, experiment: Experiment) -> float:
-        """GMACs of a whole training or cell."""
-        return self("training_gmacs" if kind == "training" else "cell_gmacs", experiment)
+        """GMACs of a whole target."""
+        quantities: dict[Kind, Quantity] = {"training": "training_gmacs", "table": "table_gmacs", "cell": "cell_gmacs"}
+        return self(quantities[kind], experiment)
 
     def save(self) -> None:
         """Keep what was counted. A disk that cannot be written is no reason to fail: it is counted again."""
@@ -97,7 +98,8 @@ def _key_of(quantity: Quantity, experiment: Experiment) -> str | None:
     data = experiment.data.model_dump(mode="json", exclude={"path", "label"})
     source = source_of(experiment.model.kind)  # of a method that is not ours
     own = None if source is None else source.digest
-    return digest_of([quantity, content, data, sections, train, measure, own])
+    beside = [] if experiment.stitched is None else [experiment.stitched]
+    return digest_of([quantity, content, data, sections, train, measure, own, *beside])
 
 
 @lru_cache

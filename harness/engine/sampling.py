@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.config.schema import Experiment
+from harness.config.stitching import stitched_experiment
 from harness.data import DataInfo, known_info, open_data
 from harness.engine.build import (
     build_guidance,
@@ -21,6 +22,7 @@ from harness.engine.build import (
     label_count,
     sampled_model,
     sampler_options,
+    steps_of,
     time_steps,
 )
 from harness.engine.compiling import CompiledNetworks, compiled_normal, cuda_graphs_skipped
@@ -28,23 +30,32 @@ from harness.engine.distributed import pick_device
 from harness.engine.labels import class_sequence
 from harness.errors import ConfigError, MissingDataError
 from models.denoise import Denoise
-from models.method import RunNetwork, run_network
+from models.method import Model, RunNetwork, run_network
 from models.noise import ImageNoise, normal
 from models.samplers import SAMPLERS
+from models.stitch import Stitched
 
 
 class ImageGenerator:
     """A network ready to draw images, on its device."""
 
-    def __init__(self, experiment: Experiment, model: nn.Module, info: DataInfo, device: torch.device) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        model: nn.Module,
+        info: DataInfo,
+        device: torch.device,
+        second: nn.Module | None = None,
+    ) -> None:
+        """`second` is the network that ``sample.stitch`` names."""
         sample = experiment.sample
         self.experiment, self.device = experiment, device
-        # 1.5 times as fast on a CPU, for convolutions and transformers; bfloat16 convolutions on GPUs prefer it too
-        model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.trained_model = model.eval().requires_grad_(False)
+        self.trained_model = _ready(model, device)
+        self.second = None if second is None else Stitched(_ready(second, device))
         self.image_shape = (info.channels, info.size, info.size)
         self.classes = label_count(experiment.model, info)
         self.model = sampled_model(experiment, self.trained_model)
+        self.steps = steps_of(sample, self.model, self.second)
         self.schedule = build_schedule(experiment.diffusion, info.size)
         self.times = time_steps(sample, self.schedule)
         self.refreshes = sample.refresh_schedule
@@ -60,6 +71,11 @@ class ImageGenerator:
         """Whether the classes must be the reference's; else they come equally often where it is not there."""
         self.networks_run: Counter[str] = Counter()
         """How often the last draw ran each network per image, counted as it happened."""
+
+    @property
+    def models(self) -> list[Model]:
+        """The models that take turns at the steps, its own first."""
+        return [self.model] if self.second is None else [self.model, self.second]
 
     @property
     def cuda_graphs(self) -> bool:
@@ -84,7 +100,7 @@ class ImageGenerator:
         labels = self._labels(indices)
         indices = indices.to(self.device)
         denoise = Denoise(
-            self.model,
+            self.steps,
             self.schedule,
             self.times,
             self.refreshes,
@@ -123,6 +139,13 @@ class ImageGenerator:
             return torch.ones(classes, dtype=torch.int64)
 
 
+def _ready(model: nn.Module, device: torch.device) -> nn.Module:
+    """`model` on the device, for evaluation alone."""
+    # half as fast again on a CPU, for convolutions and transformers; bfloat16 convolutions on GPUs prefer it too
+    moved: nn.Module = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return moved.eval().requires_grad_(False)
+
+
 def class_counts(experiment: Experiment, classes: int) -> Tensor:
     """Images of each class in the reference, int64 (classes,)."""
     reference = open_data(experiment.data, experiment.measure.reference)
@@ -136,6 +159,8 @@ def fresh_generator(experiment: Experiment, device: torch.device | None = None) 
     """
     info = known_info(experiment.data, labelled=experiment.model.class_conditional)
     torch.manual_seed(experiment.seed)
-    generator = ImageGenerator(experiment, build_model(experiment, info), info, device or pick_device())
+    other = stitched_experiment(experiment)
+    second = None if other is None else build_model(other, info)
+    generator = ImageGenerator(experiment, build_model(experiment, info), info, device or pick_device(), second)
     generator.needs_data = False
     return generator

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from harness.config.schema import Experiment
 from harness.data import known_info
-from harness.engine.build import build_model
+from harness.engine.build import build_model, method_for
 from harness.errors import ConfigError
 from harness.store.weights import load_tensors
 from harness.wording import count_of
+from models.methods import StartNames
 
 Shapes = Mapping[str, tuple[int, ...]]
 SHOWN_TENSORS = 3
@@ -31,12 +32,22 @@ def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
-def misfit(network: Shapes, start: Shapes) -> str | None:
+def misfit(network: Shapes, start: Shapes, names: StartNames | None = None) -> str | None:
     """Why weights with the shapes of `start` cannot be those of `network`, in one sentence; None if they can."""
-    differing = [name for name in network if name in start and start[name] != network[name]]
-    problems = [f"{name} is {_size(start[name])} there and {_size(network[name])} here" for name in differing]
-    problems += [f"{name} is not there" for name in network if name not in start]
-    problems += [f"{name} is not here" for name in start if name not in network]
+    names = names or StartNames()
+    there = {names.renamed.get(name, name): name for name in start if name not in names.unused}
+    wanted = {name: shape for name, shape in network.items() if not name.startswith(names.fresh or ("\0",))}
+
+    def called(name: str) -> str:
+        return name if there[name] == name else f"{there[name]}, as {name},"
+
+    problems = [
+        f"{called(name)} is {_size(start[there[name]])} there and {_size(wanted[name])} here"
+        for name in wanted
+        if name in there and start[there[name]] != wanted[name]
+    ]
+    problems += [f"{name} is not there" for name in wanted if name not in there]
+    problems += [f"{called(name)} is not here" for name in there if name not in wanted]
     if not problems:
         return None
     rest = len(problems) - SHOWN_TENSORS
@@ -74,13 +85,16 @@ def _parts(shapes: Shapes) -> dict[str, dict[str, tuple[int, ...]]]:
     return parts
 
 
-def load_start(model: nn.Module, path: Path, training: str | None) -> None:
+def load_start(model: nn.Module, path: Path, training: str | None, experiment: Experiment) -> None:
     """Put the weights in `path` into `model`; those of `training`, if it is given.
 
+    What the method of `experiment` lets begin at random stays as it is.
     Raises :class:`StoreError` for a file that cannot be used, :class:`ConfigError` for one that does not fit.
     """
     tensors, _ = load_tensors(path, training)
-    reason = misfit(_shapes(model.state_dict()), _shapes(tensors))
+    names = method_for(experiment).start_names(experiment, tensors.keys())
+    reason = misfit(_shapes(model.state_dict()), _shapes(tensors), names)
     if reason is not None:
         raise ConfigError("train.start", [f"{path} {reason}"])
-    model.load_state_dict(tensors)
+    used = {names.renamed.get(name, name): tensor for name, tensor in tensors.items() if name not in names.unused}
+    model.load_state_dict({**model.state_dict(), **used})

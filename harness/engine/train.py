@@ -12,7 +12,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,20 +22,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from harness.config.schema import DataConfig, Experiment, TrainConfig
+from harness.config.schema import DataConfig, Experiment, TrainConfig, as_plain
 from harness.data import DataInfo, Dataset, batches, fingerprint, open_data
 from harness.data.loader import Batch
 from harness.engine.build import build_model, build_schedule, method_for
 from harness.engine.compiling import CompiledNetworks
 from harness.engine.distributed import Ranks, current_ranks, pick_device
+from harness.engine.spent import Spent
 from harness.engine.start import load_start
-from harness.errors import ConfigError, Stopped
+from harness.engine.tables import load_table
+from harness.errors import ConfigError, Stopped, StoreError
 from harness.files import file_sha256, set_aside, write_atomically, write_json
 from harness.measure.latency import device_name
 from harness.store.checkpoints import CheckpointWriter, checkpoints, read_newest, set_aside_and_say
 from harness.store.identity import start_training
-from harness.store.records import TRAINING_SCHEMA, Provenance, TrainingRecord
-from harness.store.weights import save_tensors
+from harness.store.records import TRAINING_SCHEMA, InheritedCost, Provenance, TrainingRecord
+from harness.store.weights import save_tensors, tensors_digest
 from models.augment import augment
 from models.method import RunNetwork, run_network
 from models.methods import Loss
@@ -78,12 +80,26 @@ class State:
 
     model: nn.Module
     average: dict[str, Tensor]
+    """Of what is trained."""
     optimizer: torch.optim.Adam
     step: int = 0
 
+    def trained(self) -> dict[str, Tensor]:
+        """The network's tensors, without those of the networks that are frozen."""
+        frozen = {name for name, parameter in self.model.named_parameters() if not parameter.requires_grad}
+        return {name: value for name, value in self.model.state_dict().items() if name not in frozen}
+
+    def frozen(self) -> dict[str, Tensor]:
+        """Those of the frozen networks."""
+        return {name: value for name, value in self.model.named_parameters() if not value.requires_grad}
+
+    def weights(self) -> dict[str, Tensor]:
+        """What a training leaves: the average, and what was frozen."""
+        return {**self.frozen(), **self.average}
+
     def tensors(self) -> dict[str, Tensor]:
-        """Flat, named tensors: the content of a checkpoint."""
-        named = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        """Flat, named tensors: the content of a checkpoint, in which the frozen networks are not."""
+        named = {f"model.{k}": v for k, v in self.trained().items()}
         named |= {f"average.{k}": v for k, v in self.average.items()}
         for name, parameter in self.model.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
@@ -96,7 +112,7 @@ class State:
         def part(prefix: str) -> dict[str, Tensor]:
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
-        self.model.load_state_dict(part("model."))
+        self.model.load_state_dict({**self.frozen(), **part("model.")})
         for name, value in part("average.").items():
             self.average[name].copy_(value)
         for name, parameter in self.model.named_parameters():
@@ -117,23 +133,30 @@ def train_network(
     progress: Progress = lambda done, total: None,
     should_stop: Callable[[], bool] = lambda: False,
     start: Path | None = None,
+    table: Path | None = None,
+    inherited: InheritedCost | None = None,
 ) -> dict[str, Any]:
     """Train `experiment`'s network to the end and leave weights.safetensors (the average) and done.json in `folder`.
 
-    Begins with the weights in `start`, if it is given, but with a new optimiser and at step 0. Goes on from the newest
-    whole checkpoint. Every rank of a job calls it; the first writes. Returns what done.json
-    holds. Raises :class:`Stopped` (saved) when `should_stop`, :class:`Diverged`, and HarnessError for bad input.
+    Begins with the weights in `start`, if it is given, and with the `table` that is measured of them, but with a new
+    optimiser and at step 0. Goes on from the newest whole checkpoint. Every rank of a job calls it; the first writes.
+    `inherited` is what the weights in `start` have cost. Returns what done.json holds. Raises :class:`Stopped` (saved)
+    when `should_stop`, :class:`Diverged`, and HarnessError for bad input.
     """
     settings, ranks = experiment.train, current_ranks()
     micro_batch = micro_batch_of(settings, ranks)
     device = pick_device(ranks)
     dataset = training_data(experiment)
     state, objective = build_training(experiment, dataset.info, device)
-    if not _resume(state, training, folder, ranks) and start is not None:
-        _start_from(state, start, start_training(experiment))
+    if start is not None and (experiment.train.freeze or not checkpoints(folder)):
+        _start_from(state, start, experiment, table)
+    frozen = {"frozen": tensors_digest(state.frozen())} if experiment.train.freeze else {}
+    resumed = _resume(state, training, folder, ranks, frozen)
+    if resumed is None and start is not None and not frozen:
+        _start_from(state, start, experiment, table)  # every checkpoint was damaged
     module = objective if ranks.world == 1 else _distributed(objective, experiment, device)
     journal = Journal(folder / "log.jsonl", state.step, ranks)
-    started, first = time.monotonic(), state.step
+    started, first, spent = time.monotonic(), state.step, Spent.resumed(resumed, inherited)
     progress(state.step, settings.steps)
     with CheckpointWriter(folder, training) as writer:
         for batch in _batches(dataset, experiment, state.step, ranks, device):
@@ -148,13 +171,13 @@ def train_network(
             stopping = asked and not finished
             due = state.step % settings.checkpoint_every == 0 and not finished
             if ranks.is_first and (stopping or due):
-                writer.write(state.tensors(), state.step)
+                writer.write(state.tensors(), state.step, **frozen, **spent.facts())
             if stopping:
                 writer.wait()
                 ranks.barrier()
                 raise Stopped(f"training {training} stopped at step {state.step} of {settings.steps}")
     seconds = time.monotonic() - started
-    return _finish(state, training, folder, ranks, experiment, dataset, seconds, state.step - first)
+    return _finish(state, training, folder, ranks, experiment, dataset, seconds, state.step - first, spent)
 
 
 def training_data(experiment: Experiment) -> Dataset:
@@ -173,11 +196,27 @@ def build_training(experiment: Experiment, info: DataInfo, device: torch.device)
     """A training at its start, and the loss that it minimises; the networks compiled if the configuration says so."""
     torch.manual_seed(experiment.seed)
     model = build_model(experiment, info).to(device)
-    average = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    _freeze(model, experiment)
     run = CompiledNetworks() if experiment.train.compile else run_network
     schedule = build_schedule(experiment.diffusion, info.size)
     objective = TrainingLoss(model, method_for(experiment).loss(experiment, schedule), run)
-    return State(model, average, _optimizer(model, experiment.train)), objective
+    state = State(model, {}, _optimizer(model, experiment))
+    state.average = {name: value.detach().clone() for name, value in state.trained().items()}
+    return state, objective
+
+
+def _freeze(model: nn.Module, experiment: Experiment) -> None:
+    """Put the networks that the configuration freezes into evaluation mode, their parameters without gradients."""
+    owned = method_for(experiment).network_parameters(model)
+    for name in experiment.train.freeze or ():
+        for parameter in owned[name]:
+            parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ConfigError("train.freeze", ["leaves nothing to train"])
+    for module in model.modules():
+        parameters = list(module.parameters())
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            module.eval()
 
 
 def _distributed(objective: nn.Module, experiment: Experiment, device: torch.device) -> DistributedDataParallel:
@@ -216,9 +255,21 @@ def micro_batch_of(settings: TrainConfig, ranks: Ranks) -> int:
     return settings.batch // parts
 
 
-def _optimizer(model: nn.Module, settings: TrainConfig) -> torch.optim.Adam:
+def _optimizer(model: nn.Module, experiment: Experiment) -> torch.optim.Adam:
+    """Adam over what is trained, with a group of parameters for each network that has a learning rate of its own."""
+    settings, method = experiment.train, method_for(experiment)
+    own_rates = method.learning_rates(experiment)
+    owned = method.network_parameters(model) if own_rates else {}
+    rates = {id(parameter): rate for name, rate in own_rates.items() for parameter in owned[name]}
+    groups: dict[float, list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            groups.setdefault(rates.get(id(parameter), settings.learning_rate), []).append(parameter)
     return torch.optim.Adam(
-        model.parameters(), lr=settings.learning_rate, betas=settings.adam_betas, eps=1e-8, fused=True
+        [{"params": parameters, "lr": rate, "peak": rate} for rate, parameters in groups.items()],
+        betas=settings.adam_betas,
+        eps=1e-8,
+        fused=True,
     )
 
 
@@ -268,7 +319,7 @@ def optimise(
     if settings.gradient_clip is not None:
         nn.utils.clip_grad_norm_(state.model.parameters(), settings.gradient_clip)
     for group in state.optimizer.param_groups:
-        group["lr"] = settings.learning_rate * min(1.0, (state.step + 1) / (settings.warmup + 1))
+        group["lr"] = group["peak"] * min(1.0, (state.step + 1) / (settings.warmup + 1))
     state.optimizer.step()
     _update_average(state, settings.ema)
     return total
@@ -278,30 +329,42 @@ def optimise(
 def _update_average(state: State, decay: float) -> None:
     """Exponential moving average, its decay ramped so that a short training is not held back by its start."""
     decay = min(decay, (1 + state.step) / (10 + state.step))
-    current = state.model.state_dict()
+    current = state.trained()
     floating = [name for name, value in state.average.items() if value.is_floating_point()]
     torch._foreach_lerp_([state.average[n] for n in floating], [current[n] for n in floating], 1 - decay)
     for name in state.average.keys() - set(floating):
         state.average[name].copy_(current[name])
 
 
-def _start_from(state: State, path: Path, training: str | None) -> None:
-    """Begin with the weights in `path`, those of `training` if it is given; the average begins with them too."""
-    load_start(state.model, path, training)
-    for name, value in state.model.state_dict().items():
+def _start_from(state: State, path: Path, experiment: Experiment, table: Path | None) -> None:
+    """Begin with the weights in `path`, and with a table measured of them; the average begins with both too."""
+    load_start(state.model, path, start_training(experiment), experiment)
+    if table is not None:
+        load_table(state.model, experiment, table)
+    for name, value in state.trained().items():
         state.average[name].copy_(value)
 
 
-def _resume(state: State, training: str, folder: Path, ranks: Ranks) -> bool:
-    """Take over the newest whole checkpoint, if there is one; the first rank sets a damaged one aside and says so."""
+def _resume(
+    state: State, training: str, folder: Path, ranks: Ranks, frozen: Mapping[str, str]
+) -> dict[str, str] | None:
+    """Take over the newest whole checkpoint, if there is one; the first rank sets a damaged one aside and says so.
+
+    Returns the checkpoint's metadata. Raises :class:`StoreError` for one that was made with other `frozen` weights.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     ranks.barrier()
     found = read_newest(folder, training, set_aside_and_say if ranks.is_first else lambda path, error: None)
     if found is not None:
-        state.restore(*found)
+        if found.metadata.get("frozen") != frozen.get("frozen"):
+            raise StoreError(
+                f"{found.path}: was made beside other frozen weights than those of train.start; move {folder} away to "
+                "train anew"
+            )
+        state.restore(found.tensors, found.step)
         log.info("training %s goes on from step %d", training, state.step)
     ranks.barrier()
-    return found is not None
+    return None if found is None else found.metadata
 
 
 def _finish(
@@ -313,15 +376,21 @@ def _finish(
     dataset: Dataset,
     seconds: float,
     steps: int,
+    spent: Spent,
 ) -> dict[str, Any]:
     from harness.store.provenance import method_provenance, provenance
 
     weights = folder / "weights.safetensors"
     done: dict[str, Any] = {}
+    seconds_of_all_runs, others_share = spent.total()
     if ranks.is_first:
         if weights.exists():
             log.warning("%s is replaced; the old file is kept as %s", weights, set_aside(weights).name)
-        save_tensors(weights, state.average, training, step=str(state.step))
+        config = as_plain(experiment)  # so that the file stands by itself
+        config["data"].pop("path", None)  # and is the same wherever the data lie
+        save_tensors(
+            weights, state.weights(), training, step=str(state.step), config=json.dumps(config, sort_keys=True)
+        )
         record = TrainingRecord(
             schema_=TRAINING_SCHEMA,
             training=training,
@@ -334,6 +403,9 @@ def _finish(
             precision=experiment.train.precision,
             seconds_of_last_run=round(seconds, 3),
             steps_of_last_run=steps,
+            seconds=seconds_of_all_runs,
+            others_share=others_share,
+            inherited=spent.inherited,
             images_per_second=round(steps * experiment.train.batch / seconds, 2) if steps and seconds else None,
             provenance=Provenance.model_validate({**provenance(), **method_provenance(experiment)}),
         )

@@ -1,7 +1,7 @@
 """Feature extractors at work: what an image is turned into before distances are taken.
 
-The extractors themselves are in :mod:`harness.metrics.extractors`. An extractor's identity is the hash of its weights and
-of its preprocessing.
+The extractors themselves are in :mod:`harness.metrics.extractors`. An extractor's identity is the hash of its
+weights and of its preprocessing.
 """
 
 from __future__ import annotations

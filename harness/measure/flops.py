@@ -21,7 +21,8 @@ import contextlib
 import dataclasses
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -259,19 +260,55 @@ def flop_counter_macs(
     function: nn.Module | Callable[..., Any], inputs: Sequence[Any], *, model: nn.Module | None = None
 ) -> int:
     """The same cost by torch's FlopCounterMode, halved: a second, independent count to hold
-    :func:`count_macs` against.
+    :func:`count_macs` against."""
+    return flop_counter_count(function, inputs, model=model).macs
+
+
+def flop_counter_count(
+    function: nn.Module | Callable[..., Any], inputs: Sequence[Any], *, model: nn.Module | None = None
+) -> MacCount:
+    """:func:`flop_counter_macs` with the share of each of the model's children; no other part of the breakdown.
 
     Attention is made of plain matrix products meanwhile, for FlopCounterMode gives 0 for the fused one on
     some devices and versions of torch.
     """
+    model = model if model is not None else _owner(function)
     with (
-        _evaluation_mode(model if model is not None else _owner(function)),
+        _evaluation_mode(model),
         torch.no_grad(),
         sdpa_kernel(SDPBackend.MATH),
         FlopCounterMode(display=False) as counter,
+        _shares_of_children(model, counter.get_total_flops) as shares,
     ):
         function(*inputs)
-    return int(counter.get_total_flops()) // 2
+    total = int(counter.get_total_flops()) // 2
+    return MacCount(total, {"": total, **{name: flops // 2 for name, flops in shares.items() if flops}}, {})
+
+
+@contextlib.contextmanager
+def _shares_of_children(model: nn.Module | None, total: Callable[[], int]) -> Iterator[Counter[str]]:
+    """How far `total` rises inside each child of `model`, whichever of the child's modules is called."""
+    shares: Counter[str] = Counter()
+    depths: Counter[str] = Counter()
+
+    def enter(name: str) -> None:
+        shares[name] -= total() if depths[name] == 0 else 0
+        depths[name] += 1
+
+    def leave(name: str) -> None:
+        depths[name] -= 1
+        shares[name] += total() if depths[name] == 0 else 0
+
+    with contextlib.ExitStack() as hooks:
+        for name, child in model.named_children() if model is not None else ():
+            for module in child.modules():
+                handles = (
+                    module.register_forward_pre_hook(lambda *_, name=name: enter(name)),
+                    module.register_forward_hook(lambda *_, name=name: leave(name)),
+                )
+                for handle in handles:
+                    hooks.callback(handle.remove)
+        yield shares
 
 
 NetworkCall = tuple[Callable[..., Any], tuple[Any, ...]]
@@ -362,20 +399,37 @@ def sampling_macs(costs: Mapping[str, MacCount], runs: Mapping[str, int]) -> int
 
 
 def training_macs_per_step(
-    costs: Mapping[str, MacCount], batch: int, *, runs: Mapping[str, int] | None = None, recomputed: bool = False
+    costs: Mapping[str, MacCount],
+    batch: int,
+    *,
+    runs: Mapping[str, int] | None = None,
+    recomputed: bool = False,
+    frozen: Collection[str] = (),
+    forward_runs: Mapping[str, int] | None = None,
 ) -> int:
     """Multiply-adds of one training step over a global batch of `batch` images.
 
     By the usual convention the backward pass costs twice the forward pass, so a step is 3 × forward; 4 × where
     activations are recomputed (`recomputed`). `runs` says how often a step runs each network, once where it does not
-    name it. `costs` are :func:`network_costs` with `training`.
+    name it; `forward_runs` how often it runs one beyond that without a gradient. `costs` are :func:`network_costs` with
+    `training`.
+
+    Networks that are `frozen` run forward only, at 1 ×, for nothing that is trained comes before them. What else their
+    evaluation does is trained and costs what the trained does: of a frozen encoder's, the projections of its features,
+    of the context and of its time. So dual-rate on a frozen encoder takes E + 3·P + 3·M·g per image: E for the encoder
+    alone, P for those projections (E + P is the cost of the evaluation ``encoder``), g at each of M times.
     """
-    runs = runs or {}
-    unknown = sorted(runs.keys() - costs.keys())
+    runs, forward_runs = runs or {}, forward_runs or {}
+    unknown = sorted({*runs, *forward_runs, *frozen} - costs.keys())
     if unknown:
         raise UnknownOperatorError(f"{unknown[0]}: a training step runs it, but no step of sampling that was counted")
-    forward = sum(count.macs * runs.get(name, 1) for name, count in costs.items())
-    return (4 if recomputed else 3) * forward * batch
+    total = 0
+    for name, count in costs.items():
+        alone = count.by_module.get(name, count.macs)  # the network without what else its evaluation does
+        forward = sum(count.by_module.get(part, 0) for part in frozen) or (alone if name in frozen else 0)
+        trained = (4 if recomputed else 3) * (count.macs - forward)
+        total += runs.get(name, 1) * (forward + trained) + forward_runs.get(name, 0) * alone
+    return total * batch
 
 
 def parameter_counts(model: nn.Module, by_network: Mapping[str, Iterable[nn.Parameter]]) -> dict[str, int]:

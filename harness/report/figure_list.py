@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from harness.report import figures
+from harness.report.bought import added_caption, bought
 from harness.report.options import ReportOptions
 from harness.report.panel import Panel
 from harness.report.reported import Reported, agreeing, has_figure, of_data, read_reported, reported_figure
@@ -61,6 +62,15 @@ def against_each_key(source: Source) -> Iterator[Drawn]:
         yield Drawn(f"by-{figures.file_word(key)}", f"{source.panel.distance} against {name}.", figure)
 
 
+def against_added_training(source: Source) -> Iterator[Drawn]:
+    """What sampling at equal quality costs against what was added to the training, where some arm added any."""
+    panel, options = source.panel, source.options
+    points = bought(panel, options.base, options.subject)
+    shown = [point for point in points if point.compute is not None]
+    if any(point.added > 0 for point in shown):
+        yield Drawn("by-added-training", added_caption(panel, points), figures.bought_figure(panel, shown))
+
+
 def sample_grid(source: Source) -> Iterator[Drawn]:
     """Images of each method's best row."""
     if lines := sample_lines(source.panel, source.samples):
@@ -90,6 +100,7 @@ FIGURES: list[Callable[[Source], Iterator[Drawn]]] = [
     frontier,
     frontier_in_time,
     against_each_key,
+    against_added_training,
     sample_grid,
     literature,
 ]

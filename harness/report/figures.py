@@ -15,7 +15,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
 from harness.config.methods import known_methods
-from harness.report.frontier import COSTS, Cost, pareto
+from harness.report.bought import Bought
+from harness.report.frontier import COSTS, Comparison, Cost, pareto
 from harness.report.noise import Distance, Z
 from harness.report.panel import Panel
 from harness.report.reported import GREY
@@ -139,6 +140,73 @@ def against_figure(
     _distance_axis(axes, panel)
     axes.set_xlabel(label or kinds.get(key) or words(key))
     return figure
+
+
+@styled
+def bought_figure(panel: Panel, points: Sequence[Bought]) -> Figure:
+    """Cost of sampling at equal quality against training added, both relative to the base's: one point per network.
+
+    Compute is filled, time hollow and a little to the right; a line joins the networks of an arm. `points` all have
+    their compute compared.
+    """
+    palette = Palette(panel.arms)
+    arms = {point.arm: point.label for point in points}
+    timed = any(_shown_time(point) for point in points)
+    legend = [
+        Line2D([], [], color=palette.colour(arm), marker=palette.marker(arm), linestyle="", label=label, markersize=4)
+        for arm, label in arms.items()
+    ]
+    if timed:
+        plain: dict[str, Any] = {"color": PLAIN, "marker": "o", "linestyle": "", "markersize": 4}
+        legend += [
+            Line2D([], [], **plain, fillstyle="full", label="compute"),
+            Line2D([], [], **plain, fillstyle="none", label="time"),
+        ]
+    figure, axes = column_figure(2.0, legend)
+    most = 100 * max(point.added for point in points)
+    beside = 0.024 * most
+    axes.axhline(1, color=PLAIN, linewidth=0.7, linestyle=(0, (1, 1.2)), zorder=0.5)
+    for arm in arms:
+        own = [point for point in points if point.arm == arm]
+        look: dict[str, Any] = {"color": palette.colour(arm), "marker": palette.marker(arm)}
+        compute = [(100 * point.added, point.compute) for point in own]
+        time = [(100 * point.added + beside, point.time) for point in own if _shown_time(point)]
+        for fill, drawn in (("full", compute), ("none", time)):
+            xs = [x for x, _ in drawn]
+            costs = [_share_of_base(result) for _, result in drawn if result is not None]
+            joined = palette.line(arm) if fill == "full" and len(set(xs)) == len(xs) else ""
+            axes.plot(
+                xs, [cost for cost, _, _ in costs], **look, fillstyle=fill, markersize=4.5, linestyle=joined,
+                linewidth=0.8, markeredgewidth=0.8, zorder=3,
+            )  # fmt: skip
+            for x, (cost, low, high), (_, result) in zip(xs, costs, drawn, strict=True):
+                axes.plot([x, x], [low, high], color=palette.colour(arm), linewidth=0.7, alpha=0.7, zorder=2)
+                if result is not None and result.bound:
+                    axes.annotate(
+                        "", (x, cost / 1.25), (x, cost), zorder=2,
+                        arrowprops={"arrowstyle": "->", "color": palette.colour(arm), "linewidth": 0.7},
+                    )  # fmt: skip
+    axes.set_xlim(-0.06 * most, 1.06 * most)
+    log_axis(axes, "y")
+    axes.set_xlabel("training compute added, % of the base's training")
+    axes.set_ylabel(f"cost at equal {panel.distance}, × base")
+    return figure
+
+
+def _shown_time(point: Bought) -> bool:
+    return point.time is not None and not point.time.bound
+
+
+MOST_SHOWN = 10.0
+"""Interval ends beyond this factor of the point itself are cut: nothing is known there."""
+
+
+def _share_of_base(result: Comparison) -> tuple[float, float, float]:
+    """(cost over the base's, its 95 % interval), the interval cut at :data:`MOST_SHOWN`."""
+    cost = 1 / result.ratio
+    low = 1 / result.high if math.isfinite(result.high) and result.high > 0 else 0.0
+    high = 1 / result.low if result.low > 0 else math.inf
+    return cost, max(low, cost / MOST_SHOWN), min(high, cost * MOST_SHOWN)
 
 
 def words(key: str) -> str:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from harness.report.added import more_training
 from harness.report.frontier import Comparison, Cost, Series, Span, compare, series
 from harness.report.panel import Panel
 from harness.report.rows import Row
@@ -91,6 +92,22 @@ def _compared(panel: Panel, who: Roles, cost: Cost, by_sampler: bool) -> Iterato
                 yield compare(method, base, cost, targets=targets.get((arm, name)))
 
 
+def compare_rows(panel: Panel, who: Roles, rows: Sequence[Row], cost: Cost) -> Comparison | None:
+    """Some rows of one arm against the base's family; in seconds at the distances at which compute is compared."""
+    measured = _one_clock(panel.measured) if cost == "seconds" else panel.measured
+    noise = panel.timing_noise if cost == "seconds" else None
+
+    def points(arm: str, chosen: Sequence[Row]) -> Series | None:
+        label = next((row.label for row in panel.measured if row.arm == arm), arm)
+        return series(label, arm, chosen, panel.distances, cost, noise, panel.higher_is_better)
+
+    base, own = points(who.base, _of(measured, who.family)), points(rows[0].arm, [r for r in rows if r in measured])
+    if base is None or own is None:
+        return None
+    in_compute = compare_rows(panel, who, rows, "gmacs") if cost == "seconds" else None
+    return compare(own, base, cost, targets=[at.target for at in in_compute.matched] if in_compute else None)
+
+
 def _of(rows: Sequence[Row], arms: Sequence[str]) -> list[Row]:
     return [row for row in rows if row.arm in arms]
 
@@ -145,6 +162,8 @@ def headline(
     time = None if doubted else comparison(panel, who, "seconds")
     label = panel.distance
     line, sentences = _cannot(compute, label) or _bound(compute, label) or _costs(compute, time, label)
+    if paid := more_training(panel, who.base, who.subject):
+        line += f", for {paid}"
     sentences = [
         *sentences,
         f"N = {panel.condition.images}; against {_against(panel, who, compute)}.",
@@ -176,6 +195,11 @@ def _against(panel: Panel, who: Roles, result: Comparison) -> str:
 
 Statement = tuple[str, list[str]]
 """A headline's line, and the sentences that go under it."""
+
+
+def comparable(result: Comparison, label: str) -> bool:
+    """Whether costs can be stated at a quality that both reach."""
+    return result.bound != "at most" and _cannot(result, label) is None
 
 
 def _cannot(result: Comparison, label: str) -> Statement | None:

@@ -150,13 +150,37 @@ def _costs(row: Row) -> str:
         for words, value, unit, after in (
             ("parameters:", row.parameters, 1e6, " M"),
             ("compute of training:", row.training_gmacs, 1e3, " TMACs"),
+            ("time of training:", row.training_seconds, 1, f" s{_meanwhile(row)}"),
+            *_inherited(row),
             ("peak memory in sampling:", row.peak_memory, 2**20, f" MiB ({memory_of})"),
             ("latency at batch 1:", row.latency, 1e-3, " ms"),
             ("time of a GMAC:", row.seconds_per_gmac, 1e-3, " ms"),
         )
         if math.isfinite(value)
     ]
+    if row.measured and row.setting("train.start") is not None and not math.isfinite(row.inherited_gmacs):
+        parts.append("what its training has inherited is not known")
     return "; ".join(parts)
+
+
+def _inherited(row: Row) -> list[tuple[str, float, float, str]]:
+    """What the trainings took that its own started from; nothing where it started from none."""
+    if row.setting("train.start") is None:
+        return []
+    return [
+        ("inherited compute of training:", row.inherited_gmacs, 1e3, " TMACs"),
+        ("inherited time of training:", row.inherited_seconds, 1, " s"),
+    ]
+
+
+BUSY = 0.1
+"""Share of the processors above which a time of a cell is not to be trusted either."""
+
+
+def _meanwhile(row: Row) -> str:
+    """What others took of the machine while it was trained, where that was no trifle."""
+    share = row.training_others_share
+    return f" (meanwhile others took {share:.0%} of the processors)" if share > BUSY else ""
 
 
 def _cell(record: CellRecord) -> str:

@@ -206,12 +206,37 @@ class Row:
 
     @property
     def training_seconds(self) -> float:
-        """Seconds that its training takes at the measured speed: mean over the seeds, nan where it is not recorded."""
-        speeds = [record.provenance.training_images_per_second for record in self.records]
+        """Seconds that its own training took, over all its runs; where that is not recorded, at the measured speed:
+        mean over the seeds, nan where neither is known."""
         images = (self.setting("train.steps") or 0) * (self.setting("train.batch") or 0)
-        if not images or not speeds or not all(speeds):
-            return math.nan
-        return sum(images / speed for speed in speeds if speed) / len(speeds)
+        found = []
+        for made in (record.provenance for record in self.records):
+            speed = made.training_images_per_second
+            found.append(made.training_seconds or (images / speed if images and speed else math.nan))
+        return sum(found) / len(found) if found else math.nan
+
+    @property
+    def training_others_share(self) -> float:
+        """Share of the processors that others took while it was trained, the most of any seed; nan where not known."""
+        shares = [record.provenance.training_others_share for record in self.records]
+        return max((share for share in shares if share is not None), default=math.nan)
+
+    @property
+    def inherited_seconds(self) -> float:
+        """Seconds of the trainings that its own started from, the whole chain: mean over the seeds, nan if unknown."""
+        known = [record.provenance.training_seconds_inherited for record in self.records]
+        return sum(seconds or 0.0 for seconds in known) / len(known) if known and None not in known else math.nan
+
+    @property
+    def inherited_gmacs(self) -> float:
+        """Multiply-adds of those trainings, in 10⁹; 0 where it started from none, nan where it is not known."""
+        inherited = self.records[0].compute.training_gmacs_inherited if self.records else None
+        return math.nan if inherited is None else inherited
+
+    @property
+    def training_chain(self) -> tuple[str, ...]:
+        """Ids of those trainings, the nearest first."""
+        return self.records[0].provenance.training_chain if self.records else ()
 
     @property
     def training_gmacs(self) -> float:

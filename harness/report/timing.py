@@ -85,6 +85,8 @@ def _network(record: CellRecord) -> tuple[Any, ...]:
     return (
         canonical(record.config.get("model")),
         sample.get("cache_from_level"),
+        sample.get("stitch"),
+        sample.get("cache_order"),
         sample.get("guidance"),
         tuple(sorted((name, round(count / most, 2)) for name, count in counts.items())),
         record.time.batch if record.time else None,

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -32,12 +33,14 @@ class CheckpointWriter:
         self._thread: threading.Thread | None = None
         self._failure: tuple[Path, BaseException] | None = None
 
-    def write(self, tensors: Mapping[str, Tensor], step: int) -> None:
+    def write(self, tensors: Mapping[str, Tensor], step: int, **metadata: str) -> None:
         """Start writing the checkpoint of `step`; `tensors` may change as soon as this returns."""
         self.wait()
         snapshot = {name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}
         path = self.folder / f"checkpoint-{step:09d}.safetensors"
-        self._thread = threading.Thread(target=self._write, args=(path, snapshot, step), name=path.name)
+        self._thread = threading.Thread(
+            target=self._write, args=(path, snapshot, {**metadata, "step": str(step)}), name=path.name
+        )
         self._thread.start()
 
     def check(self) -> None:
@@ -65,9 +68,9 @@ class CheckpointWriter:
                 raise
             log.warning("%s", failure)  # what ended the training comes first
 
-    def _write(self, path: Path, snapshot: dict[str, Tensor], step: int) -> None:
+    def _write(self, path: Path, snapshot: dict[str, Tensor], metadata: dict[str, str]) -> None:
         try:
-            save_tensors(path, snapshot, self.training, step=str(step))
+            save_tensors(path, snapshot, self.training, **metadata)
             for old in checkpoints(self.folder)[self.kept :]:
                 old.unlink(missing_ok=True)
         except BaseException as failure:
@@ -79,10 +82,21 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("checkpoint-*.safetensors"), reverse=True)
 
 
-def read_newest(
-    folder: Path, training: str, damaged: Callable[[Path, DamagedFile], None]
-) -> tuple[dict[str, Tensor], int] | None:
-    """(tensors, step) of the newest checkpoint that is whole, None if there is none.
+class Checkpoint(NamedTuple):
+    """A checkpoint as it was read."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+
+    @property
+    def step(self) -> int:
+        """The step that it was written after."""
+        return int(self.metadata["step"])
+
+
+def read_newest(folder: Path, training: str, damaged: Callable[[Path, DamagedFile], None]) -> Checkpoint | None:
+    """The newest checkpoint that is whole, None if there is none.
 
     `damaged` is told of each newer one that is not. Raises :class:`StoreError` for another training's file.
     """
@@ -96,7 +110,7 @@ def read_newest(
             if not path.exists():
                 continue  # another rank has set it aside
             raise
-        return tensors, int(metadata["step"])
+        return Checkpoint(path, tensors, metadata)
     return None
 
 

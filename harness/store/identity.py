@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from harness.config.methods import source_of
+from harness.config.methods import method_of, source_of
 from harness.config.schema import (
     DataConfig,
     Experiment,
@@ -22,6 +22,8 @@ from harness.files import digest_of, expanded, tried
 from harness.metrics.declare import ExtractorKind, source_digest
 from harness.metrics.extractors import extractor_of
 from harness.store.store import Target
+from harness.wording import nearest
+from models.tables import TABLES
 
 SCHEMA = 3
 """Part of every id: raise it when a change of the code changes figures of the same configuration."""
@@ -29,7 +31,7 @@ SCHEMA = 3
 
 NOT_IN_TRAINING_ID = {"checkpoint_every", "log_every", "workers"}
 START_TRAINING = "training:"
-"""How a `train.start` begins that names a training by its id; any other is the path of a weights file."""
+"""How a `train.start` or `sample.stitch` begins that names a training by its id; any other is the path of a file."""
 
 
 def identify(experiment: Experiment) -> tuple[str, str]:
@@ -39,22 +41,64 @@ def identify(experiment: Experiment) -> tuple[str, str]:
 
 def start_training(experiment: Experiment) -> str | None:
     """The id of the training whose weights `experiment`'s training starts from, if it starts from a training."""
-    start = experiment.train.start
-    return start.removeprefix(START_TRAINING) if start is not None and start.startswith(START_TRAINING) else None
+    return _training_named(experiment.train.start)
 
 
 def start_file(experiment: Experiment) -> Path | None:
     """The file of weights that `experiment`'s training starts from, if it starts from a file."""
-    start = experiment.train.start
-    return None if start is None or start.startswith(START_TRAINING) else expanded(start)
+    return _file_named(experiment.train.start)
 
 
-def needs_of(target: Target, experiment: Experiment) -> tuple[Target, ...]:
-    """What must be done before the job of `target` can run."""
+def stitched_training(experiment: Experiment) -> str | None:
+    """The id of the training whose network runs the first steps of `experiment`'s sampling, if it is a training's."""
+    return _training_named(experiment.sample.stitch)
+
+
+def stitched_file(experiment: Experiment) -> Path | None:
+    """The file of weights of that network, if it is a file's."""
+    return _file_named(experiment.sample.stitch)
+
+
+def _training_named(weights: str | None) -> str | None:
+    """The id of the training, where `weights` are named by one."""
+    if weights is None or not weights.startswith(START_TRAINING):
+        return None
+    return weights.removeprefix(START_TRAINING)
+
+
+def _file_named(weights: str | None) -> Path | None:
+    """The file, where `weights` are named by one."""
+    return None if weights is None or weights.startswith(START_TRAINING) else expanded(weights)
+
+
+def start_table(experiment: Experiment) -> str | None:
+    """The name of the table that `experiment`'s training needs of the weights it starts from, if it needs one."""
+    if experiment.train.start is None:
+        return None
+    kind = experiment.model.kind
+    name = method_of(kind).start_table(experiment)
+    if name is not None and name not in TABLES:
+        choices = ", ".join(TABLES)
+        raise ConfigError("model.kind", [f"{kind!r} needs a table {name!r}{nearest(name, TABLES)}; choices: {choices}"])
+    return name
+
+
+def needs_of(target: Target, experiment: Experiment, table: str | None = None) -> tuple[Target, ...]:
+    """What must be done before the job of `target` can run.
+
+    `experiment` is the target's own; a table's is that of a training which needs it. `table` is the id of the table
+    that a training needs, where it is known: else it is told from the data.
+    """
     if target.kind == "cell":
-        return (Target("training", identify(experiment)[0]),)
+        second = stitched_training(experiment)
+        networks = (identify(experiment)[0], *([] if second is None else [second]))
+        return tuple(Target("training", id) for id in dict.fromkeys(networks))
     start = start_training(experiment)
-    return () if start is None else (Target("training", start),)
+    needed = [] if start is None else [Target("training", start)]
+    if target.kind == "training":
+        table = table or Identifier().table(experiment)
+        needed += [] if table is None else [Target("table", table)]
+    return tuple(needed)
 
 
 @lru_cache(maxsize=4096)
@@ -83,6 +127,7 @@ class Identifier:
         self._without_data = without_data
         self._content: dict[tuple[DataConfig | str, str], str | None] = {}
         self._trainings: dict[tuple[Any, ...], str] = {}
+        self._tables: dict[tuple[Any, ...], str] = {}
         self._measures: dict[tuple[MeasureConfig, DataConfig], dict[str, Any]] = {}
 
     def __call__(self, experiment: Experiment) -> tuple[str, str]:
@@ -91,29 +136,55 @@ class Identifier:
         sections = data, experiment.model, experiment.diffusion, train, seed
         training = self._trainings.get(sections)
         if training is None:
-            training = self._trainings[sections] = self._training_id(*sections)
+            training = self._trainings[sections] = self._training_id(*sections, self.table(experiment))
         measured = self._measures.get((experiment.measure, data))
         if measured is None:
             measured = self._measures[experiment.measure, data] = self._measure_identity(experiment.measure, data)
-        cell = digest_of([training, _dump(experiment.sample), measured])
-        known = not training.startswith(UNKNOWN_ID) and None not in measured.values()
+        sample, second = _dump(experiment.sample), self._weights_named(experiment.sample.stitch, "sample.stitch")
+        if second is not None:
+            sample["stitch"] = second
+        cell = digest_of([training, sample, measured])
+        unknown = any(id is not None and id.startswith(UNKNOWN_ID) for id in (training, second))
+        known = not unknown and None not in measured.values()
         return training, cell if known else UNKNOWN_ID + cell
 
-    def _training_id(
-        self, data: DataConfig, model: ModelConfig, diffusion: Section, train: TrainConfig, seed: int
-    ) -> str:
+    def table(self, experiment: Experiment) -> str | None:
+        """The id of the table that `experiment`'s training needs: a hash of what is measured, of which weights, on
+        which data. None where it needs none."""
+        name = start_table(experiment)
+        if name is None:
+            return None
+        data, train = experiment.data, experiment.train
+        key = name, data, train.start
+        if key not in self._tables:
+            start = self._start_identity(train)
+            identity = {"table": name, "schema": TABLES[name], "data": self._data_identity(data), "weights": start}
+            is_known = self._fingerprint(data, "train") is not None and not (start or "").startswith(UNKNOWN_ID)
+            self._tables[key] = digest_of(identity) if is_known else UNKNOWN_ID + digest_of(identity)
+        return self._tables[key]
+
+    def _data_identity(self, data: DataConfig) -> dict[str, Any]:
+        """What stands for the images that a network is trained on."""
         from harness.data.pixel_rules import PIXEL_RULES
 
+        content = self._fingerprint(data, "train")
+        return {**_dump(data, NOT_IN_DATA_ID), "fingerprint": content, "pixel_rules": PIXEL_RULES}
+
+    def _training_id(
+        self, data: DataConfig, model: ModelConfig, diffusion: Section, train: TrainConfig, seed: int, table: str | None
+    ) -> str:
         content = self._fingerprint(data, "train")
         start = self._start_identity(train)
         identity = {
             "schema": SCHEMA,
-            "data": {**_dump(data, NOT_IN_DATA_ID), "fingerprint": content, "pixel_rules": PIXEL_RULES},
+            "data": self._data_identity(data),
             "model": _dump(model),
             "diffusion": _dump(diffusion),
             "train": {**_dump(train, NOT_IN_TRAINING_ID), **({} if train.start is None else {"start": start})},
             "seed": seed,
         }
+        if table is not None:
+            identity["table"] = table
         source = source_of(model.kind)
         if source is not None:
             identity["source"] = source.digest
@@ -122,11 +193,13 @@ class Identifier:
 
     def _start_identity(self, train: TrainConfig) -> str | None:
         """What stands for the weights that a training starts from: a training's id, or the content of a file."""
-        if train.start is None:
-            return None
-        if train.start.startswith(START_TRAINING):
-            return train.start.removeprefix(START_TRAINING)
-        return self._file_digest(train.start, "train.start") or UNKNOWN_ID + train.start
+        return self._weights_named(train.start, "train.start")
+
+    def _weights_named(self, named: str | None, key: str) -> str | None:
+        """The id of the training, or the content of the file, that the configuration's `key` names."""
+        if named is None or named.startswith(START_TRAINING):
+            return named and named.removeprefix(START_TRAINING)
+        return self._file_digest(named, key) or UNKNOWN_ID + named
 
     def _measure_identity(self, measure: MeasureConfig, data: DataConfig) -> dict[str, Any]:
         """What a cell's figures depend on beside its images; None stands for what is not there."""

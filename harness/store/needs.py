@@ -15,4 +15,6 @@ def missing_need(store: Store, need: Target) -> str:
         return f"{need} {word}: {error or 'no reason noted'}"
     if need.kind == "training" and store.done_path(need.id).exists():
         return f"{need}: {store.weights_path(need.id)} is missing or cut short"
+    if need.kind == "table" and store.table_path(need.id).exists():
+        return f"{need}: {store.table_path(need.id)} is damaged or cut short"
     return f"{need} has not finished"

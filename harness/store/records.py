@@ -1,7 +1,7 @@
 """The records of cells and trainings: their form, what is checked when one is read, and how older ones are upgraded.
 
-A record is one JSON object with a ``schema``. One of an older schema is upgraded to the present form when it is read; one
-of a newer schema or without what a record must have is refused with a message that says what to do. Whatever else
+A record is one JSON object with a ``schema``. One of an older schema is upgraded to the present form when it is read;
+one of a newer schema or without what a record must have is refused with a message that says what to do. Whatever else
 stands in a record is kept. Reading is checked once, by pydantic from the file's bytes: ten thousand records take well
 under a second.
 """
@@ -21,9 +21,9 @@ from harness.errors import StoreError
 from harness.metrics import measures
 from harness.metrics.extractors import EXTRACTORS
 
-CELL_SCHEMA = 2
+CELL_SCHEMA = 3
 """Raised when the form of a cell's record changes; :func:`upgraded_cell` then has to know the one before."""
-TRAINING_SCHEMA = 1
+TRAINING_SCHEMA = 2
 CURE = "move it away and run again"
 
 
@@ -116,6 +116,8 @@ class ComputeRecord(Part):
     parameters: dict[str, Count] = Field(default_factory=dict)
     training_gmacs_per_step: Number | None = None
     training_steps: Count | None = None
+    training_gmacs_inherited: Number | None = None
+    """Of the trainings that its training started from, the whole chain: 0 without a start, None where not known."""
 
 
 class TimingConditions(Part):
@@ -169,6 +171,14 @@ class Provenance(Part):
     weights_sha256: str | None = None
     training_device: str | None = None
     training_images_per_second: Number | None = None
+    training_seconds: Number | None = None
+    """Of the training's own steps, over all its runs."""
+    training_others_share: Number | None = None
+    """Share of the processors that other processes took meanwhile."""
+    training_seconds_inherited: Number | None = None
+    """Of the trainings that it started from: 0 without a start, None where not known."""
+    training_chain: tuple[str, ...] = ()
+    """Their ids, the nearest first."""
     method_source: dict[str, Any] | None = None
     """Of a method that is not the project's own: ``sha256`` of its source, and the ``files`` that it is of."""
     timed: dict[str, Any] | None = None
@@ -198,7 +208,7 @@ class _Record(Part):
 class CellRecord(_Record):
     """Everything that was measured of one cell."""
 
-    schema_: Literal[2] = Field(alias="schema")
+    schema_: Literal[3] = Field(alias="schema")
     id: str
     training: str = "?"
     config: dict[str, Any]
@@ -217,10 +227,23 @@ class CellRecord(_Record):
         return int(self.config.get("seed", 0))
 
 
+class InheritedCost(Part):
+    """What the trainings took that another has started from, the whole chain together; None is not known."""
+
+    gmacs: Number | None = None
+    seconds: Number | None = None
+    trainings: tuple[str, ...] = ()
+    """Their ids, the nearest first."""
+
+
+NOTHING_INHERITED = InheritedCost(gmacs=0.0, seconds=0.0, trainings=())
+"""Of a training that has started from random weights."""
+
+
 class TrainingRecord(_Record):
     """What a training that has ended leaves beside its weights (``done.json``)."""
 
-    schema_: Literal[1] = Field(alias="schema")
+    schema_: Literal[2] = Field(alias="schema")
     training: str
     steps: Count
     data: str = ""
@@ -231,6 +254,12 @@ class TrainingRecord(_Record):
     precision: str = "float32"
     seconds_of_last_run: Number | None = None
     steps_of_last_run: Count | None = None
+    seconds: Number | None = None
+    """Of all its runs together; None in records of schema 1."""
+    others_share: Number | None = None
+    """Share of the processors that other processes took meanwhile; None where the system does not tell."""
+    inherited: InheritedCost | None = None
+    """None in records of schema 1."""
     images_per_second: Number | None = None
     provenance: Provenance = Provenance()
 
@@ -257,7 +286,7 @@ def parse_training(content: bytes | str, source: str) -> TrainingRecord:
     values = {"schema": 1, **_values(content, source)}  # the first ones had no schema
     _checked_schema(values, TRAINING_SCHEMA, source)
     try:
-        return TrainingRecord.model_validate(values)
+        return TrainingRecord.model_validate({**values, "schema": TRAINING_SCHEMA})  # what 1 lacks stays unknown
     except ValidationError as error:
         raise DamagedRecord(f"{source}: {_first(error)}; {CURE}") from None
 
@@ -292,8 +321,22 @@ def _first(error: ValidationError) -> str:
 
 
 def upgraded_cell(old: Mapping[str, Any]) -> dict[str, Any]:
-    """A record of schema 1 in the present form. What it lacks is left out, for the check that follows to report."""
+    """A record of an older schema in the present form. What it lacks is left out: the check that follows reports it."""
+    return _from_schema_2(_from_schema_1(old) if old["schema"] == 1 else old)
+
+
+def _from_schema_2(old: Mapping[str, Any]) -> dict[str, Any]:
+    """It did not tell what a training inherits: nothing where there was no start, else it is not known."""
     new = {**old, "schema": CELL_SCHEMA}
+    if _mapping(_mapping(old.get("config")).get("train")).get("start") is None:
+        for part, key in (("compute", "training_gmacs_inherited"), ("provenance", "training_seconds_inherited")):
+            if isinstance(old.get(part), Mapping):
+                new[part] = {**old[part], key: 0.0}
+    return new
+
+
+def _from_schema_1(old: Mapping[str, Any]) -> dict[str, Any]:
+    new = dict(old)
     config, quality, compute = (_mapping(old.get(part)) for part in ("config", "quality", "compute"))
     if "quality" in old and isinstance(quality.get("reference"), Mapping):
         named = _Named.read(quality["reference"], _mapping(config.get("data")))

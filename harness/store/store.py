@@ -9,11 +9,14 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
 
 from harness.config.schema import Experiment, as_plain, parse_experiment
 from harness.errors import StoreError
 from harness.files import read_json, write_json
+from harness.store.kinds import Kind
 from harness.store.records import (
     CURE,
     CellRecord,
@@ -24,7 +27,6 @@ from harness.store.records import (
     parse_training,
 )
 
-Kind = Literal["training", "cell"]
 LOCAL = "local"
 """Folder of a sweep's own reports where published ones have their names."""
 REPORT_CELLS, REPORT_SAMPLES = "cells.json", "samples.npz"
@@ -50,7 +52,7 @@ def is_published(folder: Path) -> bool:
 
 @dataclass(frozen=True)
 class Target:
-    """What a job makes: a training or a cell, by its id."""
+    """What a job makes, by its kind and id."""
 
     kind: Kind
     id: str
@@ -64,6 +66,7 @@ class Store:
     """The folder of results. Only this class knows where things lie in it.
 
     ``runs/trainings/<id>/`` config.json, log.jsonl, checkpoints, weights.safetensors, done.json;
+    ``runs/tables/<id>.safetensors`` what was measured of a training's weights, for others to use;
     ``runs/cells/<id>.json`` the record of a cell, ``<id>.npz`` its first images;
     ``<name>/`` the report of a sweep, ``local/<name>/`` where a published one stands there;
     ``runs/partial/<id>/`` what a cell has drawn so far; ``runs/state/`` progress, failures and leases.
@@ -88,6 +91,9 @@ class Store:
     def done_path(self, training: str) -> Path:
         return self.training_folder(training) / "done.json"
 
+    def table_path(self, table: str) -> Path:
+        return self.runs / "tables" / f"{table}.safetensors"
+
     def cell_path(self, cell: str) -> Path:
         return self.runs / "cells" / f"{cell}.json"
 
@@ -106,7 +112,7 @@ class Store:
     def experiment_path(self, target: Target) -> Path:
         if target.kind == "training":
             return self.training_folder(target.id) / "config.json"
-        return self.runs / "state" / "cells" / f"{target.id}.config.json"
+        return self.runs / "state" / f"{target.kind}s" / f"{target.id}.config.json"
 
     def published_folder(self, name: str) -> Path:
         """Of the report for others, which is under version control."""
@@ -143,10 +149,20 @@ class Store:
             raise DamagedRecord(f"{path}: is not the record of training {training}; {CURE}")
         return record
 
+    def is_measured(self, table: str) -> bool:
+        """Whether the table is there and whole: by its header and size."""
+        with contextlib.suppress(OSError, SafetensorError), safe_open(self.table_path(table), framework="np"):
+            return True
+        return False
+
     def is_done(self, target: Target) -> bool:
-        if target.kind == "training":
-            return self.is_trained(target.id)
-        return self.cell_path(target.id).exists()
+        match target.kind:
+            case "training":
+                return self.is_trained(target.id)
+            case "table":
+                return self.is_measured(target.id)
+            case "cell":
+                return self.cell_path(target.id).exists()
 
     def read_cell(self, cell: str) -> CellRecord:
         """The record of `cell`. Raises :class:`DamagedRecord`, or :class:`StoreError` for a newer version's."""

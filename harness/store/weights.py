@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -46,12 +48,34 @@ def load_tensors(path: Path, training: str | None = None) -> tuple[dict[str, Ten
     return tensors, metadata
 
 
+def load_facts(path: Path, training: str | None = None) -> dict[str, str]:
+    """The metadata of `path` alone. Raises as :func:`load_tensors` does."""
+    with _opened(path) as file:
+        return _facts(path, file.metadata(), training)
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """A hash of the names, types, shapes and bytes of `tensors`, on any device."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
 def tensor_shapes(path: Path, training: str | None = None) -> dict[str, tuple[int, ...]]:
     """The shape of each tensor in `path`, from its header alone. Raises as :func:`load_tensors` does."""
     with _opened(path) as file:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         _facts(path, file.metadata(), training)
     return shapes
+
+
+def training_of(path: Path) -> str:
+    """The training that wrote `path`, from its header alone. Raises as :func:`load_tensors` does."""
+    with _opened(path) as file:
+        return _facts(path, file.metadata(), None)["training"]
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from models.methods.base import Configuration, ImageShape, Loss, Method, Settings
+from models.methods.base import Configuration, ImageShape, Loss, Method, Settings, StartNames
 from models.methods.dual_rate import DualRateMethod
 from models.methods.single_rate import SingleRateMethod
 
@@ -13,4 +13,4 @@ METHODS: dict[str, Method] = {
 for _kind, _method in METHODS.items():
     _method.kind = _kind
 
-__all__ = ["METHODS", "Configuration", "ImageShape", "Loss", "Method", "Settings"]
+__all__ = ["METHODS", "Configuration", "ImageShape", "Loss", "Method", "Settings", "StartNames"]

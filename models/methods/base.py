@@ -19,8 +19,8 @@ finished sweep reported, without waiting for it. `models.methods.METHODS` has th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -69,6 +69,21 @@ class ImageShape:
     classes: int | None
 
 
+@dataclass(frozen=True)
+class StartNames:
+    """How the tensors of the weights that a training starts from are called in its network.
+
+    Attributes:
+        renamed: name there → name in the network; what is not named keeps its name.
+        unused: names there that the network has no place for.
+        fresh: beginnings of the names in the network that begin at random.
+    """
+
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    unused: frozenset[str] = frozenset()
+    fresh: tuple[str, ...] = ()
+
+
 class Configuration(Protocol):
     """What a method sees of an experiment: its sections, each with the common keys and the method's own."""
 
@@ -108,6 +123,9 @@ class Method:
     """The same of the section `sample`."""
     telling_keys: ClassVar[tuple[str, ...]] = ()
     """The keys of its section `model` that messages about a training show."""
+    freezable: ClassVar[tuple[str, ...]] = ()
+    """Networks that ``train.freeze`` may name: the parameters that :meth:`network_parameters` gives them stay as they
+    start."""
 
     def check(self, config: Configuration) -> None:
         """Raise ValueError, with the dotted key first, where keys of several sections do not fit each other."""
@@ -130,6 +148,17 @@ class Method:
 
         network = self.build_network(config, images)
         return OneNetwork(network, parameterization_of(config.diffusion), images.classes)
+
+    def start_names(self, config: Configuration, start: Collection[str]) -> StartNames:
+        """Where the tensors called `start`, of the weights that a training starts from, belong in the network.
+
+        By default every tensor of the network begins with the one of its name.
+        """
+        return StartNames()
+
+    def learning_rates(self, config: Configuration) -> Mapping[str, float]:
+        """The learning rate of each network, by its name, that has another than ``train.learning_rate``."""
+        return {}
 
     def sampled(self, model: Any, config: Configuration) -> Model:
         """What a sampler steps: the trained model itself, or something around it that needs no training."""
@@ -159,8 +188,27 @@ class Method:
             label_dropout=config.train.label_dropout,
         )
 
+    def start_table(self, config: Configuration) -> str | None:
+        """The table, of `models.tables.TABLES`, that a training needs of the network that it starts from.
+
+        Asked of a training that has a ``train.start``; the answer depends on the sections `model`, `diffusion` and
+        `train` alone.
+        """
+        return None
+
+    def load_table(self, model: Any, tensors: Mapping[str, Tensor]) -> None:
+        """Put that table into the `model` that :meth:`build` has made, once the weights to start from are in it.
+
+        It must go into buffers that are saved with the weights: a training that goes on, and a cell, have nothing else
+        of it.
+        """
+
     def runs_per_iteration(self, config: Configuration) -> Mapping[str, int]:
         """How often one training iteration runs each network, by its name; once where it is not named here."""
+        return {}
+
+    def forward_runs_per_iteration(self, config: Configuration) -> Mapping[str, int]:
+        """How often it runs a network beyond that without a gradient, to make a target."""
         return {}
 
     def recomputes_activations(self, config: Configuration) -> bool:

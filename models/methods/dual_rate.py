@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from models.limits import Pairing, check_pairs
-from models.methods.base import Configuration, ImageShape, Loss, Method, PositiveInt, Probability
+from models.methods.base import (
+    Configuration,
+    ImageShape,
+    Loss,
+    Method,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+    Settings,
+    StartNames,
+)
 from models.methods.uvit_settings import (
     BlockCount,
     Channels,
@@ -20,10 +31,12 @@ from models.methods.uvit_settings import (
 )
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from models.method import Model
     from models.process import CosineSchedule
 
-REFRESHES: dict[Any, int | tuple[int, int]] = {"range": (4, 32), "grid": 8}
+REFRESHES: dict[Any, int | tuple[int, int]] = {"range": (4, 32), "grid": 8, "same": 1}
 """The default of ``train.refreshes`` for each of ``train.pairs``."""
 
 
@@ -40,11 +53,18 @@ class Networks(UViTSettings):
     context_channels: Channels | None = Field(
         None, description="channels that the context is projected to, per level; the denoiser's own if unset"
     )
-    context_levels: Literal["all", "last"] = Field(
-        "all", description="context: the features of every level, or of the last (highest resolution) only"
+    context_levels: Literal["all", "last", "output"] = Field(
+        "all",
+        description="context: the features of every level, or of the last (highest resolution) only, or no features "
+        "but the encoder's z_τ and x̂_τ as images beside z_t",
     )
     context_entry: Literal["level", "block"] = Field(
         "level", description="whether the context enters at the start of each level, or in each block"
+    )
+    preconditioning: Literal["conditional", "input", "anchor", "unscaled"] | None = Field(
+        None,
+        description="conditional: the denoiser predicts only what the Gaussian update of the encoder's x̂_τ by z_t "
+        "leaves; its parts: the updated estimate as an input only, x̂_τ in place of it, its scale √p fixed to 1",
     )
 
     def per_level(self) -> tuple[str, ...]:
@@ -64,11 +84,43 @@ class Training(UViTTraining):
         description="pairs over a range take [fewest, most], [4, 32] if unset; on a grid the number, 8 if unset",
     )
     denoiser_times: PositiveInt = Field(1, description="times the denoiser is trained at per pass of the encoder")
+    states: Literal["bridge", "rollout"] | None = Field(
+        None,
+        description="what the denoiser is trained on: draws of the Markov process given an image (bridge, if unset) "
+        "or its own DDIM steps from z_τ, for which the target is the encoder",
+    )
+    target: Literal["data", "encoder"] | None = Field(
+        None, description="what the denoiser estimates: the data (if unset), or the encoder's own x̂ at z_t"
+    )
+    encoder_learning_rate: PositiveFloat | None = Field(
+        None, description="learning rate of the encoder; learning_rate if unset"
+    )
+    encoder_loss: NonNegativeFloat | None = Field(
+        None,
+        description="weight of the loss of the encoder's own x̂_τ; if unset, 1 for an encoder that is trained and whose "
+        "estimate is used, else 0",
+    )
 
     @model_validator(mode="after")
     def _check_pairs(self) -> Self:
         check_pairs(self.pairs, self.refreshes)
+        if self.pairs == "same" and self.denoiser_times > 1:
+            raise ValueError("denoiser_times: pairs of the same time have one; leave it out")
+        if self.states == "rollout":
+            if self.target != "encoder":
+                raise ValueError("states: a rollout belongs to no image; set target: encoder")
+            if self.pairs == "same":
+                raise ValueError("states: a rollout needs pairs of two times, not pairs: same")
         return self
+
+
+class Sampling(Settings):
+    """Of the section `sample`."""
+
+    denoise_at_refresh: bool | None = Field(
+        None,
+        description="false: at a refresh x̂ is the encoder's own estimate and the denoiser does not run; true if unset",
+    )
 
 
 class DualRateMethod(Method):
@@ -76,21 +128,36 @@ class DualRateMethod(Method):
 
     model_settings = Networks
     train_settings = Training
+    sample_settings = Sampling
     telling_keys = ("light_width",)
+    freezable = ("encoder",)
 
     def check(self, config: Configuration) -> None:
         if config.diffusion.preconditioning == "edm":
             raise ValueError("diffusion.preconditioning: edm is a single_rate baseline")
+        frozen, train = "encoder" in (config.train.freeze or ()), config.train
+        if config.sample.denoise_at_refresh is False and not has_head(config):
+            raise ValueError(
+                "sample.denoise_at_refresh: false needs an encoder with an estimate of its own; set "
+                "model.preconditioning, model.context_levels: output or train.target: encoder"
+            )
+        if train.encoder_loss and (frozen or not has_head(config)):
+            reason = "the encoder is frozen" if frozen else "the encoder has no estimate of its own"
+            raise ValueError(f"train.encoder_loss: {reason}; leave it out")
+        if train.encoder_learning_rate is not None and frozen:
+            raise ValueError("train.encoder_learning_rate: the encoder is frozen (train.freeze); leave it out")
 
     def build(self, config: Configuration, images: ImageShape) -> Model:
         from dataclasses import replace
 
-        from models.dual_rate import DualRate
+        from models.conditional import ErrorTable
+        from models.dual_rate import DualRate, images_beside
         from models.parameterization import parameterization_of
         from models.uvit import UViT
 
         model, recompute = config.model, config.train.checkpoint_activations
-        encoder = uvit_config(model, images, recompute, out_channels=None)
+        head = images.channels if has_head(config) else None
+        encoder = uvit_config(model, images, recompute, out_channels=head)
         light = uvit_config(
             model,
             images,
@@ -99,12 +166,49 @@ class DualRateMethod(Method):
             blocks=model.light_blocks or model.blocks,
             kinds=model.light_levels or model.levels,
             context_entry=model.context_entry,
+            channels=images.channels * (1 + images_beside(model.context_levels, model.preconditioning)),
         )
         channels = tuple(model.context_channels or width for width in light.widths)
-        if model.context_levels == "last":
-            channels = (channels[0], *(0,) * (len(channels) - 1))
-        denoiser = replace(light, context_channels=channels)
-        return DualRate(UViT(encoder), UViT(denoiser), parameterization_of(config.diffusion), model.context_levels)
+        taking = {"all": len(channels), "last": 1, "output": 0}[model.context_levels]
+        channels = (*channels[:taking], *(0,) * (len(channels) - taking))
+        errors = None
+        if model.preconditioning is not None:
+            errors = ErrorTable(config.diffusion.log_snr_range, config.diffusion.sigma_data)
+        return DualRate(
+            UViT(encoder),
+            UViT(replace(light, context_channels=channels)),
+            parameterization_of(config.diffusion),
+            model.context_levels,
+            conditional=model.preconditioning,
+            errors=errors,
+            tells_time=config.train.pairs != "same",
+        )
+
+    def start_names(self, config: Configuration, start: Collection[str]) -> StartNames:
+        """A single network is the encoder; denoiser and projections then begin at random."""
+        if not start or not all(name.startswith("network.") for name in start):
+            return StartNames(fresh=() if "errors.log_error" in start else ("errors.",))
+        head = frozenset() if has_head(config) else frozenset(n for n in start if n.startswith("network.head."))
+        renamed = {name: f"encoder.{name.removeprefix('network.')}" for name in start if name not in head}
+        return StartNames(renamed, head, ("denoiser.", "projections.", "errors."))
+
+    def start_table(self, config: Configuration) -> str | None:
+        """The error of the estimate that the denoiser starts from."""
+        return None if config.model.preconditioning is None else "denoising_error"
+
+    def load_table(self, model: Any, tensors: Mapping[str, Tensor]) -> None:
+        model.errors.fill(tensors["log_snr"], tensors["error"])
+
+    def learning_rates(self, config: Configuration) -> Mapping[str, float]:
+        rate = config.train.encoder_learning_rate
+        return {} if rate is None else {"encoder": rate}
+
+    def sampled(self, model: Any, config: Configuration) -> Model:
+        from models.dual_rate import EncoderAtRefresh
+
+        if config.sample.denoise_at_refresh is False:
+            return EncoderAtRefresh(model)
+        return super().sampled(model, config)
 
     def loss(self, config: Configuration, schedule: CosineSchedule) -> Loss:
         from functools import partial
@@ -112,18 +216,47 @@ class DualRateMethod(Method):
         from models.dual_rate_loss import PairSettings, dual_rate_loss
 
         train = config.train
-        pairs = PairSettings(train.context_dropout, train.pairs, train.refreshes, train.denoiser_times)
+        pairs = PairSettings(
+            train.context_dropout,
+            train.pairs,
+            train.refreshes,
+            train.denoiser_times,
+            train.states or "bridge",
+            train.target or "data",
+            encoder_weight(config),
+        )
         return partial(dual_rate_loss, settings=self.loss_settings(config, schedule), pairs=pairs)
 
     def runs_per_iteration(self, config: Configuration) -> Mapping[str, int]:
         return {"denoiser": config.train.denoiser_times}
 
+    def forward_runs_per_iteration(self, config: Configuration) -> Mapping[str, int]:
+        train = config.train
+        return {"encoder": train.denoiser_times} if train.target == "encoder" else {}
+
     def recomputes_activations(self, config: Configuration) -> bool:
         return bool(config.train.checkpoint_activations)
 
     def may_leave_parameters_unused(self, config: Configuration) -> bool:
-        """A context that is never dropped leaves the vector that stands in for it without a gradient."""
-        return bool(config.train.context_dropout == 0)
+        """A context that is never dropped leaves the vector that stands in for its time without a gradient, one whose
+        time is not told what would tell it, and an estimate that nothing is asked of its head."""
+        train = config.train
+        headless = has_head(config) and encoder_weight(config) == 0 and "encoder" not in (train.freeze or ())
+        return bool(train.context_dropout == 0 or train.pairs == "same" or headless)
 
     def needs_refreshes(self, config: Configuration) -> bool:
         return True
+
+
+def has_head(config: Configuration) -> bool:
+    """Whether the encoder has a head, and so an estimate x̂_τ of its own."""
+    model, train = config.model, config.train
+    return model.preconditioning is not None or model.context_levels == "output" or train.target == "encoder"
+
+
+def encoder_weight(config: Configuration) -> float:
+    """Weight of the loss of the encoder's own estimate."""
+    train = config.train
+    if train.encoder_loss is not None:
+        return float(train.encoder_loss)
+    return 1.0 if has_head(config) and "encoder" not in (train.freeze or ()) else 0.0

@@ -1,13 +1,14 @@
 """One network at every step: the base, the shrunk network and, with EDM's preconditioning, EDM's.
 
-With ``sample.cache_from_level`` its trained network is sampled through a training-free feature cache [DeepCache].
+With ``sample.cache_from_level`` its trained network is sampled through a training-free feature cache [DeepCache], with
+``sample.cache_order`` 1 through one that forecasts [TaylorSeer].
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from models.methods.base import Configuration, ImageShape, Method, PositiveInt, Settings
 from models.methods.uvit_settings import UViTSettings, UViTTraining, uvit_config
@@ -23,6 +24,17 @@ class Sampling(Settings):
     cache_from_level: PositiveInt | None = Field(
         None, description="levels from this one down run at refresh steps only (training-free feature cache)"
     )
+    cache_order: Literal[0, 1] | None = Field(
+        None,
+        description="between refreshes those levels' output is reused (0, as if unset) or extrapolated from the last "
+        "two refreshes (1)",
+    )
+
+    @field_validator("cache_order")
+    @classmethod
+    def _unset_is_zero(cls, order: Literal[0, 1] | None) -> Literal[0, 1] | None:
+        """One value for one meaning: a configuration's id does not depend on how it is written."""
+        return order or None
 
 
 class SingleRateMethod(Method):
@@ -36,6 +48,10 @@ class SingleRateMethod(Method):
         sample, levels = config.sample, len(config.model.levels)
         refreshing = [key for key in REFRESH_KEYS if getattr(sample, key) is not None]
         if sample.cache_from_level is None:
+            if sample.cache_order is not None:
+                raise ValueError(
+                    f"sample.cache_order: {sample.cache_order} is of a feature cache; set sample.cache_from_level"
+                )
             if refreshing:
                 raise ValueError(
                     f"sample.{refreshing[0]}: a single_rate model refreshes nothing; "
@@ -64,7 +80,7 @@ class SingleRateMethod(Method):
 
         if config.sample.cache_from_level is None:
             return super().sampled(model, config)
-        return CachedSingleRate(model, config.sample.cache_from_level)
+        return CachedSingleRate(model, config.sample.cache_from_level, config.sample.cache_order or 0)
 
     def recomputes_activations(self, config: Configuration) -> bool:
         return bool(config.train.checkpoint_activations)

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from harness.cli.console import main_of
-from harness.config.schema import key_types
+from harness.config.schema import key_types, own_keys
+from models.refresh import KEYS as REFRESH_KEYS
 from tests.data.making import classes, write_zip
 
 EXAMPLES = int(os.environ.get("HARNESS_EXAMPLES", "8"))
@@ -110,6 +111,7 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
         "sample.sampler": sampler,
         "sample.steps": steps,
         "sample.cache_from_level": 1 if cached else None,
+        "sample.cache_order": draw(st.sampled_from([None, 0, 1])) if cached else None,
         "sample.spacing": draw(st.sampled_from([None, "time", "karras", "log_snr"])),
         "sample.clip": draw(st.sampled_from([None, True, False])),
         "sample.seeds": draw(st.sampled_from([None, [2**64 - 1], [3, 0]])),
@@ -161,25 +163,55 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
     if labelled and draw(st.booleans()):
         values["sample.guidance"] = draw(st.sampled_from([0.0, 1, 3.0]))
         values["sample.guidance_interval"] = draw(maybe(rising(0.0, 100.0)))
+    if not dual and not cached and draw(st.integers(0, 3)) == 0:  # the first steps by the very network of the others
+        values |= {"sample.stitch": "only", "sample.stitch_share": draw(SHARE)}
     values["measure.weights"] = None
     return {key: value for key, value in values.items() if value is not None or key == "train.gradient_clip"}
 
 
 def dual_rate_keys(draw: st.DrawFn, levels: int) -> dict[str, Any]:
-    pairs = draw(st.sampled_from([None, "range", "grid"]))
-    refreshes = {None: None, "range": [1, 50], "grid": draw(st.integers(1, 50))}[pairs]
+    pairs = draw(st.sampled_from([None, "range", "grid", "same"]))
+    refreshes = {None: None, "range": [1, 50], "grid": draw(st.integers(1, 50)), "same": None}[pairs]
+    started = draw(st.booleans())
+    frozen = started and draw(st.booleans())
+    preconditioning = draw(maybe(st.sampled_from(["conditional", "input", "anchor", "unscaled"])))
+    target = draw(st.sampled_from([None, None, "data", "encoder"]))
+    context = draw(st.sampled_from([None, "all", "last", "output"]))
+    headed = preconditioning is not None or target == "encoder" or context == "output"
     return {
+        "model.preconditioning": preconditioning,
+        "train.start": START if started else None,
+        "train.freeze": ["encoder"] if frozen else None,
+        "train.target": target,
+        "train.states": "rollout" if target == "encoder" and pairs != "same" and draw(st.booleans()) else None,
+        "train.encoder_learning_rate": None if frozen else draw(st.sampled_from([None, 1e-4])),
+        "train.encoder_loss": draw(st.sampled_from([None, 0.0, 0.5])) if headed and not frozen else None,
+        "sample.denoise_at_refresh": draw(st.sampled_from([None, True, False])) if headed else None,
         "model.light_width": draw(maybe(st.sampled_from([0.01, 0.5, 1, 3.0]))),
         "model.light_blocks": draw(maybe(st.just([1] * levels))),
         "model.light_levels": draw(maybe(st.lists(LEVEL, min_size=levels, max_size=levels))),
         "model.context_channels": draw(maybe(st.integers(1, 9))),
-        "model.context_levels": draw(st.sampled_from([None, "all", "last"])),
+        "model.context_levels": context,
         "model.context_entry": draw(st.sampled_from([None, "level", "block"])),
         "train.context_dropout": draw(maybe(SHARE)),
         "train.pairs": pairs,
         "train.refreshes": refreshes,
-        "train.denoiser_times": draw(maybe(SMALL)),
+        "train.denoiser_times": None if pairs == "same" else draw(maybe(SMALL)),
     }
+
+
+START = "start"
+"""The arm that a drawn training starts from: a single network."""
+
+
+def arms_of(values: dict[str, Any]) -> dict[str, Any]:
+    """The one arm that is drawn, and what it starts from, if it starts from something."""
+    if values.get("train.start") != START:
+        return {"only": {}}
+    of_dual = own_keys()["dual_rate"].keys() - own_keys()["single_rate"].keys()
+    others = {*of_dual, "train.start", "train.freeze", *(f"sample.{key}" for key in REFRESH_KEYS)}
+    nothing = {key: None for key in values if key in others}
+    return {"only": {}, START: {"cells": False, "set": {**nothing, "model.kind": "single_rate"}}}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -204,7 +236,7 @@ def test_every_key_of_the_schema_is_drawn() -> None:
         seen.update(values)
 
     collect()
-    assert set(key_types()) - seen == {"measure.weights", "train.start"}, "both are files, or other trainings"
+    assert set(key_types()) - seen == {"measure.weights", "stitched"}, "a file, and what a sweep fills in"
 
 
 @settings(
@@ -222,7 +254,7 @@ def test_what_parses_runs_to_a_report_or_is_refused_before_training(values: dict
     note(yaml.safe_dump(values, allow_unicode=True))
     with tempfile.TemporaryDirectory() as folder:
         file, results = Path(folder) / "sweep.yaml", Path(folder) / "results"
-        sweep = {"name": "drawn", "base": values, "arms": {"only": {}}, "seeds": [values.pop("seed")]}
+        sweep = {"name": "drawn", "base": values, "arms": arms_of(values), "seeds": [values.pop("seed")]}
         file.write_text(yaml.safe_dump(sweep, allow_unicode=True), encoding="utf-8")
         status, said = run_sweep(file, results)
         trainings = list((results / "runs" / "trainings").glob("*/log.jsonl"))

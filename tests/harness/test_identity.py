@@ -32,6 +32,34 @@ def on(path: Path | str, **sections: dict[str, Any]) -> Experiment:
     return parse_experiment({"data": data, "measure": measure, **sections}, "test")
 
 
+FRONTIER = Path(__file__).parents[2] / "sweeps" / "digits" / "frontier.yaml"
+KNOWN = {
+    ("base", "heun", 16): ("f8b1dcd8134d255f", "0109d16d93803d70"),
+    ("cached", "ancestral", 16): ("f8b1dcd8134d255f", "ce728b847e49e389"),
+    ("cached", "dpmpp_2m", 32): ("f8b1dcd8134d255f", "0614eded52d0ccb3"),
+}
+"""(arm, sampler, steps) of a published sweep → the ids (training, cell) that results lie under."""
+
+
+def test_results_are_still_found_under_their_ids() -> None:
+    """Ids as they were written down: a new key, left unset, may change none. What changes them on purpose raises
+    SCHEMA, and writes down new ones here."""
+    cells = load_sweep(FRONTIER).cells.values()
+    found = {
+        (cell.rows[0][0], *(cell.rows[0][1].get(f"sample.{k}") for k in ("sampler", "steps"))): cell for cell in cells
+    }
+    assert {place: (found[place].training, found[place].id) for place in KNOWN} == KNOWN
+
+
+def test_an_order_of_the_cache_that_is_written_out_is_the_same_cell() -> None:
+    """Reuse is what an unset order means, a forecast is another cell of the same training."""
+    cache = {"cache_from_level": 1, "refreshes": 2}
+    unset, reuse, forecast = (
+        identify(tiny(sample={**cache, **order})) for order in ({}, {"cache_order": 0}, {"cache_order": 1})
+    )
+    assert unset == reuse and unset[0] == forecast[0] and unset[1] != forecast[1]
+
+
 def test_where_data_lie_and_what_they_are_called_is_not_in_the_ids(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ from harness.errors import Blocked, DiskFull, StoreError, is_full
 from harness.store import checkpoints
 from harness.store.identity import identify
 from harness.store.lease import lease
+from harness.store.records import NewerRecord
 from harness.store.store import DamagedRecord, Store, Target
 from tests.harness.tiny_experiments import tiny
 
@@ -129,7 +130,7 @@ RECORDS = {
     "of another cell": lambda text: text.replace(f'"id": "{CELL.id}"', '"id": "0123456789abcdef"'),
     "without quality": lambda text: text.replace('"quality"', '"quantity"'),
     "without a schema": lambda text: text.replace('"schema"', '"scheme"'),
-    "of schema 0": lambda text: text.replace('"schema": 2', '"schema": 0'),
+    "of schema 0": lambda text: text.replace('"schema": 3', '"schema": 0'),
 }
 
 

@@ -18,17 +18,24 @@ from harness.engine.costs import measure_sampling, sampling_cost
 from harness.engine.estimate import gmacs_per_image
 from harness.engine.sampling import ImageGenerator, fresh_generator
 from models.denoise import Denoise
-from tests.harness.tiny_experiments import tiny
+from tests.harness.tiny_experiments import MODEL, tiny
 
 CLASSES: dict[str, Any] = {"model": {"class_conditional": True}, "train": {"label_dropout": 0.1}}
 GUIDED = {"guidance": 2.0, "guidance_interval": [0.1, 5.0]}
+STITCH = {"stitch": "training:0123456789abcdef", "stitch_share": 0.5}
+STITCHED: dict[str, Any] = {
+    "stitched": {"model": {**MODEL, "class_conditional": True, "width": 16}, "train": {"label_dropout": 0.1}}
+}
 METHODS: dict[str, Experiment] = {
     "single_rate": tiny(),
     "dual_rate": tiny("dual_rate"),
     "cached": tiny(sample={"cache_from_level": 1, "refreshes": 2}),
+    "forecast": tiny(sample={"cache_from_level": 1, "cache_order": 1, "refreshes": 2}),
+    "forecast, guided": tiny(**CLASSES, sample={**GUIDED, "cache_from_level": 1, "cache_order": 1, "refreshes": 2}),
     "guided": tiny(**CLASSES, sample=GUIDED),
     "dual_rate, guided": tiny("dual_rate", **CLASSES, sample=GUIDED),
     "edm": tiny(diffusion={"preconditioning": "edm"}),
+    "stitched": tiny(**CLASSES, **STITCHED, sample={**GUIDED, **STITCH}),
 }
 SAMPLERS: dict[str, dict[str, Any]] = {
     "ancestral": {"variance": 0.5},
@@ -49,7 +56,8 @@ def filled(experiment: Experiment) -> ImageGenerator:
     """A generator whose layers that start at zero are not zero."""
     generator = fresh_generator(experiment, torch.device("cpu"))
     seeded = torch.Generator().manual_seed(1)
-    for parameter in generator.trained_model.parameters():
+    second = [] if generator.second is None else list(generator.second.parameters())
+    for parameter in (*generator.trained_model.parameters(), *second):
         parameter.add_(0.1 * torch.randn(parameter.shape, generator=seeded))
     return generator
 
@@ -142,7 +150,7 @@ def test_memory_layout_and_batch_change_no_image(method: str) -> None:
     assert together.std() > 0.1
 
 
-@pytest.mark.parametrize("method", ["cached", "dual_rate, guided"])
+@pytest.mark.parametrize("method", ["cached", "forecast", "dual_rate, guided", "stitched"])
 def test_compiled_methods_draw_the_same_images_and_compile_once(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     graphs: list[object] = []
 

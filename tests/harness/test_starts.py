@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -20,15 +21,20 @@ from harness.dispatch.checks import check_starts
 from harness.dispatch.local import describe, run_inline
 from harness.dispatch.plan import Plan, plan
 from harness.dispatch.sweep import Sweep, load_experiment, load_sweep
-from harness.engine import jobs
+from harness.engine import jobs, spent
 from harness.engine.build import build_model
 from harness.engine.distributed import current_ranks
+from harness.engine.estimate import network_costs_of
+from harness.engine.inherited import inherited_cost
 from harness.engine.start import load_start
 from harness.engine.train import _batches, build_training, optimise
 from harness.errors import Blocked, ConfigError, DataError, Stopped, StoreError
+from harness.measure.quiet import Reading
 from harness.store.identity import UNKNOWN_ID, identify
+from harness.store.records import NOTHING_INHERITED, InheritedCost
 from harness.store.store import Store, Target
 from harness.store.weights import load_tensors, save_tensors
+from harness.threads import processors
 from tests.harness.tiny import command, environment
 
 CHAIN = """
@@ -241,11 +247,14 @@ def test_a_start_that_fits_not_is_told_before_anything_is_trained(tmp_path: Path
 
 
 def test_the_part_that_would_fit_is_named(tmp_path: Path) -> None:
-    """An encoder is the base's network without its head, which hands its features to the denoiser instead."""
+    """A single network is more than an encoder, which hands its features to the denoiser and has no head."""
     with pytest.raises(ConfigError) as refused:
-        fitting(tmp_path, "{set: {train.start: first, model.kind: dual_rate, sample.refreshes: 1}}")
+        fitting(
+            tmp_path,
+            "{set: {train.start: dual}}\n  dual: {cells: false, set: {model.kind: dual_rate, sample.refreshes: 1}}",
+        )
     (problem,) = refused.value.problems
-    assert "encoder." in problem and "its network would fit as encoder: all tensors" in problem
+    assert "network." in problem and "its encoder would fit as network: " in problem
 
 
 def test_a_start_of_which_nothing_is_known_is_refused(tmp_path: Path) -> None:
@@ -334,6 +343,7 @@ def test_a_started_training_goes_on_without_its_start(made: tuple[Sweep, Store],
         jobs.run(copied, last, should_stop=lambda: True)
     shutil.rmtree(copied.training_folder(middle.id))
     assert jobs.run(copied, last)
+    assert copied.read_training(last.id).inherited == store.read_training(last.id).inherited, "it is in them too"
     assert copied.weights_path(last.id).read_bytes() == store.weights_path(last.id).read_bytes()
     shutil.rmtree(copied.training_folder(last.id))
     copied.save_experiment(last, sweep.nodes[last].experiment)
@@ -485,6 +495,94 @@ def test_weights_of_another_network_are_refused_by_the_job_too(made: tuple[Sweep
     experiment = parse_experiment({"model": {"width": 16}}, "test")
     path = store.weights_path(by_arm(sweep)["first"])
     with pytest.raises(ConfigError, match=rf"train\.start: {path} does not fit: network\."):
-        load_start(build_model(experiment, open_data(experiment.data).info), path, None)
+        load_start(build_model(experiment, open_data(experiment.data).info), path, None, experiment)
     with pytest.raises(StoreError, match="belongs to training"):
-        load_start(build_model(experiment, open_data(experiment.data).info), path, "0123456789abcdef")
+        load_start(build_model(experiment, open_data(experiment.data).info), path, "0123456789abcdef", experiment)
+
+
+# What was paid.
+
+
+def own_gmacs(sweep: Sweep, id: str) -> float:
+    """Three forward passes of the network for each image, counted from its evaluation."""
+    experiment = sweep.trainings[id].experiment
+    (count,) = network_costs_of(experiment).values()
+    return 3 * experiment.train.steps * experiment.train.batch * count.gmacs
+
+
+def test_a_training_inherits_what_its_chain_has_cost(made: tuple[Sweep, Store]) -> None:
+    sweep, store = made
+    ids = by_arm(sweep)
+    first, middle, last = (store.read_training(ids[arm]) for arm in ("first", "middle", "last"))
+    assert first.inherited == NOTHING_INHERITED
+    assert first.seconds and middle.seconds and last.seconds and middle.inherited and last.inherited
+    assert middle.inherited.trainings == (ids["first"],) and middle.inherited.seconds == first.seconds
+    assert middle.inherited.gmacs == pytest.approx(own_gmacs(sweep, ids["first"]))
+    assert last.inherited.trainings == (ids["middle"], ids["first"])
+    assert last.inherited.seconds == pytest.approx(first.seconds + middle.seconds)
+    assert last.inherited.gmacs == pytest.approx(own_gmacs(sweep, ids["first"]) + own_gmacs(sweep, ids["middle"]))
+    record = store.read_cell(_cell_of(sweep, "last").id)
+    assert record.compute.training_gmacs_inherited == last.inherited.gmacs
+    made_of = record.provenance
+    assert (made_of.training_seconds, made_of.training_seconds_inherited) == (last.seconds, last.inherited.seconds)
+    assert made_of.training_chain == last.inherited.trainings
+    per_step, steps = record.compute.training_gmacs_per_step, record.compute.training_steps
+    assert per_step and steps and per_step * steps == pytest.approx(own_gmacs(sweep, ids["last"]))
+
+
+def test_records_that_do_not_tell_what_they_inherit_are_added_up_from_the_configurations(
+    made: tuple[Sweep, Store], tmp_path: Path
+) -> None:
+    """As an earlier version wrote them: the multiply-adds are known still, the seconds of all runs are not."""
+    sweep, store = made
+    ids = by_arm(sweep)
+    older = Store(tmp_path / "results")
+    for arm in ("first", "middle"):
+        shutil.copytree(store.training_folder(ids[arm]), older.training_folder(ids[arm]))
+        done = json.loads(older.done_path(ids[arm]).read_text())
+        kept = {k: v for k, v in done.items() if k not in ("inherited", "seconds", "others_share")}
+        older.done_path(ids[arm]).write_text(json.dumps({**kept, "schema": 1}))
+    told = inherited_cost(older, sweep.trainings[ids["last"]].experiment)
+    inherited = store.read_training(ids["last"]).inherited
+    assert inherited and (told.gmacs, told.trainings) == (inherited.gmacs, inherited.trainings) and told.seconds is None
+    shutil.rmtree(older.training_folder(ids["first"]))
+    lost = inherited_cost(older, sweep.trainings[ids["last"]].experiment)
+    assert lost.gmacs is None and lost.trainings == inherited.trainings
+
+
+def test_a_file_is_known_by_the_record_of_the_training_that_wrote_it(made: tuple[Sweep, Store], tmp_path: Path) -> None:
+    sweep, store = made
+    middle = by_arm(sweep)["middle"]
+    copy = tmp_path / "w.safetensors"
+    shutil.copy(store.weights_path(middle), copy)
+    from_file = parse_experiment({"train": {"start": str(copy)}}, "test")
+    known = inherited_cost(store, from_file)
+    assert known == store.read_training(by_arm(sweep)["last"]).inherited
+    beside = parse_experiment({"train": {"start": str(store.weights_path(middle))}}, "test")
+    assert inherited_cost(Store(tmp_path / "another"), beside) == known
+    assert inherited_cost(Store(tmp_path / "another"), from_file) == InheritedCost(), "nobody knows"
+    save_tensors(copy, {name: value + 1 for name, value in load_file(copy).items()}, middle)
+    assert inherited_cost(store, from_file) == InheritedCost(), "it is not what that training wrote"
+
+
+def test_the_seconds_of_a_training_are_those_of_all_its_runs(
+    made: tuple[Sweep, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock that moves by 10 s whenever it is read: each run reads it as it begins, and for what it writes."""
+    sweep, _ = made
+    store, first = Store(tmp_path / "results"), Target("training", by_arm(sweep)["first"])
+    clock = itertools.count(0, 10)
+
+    def read() -> Reading:
+        wall = float(next(clock))  # of two processors, a fourth of the time of both is taken by others
+        return Reading(wall, wall, 0.0, wall + 0.25 * wall * processors())
+
+    monkeypatch.setattr(spent, "read_scheduler", read)
+    store.save_experiment(first, sweep.nodes[first].experiment)
+    for _ in range(2):
+        with pytest.raises(Stopped):
+            jobs.run(store, first, should_stop=lambda: True)
+    assert jobs.run(store, first)
+    done = store.read_training(first.id)
+    assert (done.steps, done.seconds) == (4, 30)
+    assert done.others_share == pytest.approx(0.25, abs=0.01)

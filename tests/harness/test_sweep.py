@@ -185,6 +185,14 @@ BAD_ARMS = {
         "set: {model.kind: dual_rate, sample.cache_from_level: 1, sample.refreshes: 2}",
         "cache_from_level: only a single_rate model has it, this one is dual_rate",
     ),
+    "forecast without a cache": (
+        "set: {sample.cache_order: 1}",
+        r"sample\.cache_order: 1 is of a feature cache; set sample\.cache_from_level",
+    ),
+    "order that there is not": (
+        "set: {sample.cache_from_level: 1, sample.refreshes: 2, sample.cache_order: 2}",
+        r"sample\.cache_order: .*2",
+    ),
 }
 
 

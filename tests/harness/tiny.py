@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from harness.dispatch.sweep import Sweep
+from harness.store.store import Target
+
 SWEEP = """
 name: tiny
 title: A tiny sweep
@@ -30,6 +33,11 @@ def write_sweep(folder: Path, text: str = SWEEP, name: str = "tiny.yaml") -> Pat
     path = folder / name
     path.write_text(text)
     return path
+
+
+def by_arm(sweep: Sweep) -> dict[str, Target]:
+    """The training of each arm that has one."""
+    return {arm: training.target for training in sweep.trainings.values() for arm in training.arms}
 
 
 def command(*arguments: object) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.cache import CachedSingleRate
+from models.cache import CachedSingleRate, Order
 from models.dual_rate import ContextLevels, DualRate
 from models.parameterization import Preconditioning
 from models.single_rate import SingleRate
@@ -51,8 +51,8 @@ def dual_rate(light: dict[str, Any] | None = None, **changes: Any) -> DualRate:
     return DualRate(encoder, UViT(heavy(**changes, **light)), context_levels=levels).eval()
 
 
-def cached(from_level: int = 1, **changes: Any) -> CachedSingleRate:
-    return CachedSingleRate(single_rate(**changes), from_level).eval()
+def cached(from_level: int = 1, order: Order = 0, **changes: Any) -> CachedSingleRate:
+    return CachedSingleRate(single_rate(**changes), from_level, order).eval()
 
 
 def films(config: UViTConfig, level: int) -> int:

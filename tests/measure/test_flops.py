@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +21,7 @@ from harness.measure.flops import (
     UnknownOperatorError,
     count_macs,
     einsum_macs,
+    flop_counter_count,
     flop_counter_macs,
     network_calls,
     network_costs,
@@ -113,6 +115,7 @@ def test_a_cache_leaves_out_the_levels_that_it_reuses(from_level: int) -> None:
         networks.dual_rate(classes=10),
         networks.cached(),
         networks.cached(classes=10),
+        networks.cached(order=1),
     ],
 )
 def test_torchs_counter_agrees_on_every_architecture(model: Any) -> None:
@@ -278,6 +281,41 @@ def test_training_is_three_forward_passes_of_all_networks() -> None:
     assert training_macs_per_step(costs, batch=4) == 3 * 4 * 1010
     assert training_macs_per_step(costs, batch=4, runs={"denoiser": 3}) == 3 * 4 * 1030
     assert training_macs_per_step(costs, batch=4, recomputed=True) == 4 * 4 * 1010
+
+
+@pytest.mark.parametrize("classes", [None, 10])
+@pytest.mark.parametrize("light", DENOISERS.values(), ids=DENOISERS)
+def test_a_frozen_encoder_runs_forward_only(light: dict[str, Any], classes: int | None) -> None:
+    """E + 3·P + 3·M·g per image, each written down from the architecture; in all E + P, 2·P and 3·M·g."""
+    model = networks.dual_rate(light, classes=classes)
+    heavy, small = model.encoder.config, model.denoiser.config
+    encoder = networks.evaluation(heavy) + networks.class_film(heavy)
+    projections = networks.context(heavy, small) + networks.class_film(small)
+    each = networks.evaluation(small)
+    costs = network_costs(model, SHAPE, classes or 0, training=True)
+    for times in (1, 4):
+        step = partial(training_macs_per_step, costs, 5, runs={"denoiser": times})
+        assert step() == 5 * 3 * (encoder + projections + times * each)
+        assert step(frozen=["encoder"]) == 5 * (encoder + 3 * projections + 3 * times * each)
+        # what is frozen has no activations to recompute
+        assert step(frozen=["encoder"], recomputed=True) == 5 * (encoder + 4 * projections + 4 * times * each)
+        # a target made without a gradient is the encoder's alone
+        assert step(forward_runs={"encoder": 2}) == step() + 5 * 2 * encoder
+
+
+def test_a_plan_without_weights_knows_what_is_frozen_too() -> None:
+    model = networks.dual_rate(classes=10)
+    for function, inputs in network_calls(model, SHAPE, 10, training=True).values():
+        by_fvcore, by_torch = (count(function, inputs, model=model) for count in (count_macs, flop_counter_count))
+        shares = {name: macs for name, macs in by_fvcore.by_module.items() if "." not in name}
+        assert by_torch.by_module == shares and by_torch.macs == by_fvcore.macs
+
+
+def test_an_evaluation_that_is_no_module_s_is_frozen_whole() -> None:
+    costs = {"encoder": MacCount(1000, {"": 1000}, {}), "denoiser": MacCount(10, {"": 10}, {})}
+    assert training_macs_per_step(costs, batch=4, frozen=["encoder"]) == 4 * (1000 + 3 * 10)
+    with pytest.raises(UnknownOperatorError, match="teacher: a training step runs it"):
+        training_macs_per_step(costs, batch=1, frozen=["teacher"])
 
 
 def test_three_forward_passes_is_what_autograd_runs() -> None:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from models.cache import CachedSingleRate
+from models.cache import CachedSingleRate, Order
 from models.dual_rate import ContextLevels, DualRate
 from models.parameterization import Parameterization
 from models.single_rate import SingleRate
@@ -65,12 +65,17 @@ def dual_rate(context_levels: ContextLevels = "all", context_entry: ContextEntry
     return randomised(lambda: DualRate(UViT(heavy), UViT(light), context_levels=context_levels))
 
 
-def cached(from_level: int = 1, **changes: Any) -> CachedSingleRate:
-    return CachedSingleRate(single_rate(**changes), from_level)
+def cached(from_level: int = 1, order: Order = 0, **changes: Any) -> CachedSingleRate:
+    return CachedSingleRate(single_rate(**changes), from_level, order)
+
+
+def forecast(**changes: Any) -> CachedSingleRate:
+    return cached(order=1, **changes)
 
 
 METHODS: dict[str, Callable[..., SingleRate | DualRate | CachedSingleRate]] = {
     "single_rate": single_rate,
     "dual_rate": dual_rate,
     "cached": cached,
+    "forecast": forecast,
 }

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from harness.files import read_json, write_json
+from harness.store.records import CELL_SCHEMA
 from tests.harness.tiny import harness
 from tests.report.conftest import Ran
 
-MESSAGE = "written by a newer version of this project (schema 99, this one reads up to 2); update the project, or"
+MESSAGE = f"written by a newer version of this project (schema 99, this one reads up to {CELL_SCHEMA}); update the project, or"
 
 
 @pytest.fixture

@@ -255,3 +255,18 @@ def test_arms_that_sample_the_same_networks_are_one_method_of_the_sampler_table(
     lines = sampler_table(panel).values
     assert set(lines["method"]) == {"base / DDIM"}
     assert lines.set_index("steps").loc["all", "ddim"] == pytest.approx(0.5)
+
+
+def test_a_forecast_cache_is_another_method_than_one_that_reuses() -> None:
+    """They sample the same network, but at equal steps and refreshes they are two lines, not one."""
+    rows = [
+        cell(arm, {"sample.sampler": sampler}, frechet=frechet, fixed=fixed)
+        for arm, fixed, frechets in (
+            ("cached", {"sample.cache_from_level": 1}, (4.0, 3.0)),
+            ("forecast", {"sample.cache_from_level": 1, "sample.cache_order": 1}, (2.0, 1.0)),
+        )
+        for sampler, frechet in zip(("ancestral", "ddim"), frechets, strict=True)
+    ]
+    table = sampler_table(panels(rows)[0]).values
+    ratios = table[table["other"] == "× ancestral"].set_index("method")["ddim"]
+    assert ratios.to_dict() == {"cached": 0.75, "forecast": 0.5}

@@ -80,6 +80,10 @@ class Running:
         return [Target("training", id) for id in self.sweep.trainings]
 
     @property
+    def tables(self) -> list[Target]:
+        return [Target("table", id) for id in self.sweep.tables]
+
+    @property
     def cells(self) -> list[Target]:
         return [Target("cell", id) for id in self.sweep.cells]
 
@@ -180,7 +184,7 @@ def controller_lost_after_one_array() -> Iterator[None]:
 
 
 def run_here(sweep: Running, targets: set[Target]) -> None:
-    """Make `targets`, and the trainings that cells need, in this process: `--cluster inline`."""
+    """Make `targets`, and the trainings that they need, in this process: `--cluster inline`."""
     planned = plan(sweep.sweep, sweep.store)
     needed = [target for target in planned.targets() if target.kind == "training" or target in targets]
     save_experiments(planned, sweep.store, needed)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from harness import plugins
+from harness.config import methods
 from harness.dispatch.slurm.settings import load_settings
 from harness.dispatch.slurm.submit import submit
 from harness.dispatch.sweep import load_sweep
 from harness.store.store import Store, Target
+from tests.harness.tabled import SWEEP as TABLED
+from tests.harness.tabled import write_method
 from tests.slurm import cluster
 from tests.slurm.cluster import wait_until
 from tests.slurm.sweeping import TINY, Running, figures, harness, read_figures, run_here
@@ -98,6 +103,59 @@ def test_a_chain_fails_is_blocked_retried_and_cancelled(running: Make, alone: St
     sweep.wait_complete()
     assert sweep.attempts(first) == 2  # it was done, and is not trained again
     check(sweep, alone)
+
+
+@pytest.fixture
+def tabled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The text of a sweep: a training, a table of it, two trainings that need both, and their cells."""
+    monkeypatch.syspath_prepend(str(write_method(tmp_path / "method")))
+    monkeypatch.setattr(methods, "_loaded", dict(methods._loaded))
+    monkeypatch.setattr(plugins, "_loaded", {})
+    monkeypatch.delitem(sys.modules, "tabled", raising=False)
+    return TABLED.replace("steps: 4", "steps: 20")
+
+
+def test_a_table_between_trainings_is_killed_and_ends_the_same(running: Make, tabled: str, tmp_path: Path) -> None:
+    undisturbed = Running(tmp_path / "alone", tabled)
+    run_here(undisturbed, {*undisturbed.tables, *undisturbed.cells})
+    sweep = running(text=tabled)
+    submitted = sweep.submit()
+    (table,), first = sweep.tables, sweep.trainings[-1]
+    followers = sweep.trainings[:-1]
+    assert submitted.targets[:2] == [first, table] and submitted.submission is not None
+    kinds = [array.kind for array in submitted.submission.arrays]
+    assert kinds == ["training", "table", "training", "cell"]
+    sweep.at_work_on(first, least=3)
+    assert told(sweep, table, *followers, *sweep.cells) == [
+        ("waiting", "for the training that it measures"),
+        *[("waiting", "for its table")] * 2,
+        *[("waiting", "for its training")] * 2,
+    ]
+    assert "tables: 1 waiting; " in harness("status", sweep)
+    sweep.dawdle(0.05)
+    sweep.at_work_on(table, least=2)
+    sweep.kill(table)
+    wait_until(lambda: sweep.attempts(table) == 2, "the table to be measured again")
+    sweep.wait_complete()
+    check(sweep, undisturbed.store)
+    assert sweep.row(table).state == "done"
+
+
+def test_a_cancelled_table_blocks_what_needs_it_and_is_retried(running: Make, tabled: str) -> None:
+    sweep = running(text=tabled)
+    sweep.submit("tables.sbatch.hold=true", "tables.time=5m")
+    (table,), first = sweep.tables, sweep.trainings[-1]
+    followers = [*sweep.trainings[:-1], *sweep.cells]
+    sweep.hurry()
+    wait_until(lambda: sweep.store.is_done(first), "the first to end")
+    assert sweep.row(table).state == "queued" and sweep.submit().live == [table, *followers]
+    harness("cancel", sweep, table.id)
+    wait_until(sweep.is_over, "all that waits to be cancelled")
+    assert told(sweep, *followers) == [("blocked", f"table {table.id} cancelled: by harness cancel")] * 4
+    assert json.loads(harness("retry", sweep, table.id, "--json", "--slurm", "time=10m"))["retried"] == [
+        str(target) for target in (table, *followers)
+    ]
+    sweep.wait_complete()
 
 
 def test_orphans_of_any_depth_are_found_and_submitted_again(running: Make) -> None:

@@ -28,7 +28,7 @@ def changed(change: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
 
 def test_a_record_of_schema_1_keeps_every_figure_and_gains_what_was_derived() -> None:
     record = parse_cell(json.dumps(OLD), "old")
-    assert (record.schema_, record.id, record.training) == (2, OLD["id"], OLD["training"])
+    assert (record.schema_, record.id, record.training) == (3, OLD["id"], OLD["training"])
     assert record.config == OLD["config"]
     for seed, old in zip(record.quality.per_seed, OLD["quality"]["per_seed"], strict=True):
         assert seed.seed == old["seed"] and seed.values["frechet"] == old["frechet"]
@@ -42,6 +42,22 @@ def test_a_record_of_schema_1_keeps_every_figure_and_gains_what_was_derived() ->
     assert record.time is not None and record.time.seconds_per_image == OLD["time"]["seconds_per_image"]
     assert record.provenance.commit == OLD["provenance"]["commit"]
     assert (record.data.name, record.data.size, record.data.channels) == ("digits 8×8", 8, 1)
+
+
+def test_what_an_older_record_does_not_tell_of_its_training_stays_unknown() -> None:
+    """Without a start it inherits nothing; with one nobody knows what, which is not nothing."""
+    second = {**parse_cell(OLD, "old").plain, "schema": 2}
+    for old in (OLD, second):
+        record = parse_cell(old, "old")
+        assert record.compute.training_gmacs_inherited == record.provenance.training_seconds_inherited == 0
+        assert record.provenance.training_seconds is None
+    del second["compute"]["training_gmacs_inherited"], second["provenance"]["training_seconds_inherited"]
+    second["config"] = {**second["config"], "train": {**second["config"]["train"], "start": "training:0123"}}
+    record = parse_cell(second, "old")
+    assert record.compute.training_gmacs_inherited is record.provenance.training_seconds_inherited is None
+    assert "training_gmacs_inherited" not in record.plain["compute"]
+    training = parse_training(json.dumps({**TRAINING, "schema": 1}), "done.json")
+    assert training.schema_ == 2 and training.inherited is training.seconds is None
 
 
 def test_what_is_written_is_read_again_to_the_bit() -> None:
@@ -82,7 +98,7 @@ def test_a_record_that_lacks_something_is_refused_with_the_cure(change: Any, mes
 
 
 def test_a_newer_record_is_refused_and_not_called_damaged() -> None:
-    for parse, content in ((parse_cell, {**OLD, "schema": 3}), (parse_training, {**TRAINING, "schema": 2})):
+    for parse, content in ((parse_cell, {**OLD, "schema": 4}), (parse_training, {**TRAINING, "schema": 3})):
         with pytest.raises(StoreError, match=r"newer version of this project .*; update the project, or") as raised:
             parse(json.dumps(content), "x")
         assert not isinstance(raised.value, DamagedRecord)

@@ -17,7 +17,9 @@ from harness.dispatch.slurm.settings import ClusterSettings
 from harness.dispatch.slurm.submissions import SweepKey, assignments, load_submissions
 from harness.dispatch.status import SweepStatus
 from harness.errors import ConfigError, StoreError
-from harness.store.store import Kind, Store, Target
+from harness.store.kinds import FACTS, Kind
+from harness.store.store import Store, Target
+from harness.wording import plural
 
 Work = Callable[[Kind, Experiment], float]
 """GMACs of a whole training or cell."""
@@ -150,7 +152,7 @@ def status_advice(status: SweepStatus) -> list[str]:
         done, total = row.progress
         pace = (total - done) / row.eta_seconds
         if total / pace + START_SECONDS > 60 * minutes and total / pace > slowest.get(target.kind, (0.0, ""))[0]:
-            unit = "steps" if target.kind == "training" else "images"
+            unit = plural(FACTS[target.kind].unit)
             measured = f"{pace:.3g} {unit}/s in {target}"
             slowest[target.kind] = total / pace, _sentence(target.kind, total / pace, measured, 60 * minutes)
     return [sentence for _, sentence in slowest.values()]

@@ -15,7 +15,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from harness.store.store import Kind, Target
+from harness.store.kinds import Kind
+from harness.store.store import Target
 
 T = TypeVar("T")
 Element = tuple[str, ...]

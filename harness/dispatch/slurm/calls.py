@@ -19,7 +19,8 @@ from harness.dispatch.slurm.settings import ClusterSettings, JobSettings
 from harness.dispatch.slurm.submissions import Submission, SubmittedArray
 from harness.dispatch.slurm.trial import is_submit_limit, limit_name, room_for
 from harness.errors import DispatchError
-from harness.store.store import Kind, Store, Target
+from harness.store.kinds import Kind
+from harness.store.store import Store, Target
 from harness.wording import count_of
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from harness.dispatch.slurm.logs import CONSEQUENCE, Telling, tail, telling
 from harness.dispatch.slurm.queue import BY_PERSON, DEPENDENCY, Job
 from harness.dispatch.slurm.submissions import Assignment
-from harness.store.store import Kind
+from harness.store.kinds import FACTS, Kind
 
 Ending = tuple[Literal["failed", "cancelled", "lost"], str]
 
@@ -31,7 +31,6 @@ KILLED = "its process was killed, or could not write"
 NOT_LAUNCHED = re.compile(r"JobLaunchFailure|RaisedSignal:53\b|exit code 0:53")
 """How squeue and accounting say that a node could not even begin a job."""
 LOG_ENDS = re.compile(r"\*\*\* (JOB|STEP) \S+ (?:ON \S+ )?CANCELLED AT \S+(?: DUE TO ([A-Z ]+?))? \*\*\*")
-UNITS: dict[Kind, str] = {"training": "step", "cell": "image"}
 
 
 def ending_in_queue(kind: Kind, noted: dict[str, Any], assignment: Assignment, job: Job) -> Ending:
@@ -89,7 +88,7 @@ def _saved(kind: Kind, noted: dict[str, Any], assignment: Assignment, logged: Te
     stopped = noted.get("stopped")
     if noted.get("state") != "waiting" or noted.get("job") != assignment.job or not stopped:
         return ""
-    where = f"stopped, saved at {UNITS[kind]} {stopped[0]} of {stopped[1]}; harness sweep goes on from there"
+    where = f"stopped, saved at {FACTS[kind].unit} {stopped[0]} of {stopped[1]}; harness sweep goes on from there"
     return f"{where} ({logged.line})" if logged.is_cause else where
 
 
@@ -99,7 +98,7 @@ def _cancelled(kind: Kind, assignment: Assignment, job: Job) -> Ending:
         by_another = whose not in ("", assignment.submission.user)
         return "cancelled", f"by scancel of user {whose}" if by_another else "by scancel"
     if job.reason.startswith(DEPENDENCY):
-        return "cancelled", "with its training" if kind == "cell" else "with what it waited for"
+        return "cancelled", "with its training" if kind != "training" else "with what it waited for"
     return "lost", f"SLURM itself cancelled job {job.id}: its queue was lost, or what the job waited for"
 
 

@@ -7,9 +7,10 @@ from collections.abc import Collection
 
 from harness.dispatch.slurm import queue
 from harness.dispatch.slurm.queue import SlurmError
-from harness.dispatch.slurm.settings import KINDS, ClusterSettings
+from harness.dispatch.slurm.settings import ClusterSettings
 from harness.dispatch.slurm.submissions import Assignment
 from harness.dispatch.status import Row, SweepStatus
+from harness.store.kinds import KINDS
 from harness.store.store import Target
 from harness.wording import count_of
 

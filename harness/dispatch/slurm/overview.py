@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from harness.dispatch.slurm.live import LiveJob, live_jobs
 from harness.dispatch.slurm.queue import read_queue
 from harness.dispatch.slurm.submissions import Submission, current_user, read_records
-from harness.store.store import Kind, Store, Target
+from harness.store.kinds import Kind
+from harness.store.store import Store, Target
 
 
 @dataclass

@@ -12,9 +12,10 @@ from harness.dispatch.plan import Plan
 from harness.dispatch.slurm import queue
 from harness.dispatch.slurm.arrays import jobs_of
 from harness.dispatch.slurm.sbatch import sbatch_options, sbatch_parameters
-from harness.dispatch.slurm.settings import KINDS, ClusterSettings, JobSettings
+from harness.dispatch.slurm.settings import ClusterSettings, JobSettings
 from harness.dispatch.slurm.trial import room_for
-from harness.store.store import Kind, Target
+from harness.store.kinds import KINDS, Kind
+from harness.store.store import Target
 
 
 def choose_portion(
@@ -22,7 +23,8 @@ def choose_portion(
 ) -> tuple[list[Target], str]:
     """Those of `wanted` that SLURM takes at once, and the name of the limit if these are not all.
 
-    First what can run at once, cells before trainings, then what waits for it and so on, trainings before cells: no
+    First what can run at once, cells before trainings, then what waits for it and so on, trainings before cells (and
+    tables between them): no
     place in the queue is held by a job that waits while one that could run is left out. Raises :class:`SlurmError`.
     """
     if not wanted or not _limits_are_enforced():
@@ -30,7 +32,8 @@ def choose_portion(
     submitted = set(wanted)
     needs = {target: [need for need in planned.needs(target) if need in submitted or need in live] for target in wanted}
     depth = depths(wanted, needs)
-    ordered = sorted(wanted, key=lambda target: (depth[target], (target.kind == "training") == (depth[target] == 0)))
+    order = {kind: place for place, kind in enumerate(KINDS)}
+    ordered = sorted(wanted, key=lambda t: (depth[t], -order[t.kind] if depth[t] == 0 else order[t.kind]))
     jobs = jobs_of(ordered, needs, settings.per_job)
     room = _Room(settings, {kind: sum(job[0].kind == kind for job in jobs) for kind in KINDS})
     chosen: set[Target] = set()
@@ -41,16 +44,16 @@ def choose_portion(
 
 
 class _Room:
-    """How many more jobs of each kind are taken; one count for both where they ask for the same queue."""
+    """How many more jobs of each kind are taken; one count for all that ask for the same queue."""
 
     def __init__(self, settings: ClusterSettings, counts: dict[Kind, int]) -> None:
         self.limit = ""
-        self.is_common = _queue_of(settings.training) == _queue_of(settings.cell)
-        if self.is_common:
-            kind: Kind = "training" if counts["training"] else "cell"
-            self.free = dict.fromkeys(counts, self._room_for(settings.of(kind), sum(counts.values())))
-        else:
-            self.free = {kind: self._room_for(settings.of(kind), count) for kind, count in counts.items()}
+        self.queues = {kind: _queue_of(settings.of(kind)) for kind in counts}
+        self.free: dict[tuple[str | None, ...], int] = {}
+        for asked in dict.fromkeys(self.queues.values()):
+            alike = [kind for kind in counts if self.queues[kind] == asked]
+            first = next((kind for kind in alike if counts[kind]), alike[0])
+            self.free[asked] = self._room_for(settings.of(first), sum(counts[kind] for kind in alike))
 
     def _room_for(self, settings: JobSettings, jobs: int) -> int:
         asked = min(jobs, queue.max_array_size())  # no more can be asked about at once
@@ -59,10 +62,9 @@ class _Room:
         return room if limit else jobs
 
     def take(self, kind: Kind) -> bool:
-        if self.free[kind] == 0:
+        if self.free[self.queues[kind]] == 0:
             return False
-        for counted in self.free if self.is_common else (kind,):
-            self.free[counted] -= 1
+        self.free[self.queues[kind]] -= 1
         return True
 
 

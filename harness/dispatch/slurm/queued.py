@@ -74,7 +74,7 @@ def sort_out(
         job = job_of(assignment) if assignment is not None else None
         if assignment is None or job is None or not job.is_pending or not assignment.parents:
             continue
-        if any(need not in live or live[need].job not in assignment.parents for need in planned.needs(target)):
+        if any(need not in live or live[need].job not in assignment.parents for need in planned.waits_for(target)):
             orphans.add(assignment.job)
             del live[target]
     return live, orphans

@@ -1,7 +1,7 @@
 """What a job asks of the cluster, from the user's file, the sweep's `cluster:` section and the command line.
 
-A later source overrides an earlier one, and within a source the `trainings:` and `cells:` parts override what holds
-for both. None of it is part of an id: where a job runs changes no figure.
+A later source overrides an earlier one, and within a source the parts `trainings:`, `tables:` and `cells:` override
+what holds for all. None of it is part of an id: where a job runs changes no figure.
 """
 
 from __future__ import annotations
@@ -22,12 +22,11 @@ from harness.config.schema import NonNegativeInt, PositiveInt, Section, parse_se
 from harness.config.values import decoded, from_text
 from harness.config.yamlfile import load_mapping
 from harness.errors import ConfigError
-from harness.store.store import Kind
+from harness.store.kinds import KINDS, Kind
 
 ClusterKind = Literal["inline", "local", "slurm"]
 
 OPTION = "--slurm"
-KINDS: tuple[Kind, Kind] = ("training", "cell")
 RESERVED_OPTIONS = {
     "array", "chdir", "clusters", "comment", "error", "help", "input", "job-name", "kill-on-invalid-dep", "no-requeue",
     "open-mode", "output", "parsable", "quiet", "requeue", "signal", "test-only", "uid", "usage", "version", "wait",
@@ -99,7 +98,7 @@ def seconds_of(text: str) -> int:
 
 
 class JobSettings(Section):
-    """What a job asks for; set for both kinds of job, and again for each."""
+    """What a job asks for; set for all kinds of job, and again for each."""
 
     partition: str | None = Field(None, description="SLURM's partition")
     account: str | None = Field(None, description="that the time is charged to")
@@ -179,7 +178,15 @@ class ClusterConfig(JobSettings):
         None, description="where a sweep runs unless --cluster or HARNESS_CLUSTER says otherwise"
     )
     trainings: JobSettings = Field(JobSettings(), description="the keys above, for trainings alone")
-    cells: JobSettings = Field(JobSettings(), description="the keys above, for cells alone")
+    tables: JobSettings = Field(
+        JobSettings(),
+        description="the keys above, for tables (what is measured of a trained network, in seconds), ahead of `cells`",
+    )
+    cells: JobSettings = Field(JobSettings(), description="the keys above, for cells, and for tables")
+
+    def own(self, kind: Kind) -> list[JobSettings]:
+        """What it says of one kind of job alone, the later first overriding the earlier."""
+        return {"training": [self.trainings], "table": [self.cells, self.tables], "cell": [self.cells]}[kind]
 
 
 @dataclass(frozen=True)
@@ -187,15 +194,16 @@ class ClusterSettings:
     """The settings of each kind of job, all sources merged."""
 
     training: JobSettings
+    table: JobSettings
     cell: JobSettings
 
     def of(self, kind: Kind) -> JobSettings:
-        return self.training if kind == "training" else self.cell
+        return {"training": self.training, "table": self.table, "cell": self.cell}[kind]
 
     @property
     def per_job(self) -> dict[Kind, int]:
         """How many targets one job makes, by their kind."""
-        return {"training": 1, "cell": self.cell.cells_per_job}
+        return {**dict.fromkeys(KINDS, 1), "cell": self.cell.cells_per_job}
 
 
 def user_file() -> Path:
@@ -215,7 +223,7 @@ def load_settings(section: Mapping[str, Any], source: str, options: Iterable[str
         parse_layer(section, f"{source}: cluster"),
         parse_layer(_nested(options), OPTION),
     ]
-    return ClusterSettings(*(_merged(layers, kind) for kind in KINDS))
+    return ClusterSettings(**{kind: _merged(layers, kind) for kind in KINDS})
 
 
 def preferred_place(section: Mapping[str, Any], source: str) -> tuple[ClusterKind, str] | None:
@@ -232,7 +240,7 @@ def parse_layer(values: Mapping[str, Any], source: str) -> ClusterConfig:
     """One source, checked by itself so that a message names it. Raises :class:`ConfigError` with all its problems."""
     values = copy.deepcopy(dict(values))
     problems: list[str] = []
-    for prefix, part in (("", values), ("trainings.", values.get("trainings")), ("cells.", values.get("cells"))):
+    for prefix, part in (("", values), *((f"{kind}s.", values.get(f"{kind}s")) for kind in KINDS)):
         if not isinstance(part, dict):
             continue
         part |= {key: _as_written(key, part[key]) for key in (*TEXT_KEYS, "time", "warning") if key in part}
@@ -364,9 +372,8 @@ def _merged(layers: Iterable[ClusterConfig], kind: Kind) -> JobSettings:
     values: dict[str, Any] = {}
     options: dict[str, str | int | bool] = {}
     for layer in layers:
-        common = layer.model_dump(exclude_unset=True, exclude={"kind", "trainings", "cells"})
-        own = (layer.trainings if kind == "training" else layer.cells).model_dump(exclude_unset=True)
-        for part in (common, own):
+        common = layer.model_dump(exclude_unset=True, exclude={"kind", *(f"{kind}s" for kind in KINDS)})
+        for part in (common, *(own.model_dump(exclude_unset=True) for own in layer.own(kind))):
             options |= part.pop("sbatch", {})
             values |= part
     given = {name: value for name, value in options.items() if value is not False}

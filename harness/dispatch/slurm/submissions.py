@@ -24,7 +24,8 @@ from harness.dispatch.slurm.arrays import Element
 from harness.dispatch.sweep import Sweep
 from harness.errors import StoreError
 from harness.files import read_json, write_json
-from harness.store.store import Kind, Store, Target
+from harness.store.kinds import KINDS, Kind
+from harness.store.store import Store, Target
 
 SCHEMA = 1
 
@@ -193,7 +194,7 @@ class Damaged:
 
     def sweep_of(self, job_name: str) -> str | None:
         """The sweep that a job of this submission belongs to; None if the job is of another."""
-        match = re.fullmatch(rf"(.+)-(?:training|cell)s-{re.escape(self.folder.name[-6:])}\.\d+", job_name)
+        match = re.fullmatch(rf"(.+)-(?:{'|'.join(KINDS)})s-{re.escape(self.folder.name[-6:])}\.\d+", job_name)
         return match.group(1) if match else None
 
     def describe(self) -> str:

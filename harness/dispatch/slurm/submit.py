@@ -32,6 +32,7 @@ from harness.dispatch.slurm.submissions import (
 from harness.dispatch.slurm.trial import Trial, try_out
 from harness.dispatch.sweep import Sweep
 from harness.errors import DispatchError
+from harness.store.kinds import KINDS, in_words
 from harness.store.store import Store, Target
 
 
@@ -165,7 +166,7 @@ def propose(sweep: Sweep, store: Store, settings: ClusterSettings) -> tuple[list
     proposals = [_proposal(array, place, layout, sweep, settings, is_reachable) for place, array in enumerate(layout)]
     if is_reachable and wanted:
         portion, limit = choose_portion(planned, wanted, live, settings)
-        taken = f"{len(portion)} of these {len(wanted)} trainings and cells"
+        taken = f"{len(portion)} of these {len(wanted)} {in_words(t.kind for t in wanted)}"
         notes += [f"SLURM takes {taken} at once ({limit})"] if limit else []
     return proposals, "; ".join(notes)
 
@@ -183,7 +184,7 @@ def _proposal(
 
 
 def _outside(settings: ClusterSettings) -> list[str]:
-    return list(dict.fromkeys([*settings.training.dependencies, *settings.cell.dependencies]))
+    return list(dict.fromkeys(text for kind in KINDS for text in settings.of(kind).dependencies))
 
 
 def _wanted(planned: Plan, live: Collection[Target], only: Collection[Target] | None) -> list[Target]:
@@ -198,6 +199,6 @@ def _layout(
     settings: ClusterSettings,
     most: int,
 ) -> list[Array]:
-    needs = {target: planned.needs(target) for target in wanted}
+    needs = {target: planned.waits_for(target) for target in wanted}
     jobs = {target: assignment.job for target, assignment in live.items()}
     return lay_out(wanted, needs, most, settings.per_job, jobs)

@@ -20,6 +20,7 @@ from harness.report.timing import MARK, untrusted
 from harness.wording import count_of
 
 SAME_AS_BEST, SAME_AS_BASE = "†", "‡"
+UNKNOWN = "?"
 STANDARD_KEYS = ("sample.sampler", "sample.steps", *REFRESH_KEYS)
 """Varied keys that have a column in every table."""
 
@@ -34,6 +35,8 @@ class MainTable:
     extra: tuple[str, ...]
     """Varied keys that have no column of their own."""
     several_clocks: bool
+    some_inherit: bool
+    """Whether some row's training started from another."""
     best: Distance | None
     of_base: Distance | None
 
@@ -55,6 +58,7 @@ def main_table(
         kinds or {},
         extra=tuple(key for key in varied_keys(panel.rows) if key not in STANDARD_KEYS),
         several_clocks=len({row.clock for row in panel.measured if row.seconds > 0}) > 1,
+        some_inherit=any(_inherits(row) for row in panel.rows),
         best=panel.distances[best] if (best := panel.best(panel.measured)) is not None else None,
         of_base=panel.distances.get(base) if base is not None else None,
     )
@@ -66,7 +70,12 @@ def main_table(
         for index, row in enumerate(panel.rows)
         if row.measured and panel.distances[row] is table.best
     }
-    note = f"{_legend(panel, base, same_seeds)}{doubt(panel, command)}"
+    inherited = (
+        f" Training: its own + what it has inherited from those that it started from ({UNKNOWN}: not known)."
+        if table.some_inherit
+        else ""
+    )
+    note = f"{_legend(panel, base, same_seeds)}{inherited}{doubt(panel, command)}"
     shown = text.drop(columns="seeds") if same_seeds else text
     return Table("table", note, pd.DataFrame(values), shown, frozenset(strong), conditions(panel))
 
@@ -96,6 +105,8 @@ def _values(row: Row, distance: Distance | None, table: MainTable) -> dict[str, 
         "parameters": row.parameters,
         "training_gmacs": row.training_gmacs,
         "training_seconds": row.training_seconds,
+        "inherited_training_gmacs": row.inherited_gmacs,
+        "inherited_training_seconds": row.inherited_seconds,
         "compute_speed_up": _speed_up(row, table.base, "gmacs"),
         "time_speed_up": _speed_up(row, table.base, "seconds"),
         "within_noise_of_best": bool(distance and table.best and within_noise(distance, table.best)),
@@ -127,8 +138,27 @@ def _text(row: Row, distance: Distance | None, table: MainTable) -> dict[str, st
         "GMACs/image": number(row.gmacs),
         "s/image": _time(number(row.seconds), row),
         **({"timed on": _clock(row)} if table.several_clocks else {}),
+        **(_training(row) if table.some_inherit else {}),
         "compute speed-up": _times(_speed_up(row, table.base, "gmacs")),
         "time speed-up": _time(_times(_speed_up(row, table.base, "seconds")), row, table.base),
+    }
+
+
+def _inherits(row: Row) -> bool:
+    return row.setting("train.start") is not None
+
+
+def _training(row: Row) -> dict[str, str]:
+    """What its training took, and behind a plus what it has inherited from the trainings that it started from."""
+    costs = {
+        "training TMACs": (row.training_gmacs / 1e3, row.inherited_gmacs / 1e3),
+        "training s": (row.training_seconds, row.inherited_seconds),
+    }
+    return {
+        name: f"{number(own)} + {number(inherited) if math.isfinite(inherited) else UNKNOWN}"
+        if _inherits(row) and row.measured
+        else number(own)
+        for name, (own, inherited) in costs.items()
     }
 
 

@@ -61,7 +61,9 @@ def _methods(panel: Panel) -> list[tuple[str, list[Row]]]:
     by_networks: dict[frozenset[Any], list[str]] = {}
     for arm, rows in by_arm.items():
         networks = frozenset(
-            (record.training, row.setting("sample.cache_from_level")) for row in rows for record in row.records
+            (record.training, row.setting("sample.cache_from_level"), row.setting("sample.cache_order") or 0)
+            for row in rows
+            for record in row.records
         )
         by_networks.setdefault(networks, []).append(arm)
     methods = [

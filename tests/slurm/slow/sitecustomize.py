@@ -1,7 +1,8 @@
 """Python reads this at start where its folder is on PYTHONPATH: slows jobs down so that a fault can hit them.
 
-While the file named by SLOW_WHILE exists, each training step and each batch of images waits for the seconds that are
-written in it. Nothing else of what a job does is changed, and once the file is gone it runs at full speed.
+While the file named by SLOW_WHILE exists, each training step and each batch of images, drawn or measured, waits for the
+seconds that are written in it. Nothing else of what a job does is changed, and once the file is gone it runs at full
+speed.
 """
 
 import importlib.abc
@@ -10,7 +11,11 @@ import os
 import sys
 import time
 
-PATCHED = {"harness.engine.train": "optimise", "harness.engine.cell": "to_uint8"}
+PATCHED = {
+    "harness.engine.train": "optimise",
+    "harness.engine.cell": "to_uint8",
+    "models.denoising_error": "diffuse",
+}
 
 
 def dawdle():

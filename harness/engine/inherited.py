@@ -1,0 +1,75 @@
+"""What a training inherits: multiply-adds and seconds of those that its weights have come from, to any depth."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from harness.config.schema import Experiment, parse_experiment
+from harness.errors import HarnessError
+from harness.files import file_sha256, read_json
+from harness.store.identity import start_file, start_training
+from harness.store.records import NOTHING_INHERITED, InheritedCost, TrainingRecord, parse_training
+from harness.store.store import Store
+from harness.store.weights import training_of
+
+log = logging.getLogger("harness")
+
+UNKNOWN = InheritedCost()
+
+
+def inherited_cost(store: Store, experiment: Experiment) -> InheritedCost:
+    """What the training of `experiment` inherits from the one that it starts from; nothing where it starts from random
+    weights. What no record tells is None.
+
+    A file of weights is known by the record of the training that wrote it, beside it or in the store, if it is still
+    what that training wrote.
+    """
+    training, file = start_training(experiment), start_file(experiment)
+    if training is not None:
+        return _cost_of(store, store.training_folder(training), training)
+    if file is None:
+        return NOTHING_INHERITED
+    try:
+        training, digest = training_of(file), file_sha256(file)
+    except (HarnessError, OSError):
+        return UNKNOWN
+    for folder in (file.parent, store.training_folder(training)):
+        record = _record_in(folder, training)
+        if record is not None and record.weights_sha256 == digest:
+            return _cost_of(store, folder, training)
+    return UNKNOWN
+
+
+def _cost_of(store: Store, folder: Path, training: str) -> InheritedCost:
+    """What the training in `folder` has cost, with what it has inherited itself."""
+    from harness.engine.estimate import training_gmacs  # what counts networks is slow to import, and most start anew
+
+    record, path = _record_in(folder, training), folder / "config.json"
+    try:
+        experiment = parse_experiment(read_json(path), str(path))
+        own: float | None = training_gmacs(experiment)
+        before = inherited_cost(store, experiment)
+    except HarnessError as error:
+        log.warning("what training %s has cost cannot be told: %s", training, error)
+        own, before = None, UNKNOWN
+    if record is not None and record.inherited is not None:  # told when it was made, whatever has gone since
+        before = record.inherited
+    return InheritedCost(
+        gmacs=_sum(own, before.gmacs),
+        seconds=_sum(record.seconds if record is not None else None, before.seconds),
+        trainings=(training, *before.trainings),
+    )
+
+
+def _record_in(folder: Path, training: str) -> TrainingRecord | None:
+    path = folder / "done.json"
+    try:
+        record = parse_training(path.read_bytes(), str(path))
+    except (HarnessError, OSError):
+        return None
+    return record if record.training == training else None
+
+
+def _sum(own: float | None, before: float | None) -> float | None:
+    return None if own is None or before is None else own + before
