@@ -2,8 +2,8 @@
 
 They differ from the sweeps that they stand for in sizes alone: compiled, bfloat16, guided, with workers and Inception's
 features (of random weights). `harness flops` tells a cost first, then the sweep runs to its report. Most of the time
-goes into compiling C++, so feature maps, widths and batches are the same in all four: what one of them has compiled, the
-next finds in torch's cache.
+goes into compiling C++, so feature maps, widths and batches are the same in all four: what one of them has compiled
+the next finds in torch's cache.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -84,6 +85,7 @@ Arm = Annotated[str | None, typer.Option("--arm", help="the arm to take from a s
 
 def main() -> None:
     """Entry point."""
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # looking for some reads every installed package
     arguments = sys.argv[1:]
     computes = COMPUTING.intersection(arguments[:1]) and "--help" not in arguments
     chosen = choose_wait_policy() if computes else None

@@ -13,7 +13,7 @@ from harness.store.records import CELL_SCHEMA
 from tests.harness.tiny import harness
 from tests.report.conftest import Ran
 
-MESSAGE = f"written by a newer version of this project (schema 99, this one reads up to {CELL_SCHEMA}); update the project, or"
+MESSAGE = f"by a newer version of this project (schema 99, this one reads up to {CELL_SCHEMA}); update the project, or"
 
 
 @pytest.fixture
