@@ -6,13 +6,13 @@ import os
 import sys
 
 OWN_MODELS = "models"
-"""Our other package, beside this one. So common a name is found in many a working directory."""
+"""The project's other package, beside this one. Its name is so common that working directories often have one too."""
 
 
 def _leave_out_the_working_directory() -> None:
-    """`python -m harness.…` makes Python look there ahead of everything that is installed.
+    """Undo `python -m harness.…` putting the working directory ahead of all installed packages.
 
-    Not where that is how the harness itself was found, and in no other program: whoever imports us keeps their path.
+    Left as it is where the harness itself was found that way, and in any other program that imports the harness.
     """
     is_program = sys.argv[:1] == ["-m"] and not sys.flags.safe_path
     if is_program and sys.path[0] in ("", os.getcwd()) and not __file__.startswith(os.getcwd() + os.sep):  # noqa: PTH109

@@ -15,7 +15,7 @@ def printable(text: str) -> str:
     r"""`text` for messages and tables: what is not UTF-8 in a file's name (kept as surrogates) as ``\xe9``."""
     try:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:  # surrogates of another origin, as a JSON's "\ud800"
+    except UnicodeEncodeError:  # surrogates of another origin, such as a JSON's "\ud800"
         return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -40,7 +40,7 @@ class DiskFull(HarnessError):
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Whether `error` comes of a disk without space: by its number, its cause's, or the system's words in it."""
+    """Whether `error` comes from a full disk: by its number, its cause's, or the system's words in its message."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in FULL:
             return True
@@ -55,7 +55,7 @@ class DataError(HarnessError):
 
 
 class MissingDataError(DataError):
-    """Data that are not there: what does not need them can go on without."""
+    """Data that are not there; what does not need them can go on."""
 
 
 class StoreError(HarnessError):

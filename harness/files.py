@@ -48,7 +48,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 @functools.cache
 def _umask() -> int:
-    with _UMASK_LOCK:  # it can only be read by setting it, for all threads
+    with _UMASK_LOCK:  # it can only be read by setting it, which affects all threads
         mask = os.umask(0)
         os.umask(mask)
     return mask
@@ -103,7 +103,7 @@ def expanded(path: str | Path) -> Path:
 
 
 def tried(path: Path) -> str:
-    """For messages about what is not there: where a relative path was looked for."""
+    """Where a relative path was looked for, for messages about missing files."""
     return "" if path.is_absolute() else f" (tried {path.absolute()}, relative to the folder the command runs in)"
 
 

@@ -43,7 +43,7 @@ def on_signal(number: int, handler: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def stop_on_interrupt(looks: Callable[[], bool], say: Callable[[str], None]) -> Iterator[StopRequest]:
-    """In the block a Ctrl-C asks the work to stop, if it `looks` at such requests; a second raises KeyboardInterrupt.
+    """In the block a Ctrl-C asks the work to stop, if it `looks` for such requests; a second raises KeyboardInterrupt.
 
     Where it does not look nothing would be saved by waiting, and the first raises.
     """

@@ -94,7 +94,7 @@ def _import(place: str) -> tuple[object, ModuleType]:
         raise PluginError("is no package.module:NAME")
     try:
         module = _import_module(module_name)
-    except (Exception, SystemExit) as error:  # whatever a person's module raises while it is imported
+    except (Exception, SystemExit) as error:  # whatever a user's module raises while it is imported
         raise PluginError(f"cannot be imported: {type(error).__name__}: {error}{_found_first(error)}") from error
     found: object = module
     for part in attribute.split("."):
@@ -115,12 +115,13 @@ def _found_first(error: BaseException) -> str:
 
 
 def failure(error: BaseException) -> str:
-    """What a person's own code raised, and the last line of that code that led to it, for a message of one line."""
+    """What a user's own code raised and the last line of that code that led to it, as one line."""
     lines = traceback.extract_tb(error.__traceback__)
     own = {str(source.folder / file) for source in loaded_sources().values() for file in source.files}
     last = next((line for line in reversed(lines) if line.filename in own), lines[-1] if lines else None)
     place = f" ({last.filename}, line {last.lineno})" if last else ""
-    return f"{type(error).__name__}: {error}{place}"
+    name, message = type(error).__name__, str(error) or (last.line if last else "")  # a bare assert says nothing
+    return f"{name}: {message}{place}"
 
 
 def _import_module(name: str) -> ModuleType:
@@ -131,7 +132,7 @@ def _import_module(name: str) -> ModuleType:
         folder = next((folder for folder in further if PathFinder.find_spec(top, [folder]) is not None), None)
         if folder is None:
             raise ModuleNotFoundError(f"No module named {top!r}, neither on Python's path nor in {', '.join(further)}")
-        sys.path.append(folder)  # for good: it may import what lies beside it at any time
+        sys.path.append(folder)  # never removed: the module may import what lies beside it at any time
     return import_module(name)
 
 

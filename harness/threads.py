@@ -14,7 +14,7 @@ from pathlib import Path
 
 POLICY = "OMP_WAIT_POLICY"
 BUSY_SHARE = 0.25
-"""Share of this process's processors that others take from which on threads sleep."""
+"""Threads sleep once others use this share of the processors that this process may use."""
 SAMPLE_SECONDS = 0.15
 
 
@@ -43,7 +43,7 @@ def choose_wait_policy() -> str | None:
 
 
 def _may_be_busy() -> bool:
-    """A look that costs nothing: whether anything but this process runs now, or did in the last minute."""
+    """A cheap check: whether anything but this process runs now, or did in the last minute."""
     try:
         running = int(Path("/proc/loadavg").read_text(encoding="ascii").split()[3].partition("/")[0])
     except (OSError, ValueError, IndexError):

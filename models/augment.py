@@ -10,7 +10,7 @@ from models.objective import Randomness
 
 
 def translate(x: Tensor, offsets: Tensor, fill: float = 0.0) -> Tensor:
-    """Move each image of x (B, C, H, W) by its own `offsets` (B, 2) int64, down and right; what comes in is `fill`."""
+    """Move each image of x (B, C, H, W) by its own `offsets` (B, 2) int64, down and right; outside is `fill`."""
     rows, row_inside = _sources(x.shape[2], offsets[:, 0])
     columns, column_inside = _sources(x.shape[3], offsets[:, 1])
     images = torch.arange(len(x), device=x.device)[:, None, None]
@@ -33,7 +33,7 @@ def flip(x: Tensor, flipped: Tensor) -> Tensor:
 def augment(x: Tensor, randomness: Randomness, translation: int = 0, flips: bool = False, fill: float = 0.0) -> Tensor:
     """x (B, C, H, W) moved by up to `translation` pixels each way, and flipped half the time.
 
-    Every whole offset is equally likely; what comes in from outside is `fill`.
+    Every whole offset is equally likely; pixels from outside are `fill`.
     """
     if flips:
         x = flip(x, randomness.uniform(Stream.FLIP) < 0.5)

@@ -8,17 +8,17 @@ from typing import Literal, get_args
 SEEDS = 2**64
 """How many seeds there are: 0 to 2⁶⁴ − 1."""
 LOG_SNR_LIMIT = 40.0
-"""Largest |log-SNR| of a schedule: beyond e^±20 of noise per signal float32 keeps nothing of the weaker of the two."""
+"""Largest |log-SNR| of a schedule: beyond it the weaker of signal and noise is lost in float32."""
 LOG_SNR_RANGE = (-15.0, 15.0)
-"""Log-SNR at t = 1 and at t = 0 unless told otherwise."""
+"""Log-SNR at t = 1 and at t = 0 by default."""
 RHO = 7.0
-"""Karras's ρ unless told otherwise [EDM]."""
+"""Default of Karras's ρ [EDM]."""
 RHO_LIMITS = (1.0, 100.0)
 """Range of Karras's ρ."""
 LOSS_BIAS = -1.0
-"""Bias of the sigmoid weight unless told otherwise."""
+"""Default bias of the sigmoid weight."""
 SIGMA_DATA = 0.5
-"""Standard deviation of the data that EDM takes [EDM]."""
+"""Standard deviation of the data, EDM's default [EDM]."""
 LOG_SIGMA_MEAN, LOG_SIGMA_STD = -1.2, 1.2
 """Of EDM's noise levels in training [EDM]."""
 Pairing = Literal["grid", "range", "same"]

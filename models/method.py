@@ -20,7 +20,7 @@ class RunNetwork(Protocol):
     """
 
     def __call__(self, name: str, function: Callable[..., Any], *inputs: Any) -> Any:
-        """What `function`, the network called `name`, answers to `inputs`."""
+        """The output of `function`, the network called `name`, for `inputs`."""
 
 
 def run_network(name: str, function: Callable[..., Any], *inputs: Any) -> Any:

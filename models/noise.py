@@ -74,7 +74,7 @@ def random_words(seed: int, indices: Tensor, draw: int | Tensor, elements: int, 
 
 
 def uniform(seed: int, indices: Tensor, draw: int | Tensor, shape: Sequence[int] = (), stream: int = 0) -> Tensor:
-    """Uniform float32 numbers strictly inside (0, 1), (B, *shape), 23 bits fine."""
+    """Uniform float32 numbers strictly inside (0, 1), (B, *shape), with a resolution of 23 bits."""
     words = random_words(seed, indices, draw, math.prod(shape), stream)
     return ((words >> 9).float() + 0.5).mul_(2.0**-23).reshape(len(indices), *shape)
 

@@ -1,4 +1,4 @@
-"""Make images for trying a sweep out where no data are: `python tools/made_images.py OUT.zip --size 64`.
+"""Make images to try a sweep out without data: `python tools/made_images.py OUT.zip --size 64`.
 
 Coloured discs on coloured ground, the class in the disc's size and hue, in the layout of EDM and StyleGAN
 (dataset.json), or, with a name that ends in .tar.gz, in CIFAR-10's (32×32, 10 classes, `--images` of them for training

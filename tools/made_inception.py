@@ -17,7 +17,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 
 class _Untrained(FeatureExtractorInceptionV3):
     def load_state_dict(self, *_: Any, **__: Any) -> None:
-        """Keep the weights that the network is born with."""
+        """Keep the network's initial weights."""
 
 
 def make_inception(path: Path, seed: int = 0) -> Path:

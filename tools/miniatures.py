@@ -1,7 +1,9 @@
 """Run the sweeps at the paper's scale in miniature, on made images: `python tools/miniatures.py [NAME…]`.
 
 They differ from the sweeps that they stand for in sizes alone: compiled, bfloat16, guided, with workers and Inception's
-features (of random weights). `harness flops` tells a cost first, then the sweep runs to its report.
+features (of random weights). `harness flops` tells a cost first, then the sweep runs to its report. Most of the time
+goes into compiling C++, so feature maps, widths and batches are the same in all four: what one of them has compiled
+the next finds in torch's cache.
 """
 
 from __future__ import annotations
@@ -24,8 +26,11 @@ SIDES = {"imagenet64": 64, "imagenet128": 128, "cifar10": None, "tiny_imagenet":
 IMAGES = 64
 
 
-def run(name: str, folder: Path) -> None:
-    """One miniature, from its costs to its report. Raises CalledProcessError where a command fails."""
+def run(name: str, folder: Path, workers: int) -> None:
+    """One miniature, from its costs to its report, `workers` of its trainings or cells at once.
+
+    Raises CalledProcessError where a command fails.
+    """
     side = SIDES[name]
     if side is None:
         data = make_cifar10(folder / "made-cifar10.tar.gz", IMAGES)
@@ -40,21 +45,22 @@ def run(name: str, folder: Path) -> None:
     subprocess.run(
         [*harness, "flops", file, "--arm", "dual-rate", *overrides, "--json"], check=True, stdout=subprocess.DEVNULL
     )
-    subprocess.run(
-        [*harness, "sweep", file, *overrides, "--cluster", "inline", "--results", folder / "results"], check=True
-    )
+    place = ["--cluster", "inline"] if workers == 1 else ["--cluster", "local", "--workers", str(workers)]
+    subprocess.run([*harness, "sweep", file, *overrides, *place, "--results", folder / "results"], check=True)
 
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=list(SIDES), metavar="NAME", help=", ".join(SIDES))
-    names = parser.parse_args(arguments).names
+    parser.add_argument("--workers", type=int, default=1, help="trainings or cells at once, each in a process")
+    chosen = parser.parse_args(arguments)
+    names = chosen.names
     if unknown := set(names) - set(SIDES):
         parser.error(f"{', '.join(sorted(unknown))}: choices are {', '.join(SIDES)}")
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
             started = time.monotonic()
-            run(name, Path(folder))
+            run(name, Path(folder), chosen.workers)
             print(f"{name}: from its configuration to its report in {time.monotonic() - started:.0f} s", flush=True)
 
 

@@ -1,4 +1,4 @@
-"""What real images score: the distance that is left at N images, so that a report's distances can be read.
+"""What real images score: the distance that remains at N images, a baseline for reading a report's distances.
 
     python -m harness.benchmarks.bias [FILE [--arm ARM]] [--set KEY=VALUE] [--images 200 500] [--repeats 100] [--json]
 

@@ -44,7 +44,7 @@ class Run:
 def measure(
     file: Path, overrides: Sequence[str], arm: str, nodes: Sequence[int], repeats: int, options: Sequence[str]
 ) -> Iterator[Run]:
-    """The runs, the numbers of nodes in turn within each repeat, so that what drifts hits all of them."""
+    """The runs; each repeat goes through all numbers of nodes, so that drift affects all of them alike."""
     sweep = load_sweep(file, overrides)
     training, _ = identify(load_experiment(file, overrides, arm))
     for _ in range(repeats):

@@ -38,7 +38,7 @@ T = TypeVar("T")
 TRAININGS_PER_SWEEP = 20
 REFERENCE = {"name": "digits 8×8 train", "data": "digits 8×8", "split": "train", "images": 1797, "id": "made-up"}
 SHARE_DONE = 0.5
-"""Of the cells whose status is read: the others have been begun and left a state, the dearest case."""
+"""Of the cells whose status is read: the others were started and left a state file, the most expensive case."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def measure_report(folder: Path, sweep: Sweep) -> Iterator[Measured]:
 
 
 def made_up_record(cell: Cell, number: int) -> CellRecord:
-    """A record in the form of a measured one: for the time that it takes alone, its figures mean nothing."""
+    """A record in the form of a measured one, for timing only: its figures mean nothing."""
     steps, seed = cell.experiment.sample.steps, cell.experiment.seed
     distance = 10 / steps**0.5 * (1 + 0.01 * (number % 11))
     values = {"frechet": distance, "frechet_float64": distance, "kernel": distance / 100, "kernel_std": distance / 1000}

@@ -43,7 +43,7 @@ def denoiser_times_cost(experiment: Experiment, times: list[int], steps: int) ->
 
 
 def loader_alone(experiment: Experiment, seconds: float = LOADER_SECONDS) -> dict[str, Any]:
-    """Images per second of the loader when nobody else works."""
+    """Images per second of the loader on its own."""
     dataset = open_data(experiment.data)
     dataset.ready(experiment.train.workers)
     train = experiment.train

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from harness.cli.console import COMPUTING, console, main_of
 from harness.cli.data import data_app
@@ -15,17 +18,32 @@ from harness.errors import ConfigError
 from harness.store.folder import check_results_folder
 from harness.threads import choose_wait_policy
 
+
+class Commands(TyperGroup):
+    """The commands of this program, each with the whole first sentence of its help, however long."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _first_sentence(command.help or "")) for name, command in self.commands.items()])
+
+
+def _first_sentence(text: str) -> str:
+    return re.split(r"(?<=\.)\s|\n\n", text.strip(), maxsplit=1)[0].replace("\n", " ")
+
+
 app = typer.Typer(
+    cls=Commands,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: importing what rich draws it with takes longer than all the rest
     help="Benchmarks and ablations of Dual-Rate Diffusion: from a sweep file to its tables and figures.",
 )
 app.add_typer(data_app, name="data")
 
 
 def _expanded(path: Path | None) -> Path | None:
-    """A path whose `~` no shell has expanded: from a variable, or behind `=`."""
+    """`path` with `~` expanded, which the shell leaves alone in a variable or after `=`."""
     try:
         return path and path.expanduser()
     except RuntimeError as error:
@@ -33,11 +51,11 @@ def _expanded(path: Path | None) -> Path | None:
 
 
 def _results_folder(path: Path) -> Path:
-    from harness.config.values import decoded  # not on top: help and status need no schema
+    from harness.config.values import decoded  # imported here: help and status need no schema
 
     folder = _expanded(path) or path
     check_results_folder(folder)
-    decoded(str(folder.absolute()), "--results")  # no weights can be read from a place with another name
+    decoded(str(folder.absolute()), "--results")  # safetensors cannot read from a path that is not UTF-8
     return folder
 
 
@@ -67,8 +85,10 @@ Arm = Annotated[str | None, typer.Option("--arm", help="the arm to take from a s
 
 def main() -> None:
     """Entry point."""
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # looking for some reads every installed package
     arguments = sys.argv[1:]
-    chosen = choose_wait_policy() if COMPUTING.intersection(arguments[:1]) else None
+    computes = COMPUTING.intersection(arguments[:1]) and "--help" not in arguments
+    chosen = choose_wait_policy() if computes else None
     if chosen is not None:
         console(json_output=True).print(chosen)
     main_of(lambda arguments: app(arguments, standalone_mode=True), arguments)
@@ -163,8 +183,8 @@ def logs(
     target: Annotated[str, typer.Argument(metavar="ID", help="a training's or cell's id, or its start")],
     overrides: Overrides = [],  # noqa: B006
     results: Results = RESULTS,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="go on printing until the job has ended")] = False,
-    every_attempt: Annotated[bool, typer.Option("--all", help="of all its jobs, not of the last alone")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="keep printing until the job has ended")] = False,
+    every_attempt: Annotated[bool, typer.Option("--all", help="of all its jobs, not only of the last")] = False,
     json_output: AsJson = False,
 ) -> None:
     """What the last job of a training or cell printed, and the traceback of its error."""
@@ -178,7 +198,7 @@ def retry(
     file: SweepFile,
     targets: Targets = None,
     failed: Annotated[
-        bool, typer.Option("--failed", help="all that did not end well (what happens without ids)")
+        bool, typer.Option("--failed", help="all that did not end well (the default without ids)")
     ] = False,
     overrides: Overrides = [],  # noqa: B006
     results: Results = RESULTS,
@@ -200,11 +220,14 @@ def cancel(
     overrides: Overrides = [],  # noqa: B006
     results: Results = RESULTS,
     earlier: Annotated[
-        bool, typer.Option("--earlier", help="only jobs of earlier versions of the file, which it asks for no more")
+        bool,
+        typer.Option(
+            "--earlier", help="only jobs of earlier versions of the file, which the present one no longer asks for"
+        ),
     ] = False,
     json_output: AsJson = False,
 ) -> None:
-    """Cancel a sweep's jobs on SLURM. What they have done stays; `harness retry` goes on from there."""
+    """Cancel a sweep's jobs on SLURM. What they have done is kept; `harness retry` continues from there."""
     from harness.cli import cluster as cluster_commands
 
     cluster_commands.cancel(file, targets or [], overrides, results, earlier, json_output)
@@ -334,10 +357,14 @@ def config_(
     key: Annotated[
         str | None, typer.Argument(metavar="KEY", help="a key, its last part, or a section; all without")
     ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option("--kind", metavar="METHOD", help="with the keys of this method too, as package.module:Class"),
+    ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="print the page docs/config.md")] = False,
     json_output: AsJson = False,
 ) -> None:
     """What the keys of a configuration take, their defaults and their meaning."""
     from harness.cli import config
 
-    config.run(key, markdown, json_output)
+    config.run(key, markdown, json_output, kind)

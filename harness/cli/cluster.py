@@ -51,7 +51,7 @@ def submit_sweep(
         rest = f"to submit the rest: {asked.command('sweep', submits=True)}"
         raise StillSubmitted(f"{error}\n{rest}\nto end them: {asked.command('cancel')}") from None
     for line in describe_submission(submitted, asked):
-        out.print(line, highlight=False, markup=False)
+        out.print(line)
     return submitted
 
 
@@ -84,7 +84,7 @@ def _counted(targets: Collection[Target]) -> str:
 
 
 def wait_for(sweep: Sweep, store: Store, out: Console, options: Sequence[str] = ()) -> dict[str, str]:
-    """Show the status until no job of the sweep is left; return what then has no result, with the reason.
+    """Show the status until no job of the sweep is left; return what has no result by then, with the reason.
 
     What the cluster's limit on jobs has kept out of the queue is submitted as jobs end.
     """
@@ -96,7 +96,7 @@ def wait_for(sweep: Sweep, store: Store, out: Console, options: Sequence[str] = 
             if out.is_terminal:
                 live.update(table_of(status, planned.sweep, out.height - 4, out.width), refresh=True)
             elif (line := summary_line(status)) != shown:
-                out.print(line, highlight=False, markup=False)
+                out.print(line)
                 shown = line
             if not rest.submit(status) and not status.is_live:
                 return failures_of(status)
@@ -156,10 +156,10 @@ def retry(
     status = read_status(planned, store)
     chosen = set(find_targets(planned.sweep, names)) if names else {row.target for row in status.in_states(TO_RETRY)}
     if all(status.rows[target].state in LIVE | {"done"} for target in chosen):
-        out.print(f"nothing to retry: {summary_line(status)}", highlight=False, markup=False)
+        out.print(f"nothing to retry: {summary_line(status)}")
         if status.in_states(["missing"]):
             asked = Asked(file, overrides, results, cluster, options)
-            out.print(f"to run what is missing: {asked.command('sweep', submits=True)}", highlight=False, markup=False)
+            out.print(f"to run what is missing: {asked.command('sweep', submits=True)}")
         if json_output:
             print_json({"retried": []})
         return
@@ -168,13 +168,13 @@ def retry(
     check_sweep(planned, store)
     before = _last_submission(chosen, status)
     where = choose(cluster, options, sweep, was_submitted=before is not None)
-    out.print(where.sentence, highlight=False, markup=False)
+    out.print(where.sentence)
     if where.kind == "slurm":
         remembered = _remembered(before, options, out)
         settings = settings_of(sweep, [*remembered, *options])
         more, sentences = more_memory(chosen, status, settings, options)
         for sentence in sentences:
-            out.print(sentence, highlight=False, markup=False)
+            out.print(sentence)
         asked = Asked(file, overrides, results, cluster, [*remembered, *more, *options])
         retried = submit_sweep(planned, store, out, asked, chosen).targets
     else:
@@ -190,17 +190,17 @@ def _last_submission(chosen: Collection[Target], status: SweepStatus) -> Submiss
 
 
 def _remembered(before: Submission | None, options: Sequence[str], out: Console) -> list[str]:
-    """The ``--slurm`` settings that the jobs were submitted with; those given now come after them and win."""
+    """The ``--slurm`` settings that the jobs were submitted with; those given now follow and take precedence."""
     kept = [text for text in before.slurm if not _is_over(text)] if before is not None else []
     if kept:
         repeated = " ".join(f"--slurm {text}" for text in kept)
         also = ", and those of this command" if options else ""
-        out.print(f"with the settings of the earlier submission: {repeated}{also}", highlight=False, markup=False)
+        out.print(f"with the settings of the earlier submission: {repeated}{also}")
     return kept
 
 
 def _is_over(option: str) -> bool:
-    """Whether it names jobs to wait for that have ended, well or not: whoever retries knows that."""
+    """Whether `option` names jobs to wait for that have all ended, well or not: a retry need not wait for them."""
     key, _, value = option.partition("=")
     if key.strip().rpartition(".")[2] != "after":
         return False
@@ -233,20 +233,20 @@ def cancel(
         cancelled = cancel_jobs_of_file(file, overrides, store)
         if not cancelled.jobs and not cancelled.left:
             raise
-        out.print(f"{file} cannot be read as a sweep; its jobs are known from their records", highlight=False)
+        out.print(f"{file} cannot be read as a sweep; its jobs are known from their records")
     else:
         chosen = find_targets(sweep, names, submitted_targets(sweep, store)) if names else None
         cancelled = cancel_jobs(sweep, store, chosen, earlier_only=earlier)
     if json_output:
         print_json({"cancelled": sorted(cancelled.jobs), "left": cancelled.left, "notes": cancelled.notes})
         return
-    out.print(f"{count_of(len(cancelled.jobs), 'job')} cancelled", highlight=False)
+    out.print(f"{count_of(len(cancelled.jobs), 'job')} cancelled")
     for sentence in [*cancelled.left, *cancelled.notes]:
-        out.print(sentence, highlight=False, markup=False)
+        out.print(sentence)
     if cancelled.kept:
         ids = [target.id for target in cancelled.kept]
         command = Asked(file, overrides, results).command("cancel", *ids)
-        out.print(f"to end them as well, although others wait for them: {command}", highlight=False, markup=False)
+        out.print(f"to end them as well, although others wait for them: {command}")
 
 
 def proposal(planned: Plan, store: Store, options: Sequence[str]) -> dict[str, Any]:
@@ -278,16 +278,16 @@ def proposal(planned: Plan, store: Store, options: Sequence[str]) -> dict[str, A
 def show_proposal(proposed: Mapping[str, Any], out: Console) -> None:
     """Print the sbatch lines, what SLURM says about them, and the GPU-hours."""
     if proposed["note"]:
-        out.print(proposed["note"], style="yellow", highlight=False, markup=False)
+        out.print(proposed["note"], style="yellow")
     for number, array in enumerate(proposed["arrays"]):
         line = f"ARRAY{number}: {count_of(array['jobs'], array['kind'] + ' job')}: sbatch {' '.join(array['sbatch'])}"
-        out.print(line, highlight=False, markup=False)
+        out.print(line)
         if array["said"]:
             style = "" if array["accepted"] else "red"
-            out.print(f"  sbatch --test-only: {array['said']}", style=style, highlight=False, markup=False)
+            out.print(f"  sbatch --test-only: {array['said']}", style=style)
     for line in proposed["time"]:
-        out.print(line, highlight=False, markup=False)
+        out.print(line)
     jobs = sum(array["jobs"] for array in proposed["arrays"])
     calls, hours = len(proposed["arrays"]), proposed["gpu_hours_at_most"]
     total = f"{count_of(jobs, 'job')} in {count_of(calls, 'call')} of sbatch"
-    out.print(f"{total}; at most {hours:,.1f} GPU-hours per run of all", highlight=False)
+    out.print(f"{total}; at most {hours:,.1f} GPU-hours per run of all")

@@ -9,6 +9,7 @@ from rich.table import Table
 from harness.cli.console import console, print_json
 from harness.config import schema
 from harness.config.keys import Key, keys_of
+from harness.config.methods import method_of
 from harness.config.schema import nearest
 from harness.dispatch.slurm.settings import ClusterConfig
 from harness.dispatch.sweep import ArmConfig, SweepConfig
@@ -21,7 +22,7 @@ TITLES = {
     "cluster": "A cluster: under `cluster:`, in `~/.config/harness/cluster.yaml`, and behind `--slurm`",
 }
 ROOMY = 60
-"""Columns of a terminal in which no key need be broken."""
+"""Columns of a terminal from which on no key has to be broken."""
 
 
 def every_key() -> dict[str, list[Key]]:
@@ -34,8 +35,13 @@ def every_key() -> dict[str, list[Key]]:
     }
 
 
-def run(key: str | None, markdown: bool, json_output: bool) -> None:
-    """Print all keys, those under a section, or one."""
+def run(key: str | None, markdown: bool, json_output: bool, kind: str | None = None) -> None:
+    """Print all keys, those under a section, or one; with those of the method called `kind` among them."""
+    if kind is not None:
+        try:
+            method_of(kind)
+        except ConfigError as error:
+            raise ConfigError("--kind", error.problems) from error
     chosen = every_key() if key is None else _found(key)
     if json_output:
         print_json({kind: [found.as_dict() for found in keys] for kind, keys in chosen.items()})
@@ -61,7 +67,11 @@ def _found(name: str) -> dict[str, list[Key]]:
     full = [key.name for keys in everything.values() for key in keys]
     names = [*full, *(key.rpartition(".")[2] for key in full)]
     raise ConfigError(
-        "harness config", [f"{name}: unknown key{nearest(name, names)}; without a key it prints them all"]
+        "harness config",
+        [
+            f"{name}: unknown key{nearest(name, names)}; without a key it prints them all, "
+            "with --kind package.module:Class those of a method of your own too"
+        ],
     )
 
 

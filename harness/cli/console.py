@@ -19,9 +19,10 @@ COMPUTING = frozenset({"sweep", "adapt", "train", "sample", "measure", "time", "
 
 
 def console(json_output: bool = False) -> Console:
-    """What people read; where a script reads stdout it goes to stderr.
+    """The console for people; on stderr where a script reads stdout.
 
-    It prints texts as they are: a title or the name of a folder may look like rich's markup.
+    Text is printed as it is: a title or the name of a folder may look like rich's markup. So no call needs to switch
+    markup or highlighting off.
     """
     return Console(stderr=json_output, soft_wrap=True, markup=False, emoji=False, highlight=False)
 
@@ -76,7 +77,7 @@ MENDABLE = {
     errno.ENAMETOOLONG,
     errno.EMFILE,
 }
-"""What the system refuses and a person can put right."""
+"""Errors of the system that a person can put right."""
 
 
 def _interrupt_of(ending: BaseException | None) -> KeyboardInterrupt | None:
@@ -89,7 +90,7 @@ def _interrupt_of(ending: BaseException | None) -> KeyboardInterrupt | None:
 
 
 def _replace_unprintable() -> None:
-    """Let no character that the terminal cannot show end a run."""
+    """Keep a character that the terminal cannot show from ending a run."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -100,7 +101,7 @@ def _print_error(text: str) -> None:
 
 
 def _describe_system_error(error: OSError) -> str:
-    """The system's own words, with the file and what to do about it."""
+    """The system's message, with the file and what to do about it."""
     place = f"{error.filename}: " if error.filename else ""
     cure = f"; {FULL_CURE}" if error.errno in FULL else ""
     return f"{place}{error.strerror}{cure}"

@@ -38,7 +38,7 @@ def flops(file: Path, overrides: Sequence[str], arm: str | None, json_output: bo
         return
     out = console()
     if told != "data":
-        out.print(f"{experiment.data.path} is not there: counted as the {told} says", highlight=False, markup=False)
+        out.print(f"{experiment.data.path} is not there: counted as the {told} says")
     parameters = total["parameters"]
     for name, cost in costs.items():
         table = Table(title=f"{name}: {cost.macs:,} multiply-adds per evaluation", title_justify="left")
@@ -61,7 +61,7 @@ def flops(file: Path, overrides: Sequence[str], arm: str | None, json_output: bo
 
 
 def told_by(experiment: Experiment, info: DataInfo) -> str:
-    """In words, what told size, channels and classes: the data, or what stands in for data that are not there."""
+    """Where size, channels and classes come from, in words: the data, or the configuration if there are none."""
     if info.images or experiment.data.name != "images":
         return "data"
     if experiment.model.class_conditional and experiment.data.classes is None:

@@ -12,24 +12,15 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
 
 from harness.wording import count_of
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from harness.data.prepare import PrepareProgress
 
-data_app = typer.Typer(help="Prepare and look at data.", no_args_is_help=True)
+data_app = typer.Typer(help="Prepare and look at data.", no_args_is_help=True, rich_markup_mode=None)
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, and no progress.")]
 
 
@@ -123,10 +114,20 @@ def throughput(
 
 @contextmanager
 def _progress(shown: bool) -> Iterator[PrepareProgress | None]:
-    """A bar per phase on the error stream; what a rerun finds done does not count into the time left."""
+    """A progress bar per phase on stderr; what a rerun finds done does not count towards the time left."""
     if not shown:
         yield None
         return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
     columns = (
         TextColumn("{task.description:10}"),
         BarColumn(),
@@ -156,6 +157,9 @@ def _print_json(values: dict[str, Any]) -> None:
 
 
 def _print_info(described: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table("", *described["splits"], title=f"{described['name']} ({described['kind']})", title_justify="left")
     rows = {
         "images": lambda s: f"{s['images']:,}",

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def bar(out: Console, label: str, kind: str) -> Iterator[JobProgress]:
-    """A progress bar of the steps of a training, the images of a cell, or what else is counted; its phases by name."""
+    """A progress bar over a training's steps, a cell's images, or whatever else is counted; it names the phase."""
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -48,7 +48,7 @@ def bar(out: Console, label: str, kind: str) -> Iterator[JobProgress]:
 
         def tell(done: int, total: int, phase: str = MAIN) -> None:
             nonlocal current
-            if phase != current:  # another phase goes at another speed
+            if phase != current:  # each phase has a speed of its own
                 progress.reset(task, total=1.0)
                 current = phase
             progress.update(task, completed=done / total if total else 0.0, text=in_words(kind, done, total, phase))
@@ -137,7 +137,7 @@ def train(
     if json_output:
         print_json({**store.read_training(training).plain, "weights": str(store.weights_path(training))})
     else:
-        out.print(f"training {training}: {store.weights_path(training)}", highlight=False)
+        out.print(f"training {training}: {store.weights_path(training)}")
 
 
 def profile(file: Path, overrides: Sequence[str], arm: str | None, results: Path, json_output: bool) -> None:
@@ -152,7 +152,7 @@ def profile(file: Path, overrides: Sequence[str], arm: str | None, results: Path
         print_json(summary)
         return
     for line in describe_profile(summary):
-        out.print(line, highlight=False, markup=False)
+        out.print(line)
 
 
 def sample(
@@ -205,7 +205,7 @@ def sample(
     if json_output:
         print_json(answer)
     else:
-        out.print(f"{count_of(images, 'image')}: {out_path} and {array_path}", highlight=False)
+        out.print(f"{count_of(images, 'image')}: {out_path} and {array_path}")
 
 
 def save_grid(images: Tensor, path: Path, most: int = 256) -> None:
@@ -270,4 +270,4 @@ def show_record(record: CellRecord, store: Store, out: Console) -> None:
     if timing is not None:
         table.add_row("seconds per image", f"{timing.seconds_per_image:.4g} (batch {timing.batch}, {timing.device})")
     out.print(table)
-    out.print(f"record: {store.cell_path(record.id)}", highlight=False)
+    out.print(f"record: {store.cell_path(record.id)}")

@@ -20,9 +20,9 @@ LEFT = ("method", "sampler")
 FIRST_TO_GO = ("timed on", "interval", "seeds", "time speed-up", "compute speed-up", "s/image")
 """Columns that are left out where there is no room, after other measures of quality and before what varies."""
 LEAST_NAME = 6
-"""Letters that are left of a name at the least."""
+"""Fewest letters that a name is cut to."""
 SHORT_STATUS = 12
-"""Letters that are left at the least of why a row has no result."""
+"""Fewest letters that the reason why a row has no result is cut to."""
 
 
 def fitted(
@@ -30,8 +30,8 @@ def fitted(
 ) -> tuple[Table, str]:
     """The table in `width` letters (whole where that is None), and what was left out of it, in words.
 
-    First the columns go closer together, then those of least use go: other measures of quality, times, what else
-    varies. What stands in place of a `distance` is cut short, and names at the very last.
+    First the columns move closer together, then the least useful ones go: other measures of quality, times, what else
+    varies. What stands in place of a `distance` is cut short, and names last of all.
     """
     shown = rows[:SHOWN_ROWS]
     texts = {column: [row[place] for row in shown] for place, column in enumerate(columns)}
@@ -56,7 +56,7 @@ def fitted(
 
 
 def _going(columns: Sequence[str], distance: str) -> list[str]:
-    """The columns that may go, the first to go first."""
+    """The columns that may go, in the order in which they go."""
     known = [*NAMES, distance, *COSTS, *FIRST_TO_GO]
     place = list(columns).index(distance)
     measures = [column for column in columns[place + 1 :] if column not in known]

@@ -1,4 +1,4 @@
-"""Commands that are told to people: each does what it says when it is pasted into the same terminal."""
+"""Commands that messages suggest: each works when it is pasted into the same terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RESULTS = Path("results")
 
 @dataclass(frozen=True)
 class Asked:
-    """What a person gave to a command, and a command that is told to them must therefore give again."""
+    """The arguments of the command that was called, which a suggested command must repeat."""
 
     file: Path
     overrides: Sequence[str] = ()

@@ -77,11 +77,11 @@ def run(
             _print_tail(path, out)
     if noted.get("traceback"):
         _print_heading(f"{target}: {noted.get('state')}", out)
-        out.print(noted["traceback"], highlight=False, markup=False)
+        out.print(noted["traceback"])
     earlier = [attempt for attempt in with_logs if attempt not in shown]
     if earlier:
         command = Asked(file, overrides, results).command("logs", name, "--all")
-        out.print(f"logs of {count_of(len(earlier), 'earlier job')} too: {command}", highlight=False, markup=False)
+        out.print(f"logs of {count_of(len(earlier), 'earlier job')} too: {command}")
 
 
 def _heading(attempt: Attempt) -> str:
@@ -89,8 +89,8 @@ def _heading(attempt: Attempt) -> str:
 
 
 def _print_heading(text: str, out: Console) -> None:
-    """In full: a rule of the terminal's width would cut a path."""
-    out.print(f"── {text} ──", style="dim", highlight=False, markup=False)
+    """In full: a rule as wide as the terminal would cut off a path."""
+    out.print(f"── {text} ──", style="dim")
 
 
 def _why(sweep: Sweep, store: Store, target: Target) -> str:
@@ -132,13 +132,13 @@ def _print_tail(path: Path, out: Console) -> int:
         file.seek(max(0, size - LOG_BYTES))
         content = file.read()
     if size > LOG_BYTES:
-        out.print(f"… the last {LOG_BYTES // 1000} kB", highlight=False)
-    out.print(content.decode(errors="replace"), highlight=False, markup=False, end="")
+        out.print(f"… the last {LOG_BYTES // 1000} kB")
+    out.print(content.decode(errors="replace"), end="")
     return max(0, size - LOG_BYTES) + len(content)
 
 
 class _Follower:
-    """Prints what comes, file by file as `tail -f` does, until the target's job has ended."""
+    """Prints new output file by file, as `tail -f` does, until the target's job has ended."""
 
     def __init__(self, sweep: Sweep, store: Store, target: Target, out: Console) -> None:
         self.sweep, self.store, self.target, self.out = sweep, store, target, out
@@ -169,7 +169,7 @@ class _Follower:
 
     def _say(self, sentence: str) -> None:
         if sentence != self.said:
-            self.out.print(sentence, style="dim", highlight=False, markup=False)
+            self.out.print(sentence, style="dim")
             self.said = sentence
 
     def _print_new(self) -> None:
@@ -186,7 +186,7 @@ class _Follower:
             if content:
                 self._head(path)
                 self.read[path] += len(content)
-                self.out.print(self.decoders[path].decode(content), highlight=False, markup=False, end="")
+                self.out.print(self.decoders[path].decode(content), end="")
 
     def _head(self, path: Path) -> None:
         if path != self.shown:

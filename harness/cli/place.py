@@ -41,7 +41,7 @@ def choose(named: str | None, slurm: Sequence[str], sweep: Sweep, *, was_submitt
     """The command line or HARNESS_CLUSTER, else where its jobs were submitted before, else the sweep's file or the
     user's, else what there is. Raises :class:`ConfigError` for another name, or settings of SLURM without it.
     """
-    if sweep.config.cluster:  # wrong keys are told wherever it runs this time
+    if sweep.config.cluster:  # wrong keys are reported wherever it runs this time
         from harness.dispatch.slurm.settings import parse_layer
 
         parse_layer(sweep.config.cluster, f"{sweep.path}: cluster")

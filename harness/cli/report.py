@@ -6,6 +6,7 @@ import contextlib
 import gc
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,11 +22,14 @@ from harness.config.schema import Experiment, as_plain, nearest
 from harness.dispatch.sweep import Sweep, load_sweep
 from harness.errors import ConfigError, StoreError
 from harness.files import as_unicode, read_json, write_atomically, write_json
-from harness.store.records import CellRecord, DamagedRecord
+from harness.store.records import OF_NEWER_VERSION, CellRecord, DamagedRecord, NewerRecord
 from harness.store.store import LOCAL, REPORT_CELLS, REPORT_SAMPLES, Store, Target, is_published
+from harness.wording import count_of
 
 if TYPE_CHECKING:
     from harness.report import Report, ReportCell
+
+log = logging.getLogger("harness")
 
 REPORT_SOURCE = Path(__file__).parent.parent / "report"
 REPORTED = "reported.csv"
@@ -67,8 +71,8 @@ def run(
 
 @contextlib.contextmanager
 def without_garbage_collection() -> Iterator[None]:
-    """Ten thousand records are millions of objects, none of them garbage: to look for it takes longer than to read
-    them."""
+    """Pause the garbage collector: ten thousand records are millions of objects, none of them garbage, and looking for
+    some takes longer than reading them."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -79,7 +83,7 @@ def without_garbage_collection() -> Iterator[None]:
 
 
 def remake(folder: Path, publish: bool = False, metric: str | None = None) -> Made:
-    """A report again from its own cells.json, without the runs it was made from: in place, or published.
+    """Make a report again from its own cells.json, without the runs it was made from: in place, or published.
 
     A published one is ranked by another measure in the folder of a sweep's own report.
     """
@@ -95,7 +99,7 @@ def remake(folder: Path, publish: bool = False, metric: str | None = None) -> Ma
     target = folder
     if publish:
         target, options = Store(root).published_folder(folder.name), replace(options, published=True)
-    elif options.metric != kept.options.metric and is_published(folder):  # a look by another measure publishes nothing
+    elif options.metric != kept.options.metric and is_published(folder):  # ranking by another measure publishes nothing
         target, options = root / LOCAL / folder.name, replace(options, published=False)
     if target != folder and (folder / REPORT_SAMPLES).exists():
         write_atomically(target / REPORT_SAMPLES, (folder / REPORT_SAMPLES).read_bytes())
@@ -115,7 +119,7 @@ def _check_metric(metric: str, cells: Iterable[ReportCell]) -> None:
 
 
 def is_current(sweep: Sweep, store: Store) -> bool:
-    """Whether the last report was made of the very records that are there, by size and time of each."""
+    """Whether the last report was made from exactly the records that are there, by size and time of each."""
     return _remembered(sweep, store) == _digest(sweep, store, {}, store.report_folder(sweep.report_name))
 
 
@@ -179,7 +183,7 @@ def cells_of(sweep: Sweep, store: Store, failures: Mapping[str, str]) -> list[Re
     from harness.report import ReportCell
 
     finished = store.finished_cells()
-    cells = []
+    cells, newer = [], list[str]()
     for cell in sweep.cells.values():
         record, status = None, None
         if cell.id in finished:
@@ -187,17 +191,22 @@ def cells_of(sweep: Sweep, store: Store, failures: Mapping[str, str]) -> list[Re
                 record = _labelled(store.read_cell(cell.id), cell.experiment)
             except DamagedRecord as error:
                 status = f"damaged: {error}"
+            except NewerRecord as error:
+                status = OF_NEWER_VERSION
+                newer.append(str(error))
         if record is None:
             status = status or status_of(cell.id, store, failures)
         config = as_plain(cell.experiment) if record is None else None
         for arm, varied in cell.rows:
             label = sweep.config.arms[arm].label or arm
             cells.append(ReportCell(arm, varied, record, label, config, status))
+    if newer:
+        log.warning("%s left out of the report: %s", count_of(len(newer), "cell"), newer[0])
     return cells
 
 
 def _labelled(record: CellRecord, experiment: Experiment) -> CellRecord:
-    """The record with the data called as the sweep calls them now: a name is no reason to measure a cell again."""
+    """The record under the label that the sweep gives the data now: a new name is no reason to measure a cell again."""
     label = experiment.data.label
     if label is None or label == record.config["data"].get("label"):
         return record
@@ -253,7 +262,7 @@ def _summary(report: Report, folder: Path) -> dict[str, Any]:
 
 
 def show(made: Made, out: Console) -> None:
-    """The table, as much of it as fits, where the report lies, and last what came of it, with its conditions."""
+    """Print as much of the table as fits, where the report is, and last the headline with its conditions."""
     told = made.summary["table"]
     table, left_out = fitted(told["columns"], told["rows"], made.summary["distance"], width_of(out))
     _say(made.summary["caption"], out)
@@ -267,14 +276,14 @@ def show(made: Made, out: Console) -> None:
 
 
 WIDEST = 10_000
-"""Letters: no table is as wide."""
+"""In letters; wider than any table."""
 
 
 def width_of(out: Console) -> int | None:
-    """Letters of a line; None where nothing says, as in a file or a pipe."""
+    """Letters in a line; None where that is unknown, as in a file or a pipe."""
     return out.width if out.is_terminal or os.environ.get("COLUMNS", "").isdecimal() else None
 
 
 def _say(text: str, out: Console, style: str | None = None) -> None:
-    """Text broken between words where people read it, and left whole where a program does."""
-    out.print(text, highlight=False, markup=False, style=style, soft_wrap=not out.is_terminal)
+    """Print text, broken between words on a terminal and on one line where a program reads it."""
+    out.print(text, style=style, soft_wrap=not out.is_terminal)

@@ -11,7 +11,6 @@ from typing import Any
 
 from rich.cells import cell_len
 from rich.console import Group, RenderableType
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
@@ -38,7 +37,7 @@ STYLES = {"running": "cyan", "failed": "red", "blocked": "red", "cancelled": "ye
 COLUMNS = ("id", "training or cell", "state", "done", "runs", "job", "node", "elapsed", "ETA")
 NAME = COLUMNS.index("training or cell")
 LEFT_OUT = ("runs", "node", "job", "elapsed", "ETA", "done")
-"""In this order, where a terminal is too narrow for all columns."""
+"""Columns in the order in which they are left out where a terminal is too narrow for all."""
 SEPARATOR = 3
 
 
@@ -82,6 +81,8 @@ def _show(read: Callable[[], tuple[Callable[[int, int], RenderableType], bool]],
         out.width = PLAIN_WIDTH
     render, is_live = read()
     if watch:
+        from rich.live import Live
+
         with Live(console=out, auto_refresh=False, screen=out.is_terminal) as live:
             while True:
                 live.update(render(max(5, out.height - 8), out.width), refresh=True)
@@ -188,7 +189,7 @@ def _columns(row: Row, sweep: Sweep) -> list[str | Text]:
 
 
 def _done(row: Row) -> str:
-    """How far a target is, or what its job is at after that: ``120/300``, ``features 250/800``, ``counting``."""
+    """How far a target is, or what its job does after that: ``120/300``, ``features 250/800``, ``counting``."""
     if row.phase is not None:
         name, done, total = row.phase
         return f"{name} {done}/{total}" if total else name
@@ -196,7 +197,7 @@ def _done(row: Row) -> str:
 
 
 def hints(status: SweepStatus, asked: Asked) -> list[str]:
-    """What a person may want to do next, as commands that work when they are pasted."""
+    """What to do next, as commands to paste."""
     lines = []
     if status.earlier:
         lines.append(f"{earlier_sentence(status.earlier)}; to end them: {asked.command('cancel', '--earlier')}")

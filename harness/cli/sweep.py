@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from harness.dispatch.slurm.submit import Submitted
 
 SHOWN_GPU_HOURS = 0.1
-"""A sweep that takes less is none for a GPU's plan."""
+"""Below this many planned GPU-hours none are shown: the sweep is not one for GPUs."""
 
 
 def run(
@@ -75,8 +75,8 @@ def run_loaded(
         from harness.dispatch.checks import check_sweep
 
         check_sweep(planned, store)
-        out.print(_announcement(planned), highlight=False)
-        out.print(chosen.sentence, highlight=False, markup=False)
+        out.print(_announcement(planned))
+        out.print(chosen.sentence)
         if chosen.kind == "slurm":
             if not wait:
                 _print_submitted(_submit(planned, store, out, asked), asked, out, json_output, told)
@@ -86,7 +86,7 @@ def run_loaded(
             failures = _run_here(planned, store, out, chosen.kind, workers or 1)
     else:
         done = f"all {len(sweep.cells)} cells are" if len(sweep.cells) > 1 else "the one cell is"
-        out.print(f"{done} done; nothing runs", highlight=False)
+        out.print(f"{done} done; nothing runs")
     from harness.cli import report as reporting
 
     made = reporting.make(sweep, store, failures)
@@ -107,14 +107,14 @@ def _checked(sweep: Sweep, store: Store) -> tuple[Plan, dict[str, str]]:
 
 
 def _set_aside(damaged: Mapping[str, str], store: Store, out: Console, dry_run: bool) -> None:
-    """Put damaged records where nothing reads them, and say so; a dry run only says so."""
+    """Set damaged records aside and say so; a dry run only says so."""
     for cell, reason in damaged.items():
         place = "would be set aside" if dry_run else f"set aside as {set_aside(store.cell_path(cell)).name}"
         out.print(f"{reason}: {place}, and the cell measured again")
 
 
 def _in_figures(gmacs: float) -> str:
-    """Whole from a hundred on, three figures below."""
+    """As a whole number from a hundred on, with three significant figures below."""
     return f"{gmacs:,.0f}" if gmacs >= 100 else f"{gmacs:.3g}"
 
 
@@ -146,7 +146,7 @@ def _submit_and_wait(planned: Plan, store: Store, out: Console, asked: Asked) ->
     try:
         _submit(planned, store, out, asked)
     except NoRoom as error:
-        out.print(str(error), highlight=False, markup=False)
+        out.print(str(error))
     return cluster.wait_for(planned.sweep, store, out, asked.slurm)
 
 
@@ -168,8 +168,8 @@ def _print_submitted(
         )
         return
     again = asked.command("sweep", submits=True)
-    out.print(f"look at it with: {asked.command('status', '--watch')}", highlight=False, markup=False)
-    out.print(f"once all is done, this makes the report: {again}", highlight=False, markup=False)
+    out.print(f"look at it with: {asked.command('status', '--watch')}")
+    out.print(f"once all is done, this makes the report: {again}")
 
 
 def show_plan(
@@ -191,7 +191,7 @@ def show_plan(
         print_json({**rows, **(told or {})})
         return
     _show_rows(planned, rows, out)
-    out.print(chosen.sentence, highlight=False, markup=False)
+    out.print(chosen.sentence)
     if chosen.kind == "slurm":
         cluster.show_proposal(rows["slurm"], out)
 
@@ -223,7 +223,7 @@ def _show_rows(planned: Plan, rows: Mapping[str, Any], out: Console) -> None:
         out.print(tables)
     out.print(cells)
     if planned.sweep.missing:
-        out.print("\n".join(planned.sweep.missing), style="yellow", highlight=False, markup=False)
+        out.print("\n".join(planned.sweep.missing), style="yellow")
         out.print("without that, ids cannot be told and nothing can be marked as done: this is all there may be to run")
     to_run = {kind: [row for row in rows[f"{kind}s"] if row["runs"]] for kind in KINDS}
     gmacs = sum(row["gmacs"] for of_kind in to_run.values() for row in of_kind)
@@ -231,7 +231,6 @@ def _show_rows(planned: Plan, rows: Mapping[str, Any], out: Console) -> None:
     counts = ", ".join(count_of(len(to_run[kind]), kind) for kind in told)
     out.print(
         f"to run: {counts}, {_in_figures(gmacs)} GMACs; done already: {count_of(len(planned.done_cells), 'cell')}",
-        highlight=False,
     )
     _show_planned_hours(rows["planned"], out)
 
@@ -261,7 +260,6 @@ def _show_planned_hours(planned: Mapping[str, Any], out: Console) -> None:
     out.print(
         f"planned, not measured: {sum(hours.values()):,.0f} GPU-hours ({parts}) on an {planned['device']} "
         f"at {planned['utilisation']:.0%} of its peak",
-        highlight=False,
     )
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 from harness.cli.console import console, print_json
 from harness.dispatch.plan import plan, without_damaged
 from harness.dispatch.sweep import load_sweep
+from harness.store.records import NewerRecord
 from harness.store.store import Store
+from harness.wording import count_of
 
 
 def run(file: Path, overrides: Sequence[str], results: Path, json_output: bool) -> None:
@@ -24,11 +26,16 @@ def run(file: Path, overrides: Sequence[str], results: Path, json_output: bool) 
     for reason in damaged.values():
         out.print(f"{reason}: left out; harness sweep measures the cell again")
     cells = sorted(planned.done_cells)
-    times = {}
+    times, newer = {}, list[str]()
     with bar(out, "timing", "cells") as progress:
         for number, cell in enumerate(cells):
-            times[cell] = time_again(store, cell).plain["time"]
+            try:
+                times[cell] = time_again(store, cell).plain["time"]
+            except NewerRecord as error:
+                newer.append(str(error))
             progress(number + 1, len(cells))
+    if newer:
+        out.print(f"{count_of(len(newer), 'cell')} left as they are: {newer[0]}")
     made = reporting.make(sweep, store, {})
     if json_output:
         print_json({"cells": times, **made.summary})

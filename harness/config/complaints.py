@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any, Literal, get_args, get_origin
@@ -18,10 +19,10 @@ SHAPE_ERRORS = {
 }  # fmt: skip
 """pydantic's names for a value of another type or length than the key takes."""
 TRUTHS = {word: truth for words, truth in (("yes on y", "true"), ("no off n", "false")) for word in words.split()}
-"""How those words are written that other languages take for a truth value."""
+"""How to write the words that YAML 1.1 and other languages take for a truth value."""
 SHOWN = 60
 OF_A_KEY = re.compile(r"[a-z]\w*: ")
-"""How the message of a section's own check begins: with the key of the section that is wrong."""
+"""How the message of a section's own check begins: with the key that is wrong."""
 
 
 def section_of(annotation: Any) -> type[BaseModel] | None:
@@ -49,7 +50,7 @@ def key_types(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
 def complaints(
     failure: ValidationError, model: type[BaseModel], known_elsewhere: Callable[[str], str | None] = lambda key: None
 ) -> list[str]:
-    """One sentence for each key of `model` that is wrong; a key is not missing where it is but misspelt.
+    """One sentence for each key of `model` that is wrong; a key that was only misspelt is not reported as missing.
 
     `known_elsewhere` says why `model` does not have a key that others have.
     """
@@ -121,7 +122,7 @@ def _sentence(key: str, annotation: Any, error: Mapping[str, Any]) -> str:
     kind, value = error["type"], error["input"]
     head = f"{key}: " if key else ""
     if kind in ("value_error", "assertion_error"):
-        message = str(error["ctx"]["error"])
+        message = str(error["ctx"]["error"]) or _failed_check(error["ctx"]["error"], value)
         return f"{key}.{message}" if key and OF_A_KEY.match(message) else f"{head}{message}"
     if kind == "missing" and key and "." not in key and isinstance(value, dict):
         return f"{head}is missing; {words_of(annotation)} is needed"
@@ -141,6 +142,14 @@ def _sentence(key: str, annotation: Any, error: Mapping[str, Any]) -> str:
     return f"{head}{error['msg'][0].lower()}{error['msg'][1:]}, not {shown(value)}"
 
 
+def _failed_check(error: BaseException, value: Any) -> str:
+    """The message for a check that raised without one, as a bare ``assert`` does: it quotes the line of the check."""
+    frames = traceback.extract_tb(error.__traceback__)
+    line = f" ({frames[-1].line}; {frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    given = "its keys together do" if isinstance(value, Mapping | BaseModel) else f"{shown(value)} does"
+    return f"{given} not pass a check{line}"
+
+
 def _misfit(annotation: Any, value: Any) -> str:
     """A value of the wrong type: what it is, what is needed, and how that is written where it can be told."""
     needed = words_of(annotation)
@@ -156,7 +165,7 @@ def _misfit(annotation: Any, value: Any) -> str:
 
 
 def _number_meant(text: str) -> str | None:
-    """How the number is written that somebody meant by `text`; None where it is no number."""
+    """How to write the number that `text` was meant as; None where it is not a number."""
     bare = re.sub(r"(?<=\d)[_,' ](?=\d{3})", "", text.strip())
     return bare if re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", bare) else None
 
@@ -166,7 +175,7 @@ def _as_name(text: str) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as a message shows it: cut short where it is long."""
+    """`value` for a message, cut short where it is long."""
     text = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 

@@ -1,6 +1,6 @@
 """The data sets that `data.name` can name, and what a configuration is checked against before their data are opened.
 
-A further one is a module of its name in `harness/data/` (:mod:`harness.data.sets` says what it has) and a line here.
+To add one, write a module of its name in `harness/data/` (:mod:`harness.data.sets` says what it needs) and a line here.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class DataSetFacts:
-    """What is known of a data set by its name alone; None stands for what only its data tell.
+    """What is known of a data set from its name alone; None stands for what only the data can tell.
 
     Attributes:
         description: a phrase.

@@ -15,7 +15,7 @@ from harness.config.complaints import section_of, words_of
 
 NO_DEFAULT = "required"
 MOST_SHOWN = 1e6
-"""Bounds from here on only keep integers from overflowing."""
+"""Larger bounds are not shown: they only keep integers from overflowing."""
 BOUNDS = {Ge: ("≥", "ge"), Gt: (">", "gt"), Le: ("≤", "le"), Lt: ("<", "lt")}
 
 
@@ -46,7 +46,7 @@ class Key:
 def keys_of(model: type[BaseModel], prefix: str = "") -> Iterator[Key]:
     """Every key of `model` and of the sections in it, in the order they are declared in.
 
-    A section that is described stands for itself: its keys are told elsewhere.
+    A section with a description is listed as one key: its own keys are listed elsewhere.
     """
     for name, field in model.model_fields.items():
         section = section_of(field.annotation)

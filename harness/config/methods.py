@@ -6,7 +6,7 @@ the group :data:`GROUP`.
 
 from __future__ import annotations
 
-from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
@@ -17,18 +17,21 @@ from harness.plugins import PluginError, Source, failure
 from harness.wording import nearest
 from models.methods import METHODS, Method, Settings
 
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
 GROUP = "harness.methods"
 SECTIONS = {"model": "model_settings", "train": "train_settings", "sample": "sample_settings"}
 """The sections that a method has keys of its own in, and where it declares them."""
 
 
 class UnknownMethod(ConfigError):
-    """A name that nobody has given a method."""
+    """A name of no method."""
 
 
 _loaded: dict[str, Method] = dict(METHODS)
 _places: dict[str, str] = {}
-"""Of each kind that is not the project's own, its ``package.module:Class``."""
+"""The ``package.module:Class`` of each kind that is not the project's own."""
 
 
 def method_of(kind: str) -> Method:
@@ -62,6 +65,8 @@ def _refused(kind: str, problem: str) -> ConfigError:
 
 def _entry_points() -> dict[str, list[EntryPoint]]:
     """By name; several where packages announce different classes under one."""
+    from importlib.metadata import entry_points  # imported here: it is slow, and only a kind from outside needs it
+
     points: dict[str, list[EntryPoint]] = {}
     for point in entry_points(group=GROUP):
         same = points.setdefault(point.name, [])
@@ -90,7 +95,7 @@ def _check_defaults(kind: str, section: str, settings: type[Settings]) -> None:
         raise _refused(kind, f"has a default in {SECTIONS[section]} that JSON cannot hold: {error}") from error
     except ValidationError as failed:
         for one in failed.errors():
-            if one["type"] not in ("value_error", "assertion_error"):  # its own checks may want further keys
+            if one["type"] not in ("value_error", "assertion_error"):  # the method's own checks may need further keys
                 key = ".".join(map(str, (section, *one["loc"])))
                 why = f"{one['msg'][0].lower()}{one['msg'][1:]}"
                 raise _refused(
@@ -101,7 +106,7 @@ def _check_defaults(kind: str, section: str, settings: type[Settings]) -> None:
 
 
 def _checked(kind: str, found: object) -> Method:
-    """An instance of the class `found`, which has the face of a method."""
+    """An instance of the class `found`, once it is known to have the interface of a method."""
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise _refused(kind, "is no method: a subclass of models.methods.Method is needed")
     if found.build is Method.build and found.build_network is Method.build_network:

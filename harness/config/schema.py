@@ -2,7 +2,7 @@
 
 An experiment is fully resolved and immutable. :func:`parse_experiment` turns a plain mapping (from YAML) into one and
 reports *all* problems at once, each with the key, the value, the choices and the nearest match. ``Experiment(…)`` in
-Python takes the same values, or sections, and complains alike.
+Python takes the same values, or sections, and raises the same errors.
 
 The sections `model`, `train` and `sample` have the keys that stand here and those of the method that ``model.kind``
 names, which declares them itself (:mod:`models.methods`): :func:`experiment_of` is the class that has both.
@@ -68,7 +68,7 @@ class Section(Settings):
 
 
 def distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
-    """`seeds`. Raises ValueError where one stands there twice."""
+    """`seeds`, if they are distinct; raises ValueError otherwise."""
     if len(set(seeds)) != len(seeds):
         raise ValueError("has a seed twice")
     return seeds
@@ -430,6 +430,12 @@ class Experiment(Section):
     def _check_experiment(self) -> Self:
         method, sample = method_of(self.model.kind), self.sample
         method.check(self)
+        size = self.data.size or DATA_SETS[self.data.name].size
+        if size is not None:  # otherwise only the data tell it: the preflight checks look there
+            try:
+                self.model.check_size(size)
+            except ValueError as error:
+                raise ValueError(f"model.{error}") from None
         given = [key for key in refresh.KEYS if getattr(sample, key) is not None]
         if sample.stitch is not None and method.needs_refreshes(self):
             raise ValueError(
@@ -583,7 +589,7 @@ NOT_UTF_8 = "name the file by a pattern (caf*.zip), by a link to it, or rename i
 
 
 def _not_utf8(values: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """(key, text) of each text in `values` that was typed in bytes that are no UTF-8: no JSON can hold it."""
+    """(key, text) of each text in `values` whose bytes are not UTF-8, which JSON cannot hold."""
     if isinstance(values, str) and not values.isascii():
         try:
             values.encode()
@@ -610,7 +616,7 @@ def _without_unset(values: dict[str, Any], model: type[BaseModel]) -> dict[str, 
         section = section_of(field.annotation)
         if isinstance(value, dict) and section is not None:
             kept[key] = _without_unset(value, section)
-        elif value is not None or field.default is not None:  # a None that is not the default says something
+        elif value is not None or field.default is not None:  # a None that is not the default has a meaning
             kept[key] = value
     return kept
 
@@ -642,7 +648,7 @@ def _fill(experiment: Experiment, values: Mapping[str, Any], source: str) -> Non
     plain = {key: _given(value) for key, value in values.items()}
     plain = _without_nothing(plain, chosen)
     if chosen is experiment_of(DEFAULT_KIND) and _kind_in(plain) != DEFAULT_KIND:
-        plain = _without_own_keys(plain)  # one complaint about the kind is enough
+        plain = _without_own_keys(plain)  # one message about the kind is enough
     _check_utf8(plain, source)
     try:
         text = json.dumps(as_typed(chosen, plain))
@@ -658,7 +664,7 @@ def _fill(experiment: Experiment, values: Mapping[str, Any], source: str) -> Non
 
 
 def _given(value: Any) -> Any:
-    """A section as the mapping that a file would have in its place: of the keys that were set."""
+    """`value` as a file would have it: a section becomes the mapping of the keys that were set."""
     return value.model_dump(mode="json", exclude_unset=True) if isinstance(value, BaseModel) else value
 
 
@@ -669,7 +675,7 @@ def _kind_in(values: Mapping[str, Any]) -> str:
 
 
 def _whose(key: str, kind: str) -> str | None:
-    """Why an experiment of `kind` does not have `key`, if it is another method's."""
+    """Why an experiment of `kind` has no `key`, if another method has it."""
     owners = owners_of(key)
     if not owners:
         return None
@@ -678,10 +684,10 @@ def _whose(key: str, kind: str) -> str | None:
 
 
 def _without_nothing(values: Mapping[str, Any], chosen: type[Experiment]) -> dict[str, Any]:
-    """`values` without the keys of methods that are null where that says nothing.
+    """`values` without the keys of methods that are null where null has no meaning.
 
-    So a grid can zip kinds with keys that only some have: null is a key left out, of a method that does not have it and
-    of one whose key takes no null.
+    So a grid can zip kinds with keys that only some of them have: null leaves a key out, both for a method without it
+    and for one whose key takes no null.
     """
 
     def says_something(section: str, key: str, value: Any) -> bool:

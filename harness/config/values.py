@@ -1,7 +1,7 @@
-"""Values as the key means them that takes them: of a YAML file, or a text of the command line.
+"""Values of a YAML file or of the command line, converted to what their key takes.
 
 A key that takes text gets the text that was written, be it `007`, `1.50` or `2026-11-25`; a key that takes a whole
-number gets 1000 for `1e3`. What fits no key's type is left as it is, for the schema to refuse.
+number gets 1000 for `1e3`. A value that does not fit its key's type is left as it is, for the schema to refuse.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from harness.config.yamlfile import DecimalNumber, WholeNumber, load_text
 from harness.errors import ConfigError
 
 NOTHING = ("", "null")
-"""What stands for no value on the command line, where a key may be without one."""
+"""What stands for no value on the command line, for a key that may go without one."""
 
 
 @dataclass(frozen=True)
 class ReadBy:
-    """Beside a free mapping's annotation: the function that reads its values, for the annotation cannot tell."""
+    """In a free mapping's annotation: the function that reads its values, whose types the annotation does not give."""
 
     read: Callable[[Any], Any]
 
@@ -54,7 +54,7 @@ def takes(annotation: Any, kind: type) -> bool:
 
 
 def as_typed(annotation: Any, value: Any) -> Any:
-    """`value`, as YAML gave it, as a key of type `annotation` means it."""
+    """`value`, as YAML gave it, converted to what a key of type `annotation` takes."""
     if isinstance(value, bool) or value is None:
         return value
     if isinstance(value, int | float):

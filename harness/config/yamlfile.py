@@ -1,4 +1,4 @@
-"""Strict YAML: what a person means, or an error with the line and the way to write it.
+"""Strict YAML: read as it was meant, or refused with the line and the right way to write it.
 
 PyYAML's safe loader reads the text; of YAML's types only texts, numbers, true and false, null, lists and mappings are
 taken. Scalars mean what they mean in YAML 1.2: `1e-5` is a number, `yes`, `on`, `1:30` and `2026-11-25` are texts, a
@@ -19,7 +19,7 @@ import yaml
 from harness.errors import ConfigError
 
 MOST_VALUES = 1_000_000
-"""Aliases of aliases can stand for more values than a machine can hold."""
+"""Limit on values: aliases of aliases can stand for more than a machine can hold."""
 MOST_LEVELS = 64
 MOST_DIGITS = 400
 TAG = "tag:yaml.org,2002:"
@@ -45,7 +45,7 @@ CURES = {
     "mapping values are not allowed": "a text with ': ' in it must stand in quotes, and the keys of a level line up",
     "did not find expected key": "the keys of a level line up, and each has a value after ': '",
 }
-"""What to do about the parser's commonest complaints."""
+"""What to do about the parser's most common errors."""
 
 
 class _Written:
@@ -98,7 +98,7 @@ def load_text(text: str, source: str) -> Any:
 
 
 def _complaint(error: yaml.MarkedYAMLError, text: str) -> str:
-    """The parser's words, with the line and what to do about it."""
+    """The parser's message, with the line and what to do about it."""
     mark = error.problem_mark or error.context_mark
     problem = error.problem or error.context or "is no YAML"
     rest = "".join(text.split("\n")[mark.line : mark.line + 1])[mark.column :] if mark else ""
@@ -124,7 +124,7 @@ class _Reader:
         return value
 
     def _value(self, node: yaml.Node) -> Any:
-        """The value of `node`; that of an alias is made once and shared."""
+        """The value of `node`; an alias's is built once and shared."""
         if id(node) in self._open:
             raise _refused(node, "an alias stands inside what it is an alias of")
         if id(node) not in self._values:
@@ -142,7 +142,7 @@ class _Reader:
         if isinstance(node, yaml.SequenceNode):
             _expect_tag(node, "seq")
             return [self._value(item) for item in node.value]
-        assert isinstance(node, yaml.MappingNode)  # there is no fourth kind
+        assert isinstance(node, yaml.MappingNode)  # nodes are scalars, sequences or mappings
         _expect_tag(node, "map")
         return self._mapping(node)
 
@@ -162,7 +162,7 @@ class _Reader:
         return {**(merged or {}), **own}
 
     def _merged(self, node: yaml.Node) -> dict[str, Any]:
-        """What `<<` brings: a mapping, or a list of them of which an earlier one wins."""
+        """What `<<` merges in: a mapping, or a list of them in which earlier ones take precedence."""
         value = self._value(node)
         parts = value if isinstance(node, yaml.SequenceNode) else [value]
         if not all(isinstance(part, dict) for part in parts):
@@ -179,7 +179,7 @@ def _children(node: yaml.Node) -> Iterator[yaml.Node]:
 
 
 def _key(node: yaml.Node) -> str:
-    """A key is the text that stands there, whatever it would be as a value."""
+    """A key is text as written, whatever it would be as a value."""
     if not isinstance(node, yaml.ScalarNode):
         raise _refused(node, "a key must be text, not a list or a mapping")
     _expect_tag(node, "str", "int", "float", "bool", "null")

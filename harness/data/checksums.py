@@ -27,11 +27,11 @@ from harness.files import atomic_path
 log = logging.getLogger("harness")
 
 SETTLED_NS = 2_000_000_000
-"""Coarser than the clock of any file system in use (FAT counts two seconds)."""
+"""Coarser than the clock of any file system in use (FAT's ticks take two seconds)."""
 UNKNOWN = -1
 """Stands for the checksum of a file that cannot be read."""
 LARGEST_FILE = 2**30
-"""Bytes of the largest file that is taken for an image."""
+"""Size in bytes from which on a file is not taken for an image."""
 SAID_FROM_BYTES = 2 * 10**9
 SAVED_EVERY_SECONDS = 60.0
 CHUNK = 512
@@ -50,7 +50,7 @@ def cache_folder() -> Path:
 
 
 def state_of(status: os.stat_result) -> State:
-    """Size, times and inode: what tells a file from what it was before."""
+    """Size, times and inode: they tell whether a file has changed."""
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino & (2**63 - 1)
 
 
@@ -65,7 +65,7 @@ def _is_settled(states: np.ndarray, looked_at_ns: int) -> np.ndarray:
 
 
 def read_file(path: str | bytes | Path) -> bytes:
-    """The content of a regular file. Raises OSError: a pipe or device would block for ever."""
+    """The content of a regular file. Raises OSError for others: a pipe or device would block for ever."""
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     with open(handle, "rb") as file:  # noqa: PTH123 - opened by its handle
         status = os.fstat(handle)
@@ -120,7 +120,7 @@ def folder_checksums(
                 cache.save(names, states, np.where(settled, sums, UNKNOWN))
                 saved, new = time.monotonic(), False
     finally:
-        if new:  # also what a long reading has got to when it is cut off
+        if new:  # also saved when a long read is interrupted
             cache.save(names, states, np.where(settled, sums, UNKNOWN))
     return sums
 
@@ -142,7 +142,7 @@ def _hashed(root: bytes, names: Sequence[bytes], missing: np.ndarray) -> Iterato
     if len(missing) < CHUNK:
         yield from ((chunk, [checksum(int(index)) for index in chunk]) for chunk in chunks)
         return
-    with ThreadPoolExecutor(THREADS) as readers:  # reading and hashing leave the interpreter free
+    with ThreadPoolExecutor(THREADS) as readers:  # reading and hashing release the GIL
         for chunk in chunks:
             yield chunk, list(readers.map(checksum, map(int, chunk)))
 
@@ -187,7 +187,7 @@ class _Cache:
                 names, states, sums = file["names"].tobytes(), file["states"], file["sums"]
         except FileNotFoundError:
             return None
-        except Exception as failure:  # a damaged file fails in any way it likes
+        except Exception as failure:  # a damaged file may raise anything
             log.debug("%s: is damaged (%s)", self.path, failure)
             return None
         listed = names.split(b"\0") if names else []

@@ -158,7 +158,7 @@ def _parse(where: str, content: bytes) -> tuple[np.ndarray, np.ndarray]:
     try:
         batch = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
         pixels, labels = batch[b"data"], np.asarray(batch[b"labels"], dtype=np.int64)
-    except Exception as failure:  # a damaged pickle fails in any way it likes
+    except Exception as failure:  # a damaged pickle may raise anything
         raise DataError(f"{where}: is not a batch of CIFAR-10's python archive ({failure})") from None
     if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape != (len(labels), 3 * SIZE**2):
         raise DataError(f"{where}: does not hold 3072 bytes for each of its {len(labels)} labels")

@@ -27,7 +27,7 @@ LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 LOCAL_SIGNATURE = b"PK\x03\x04"
 ENCRYPTED, UTF_8 = 0x1, 0x800
 NOT_THE_USERS = frozenset({"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information"})
-"""Folders that systems put beside a user's files; like hidden ones they are left out."""
+"""Folders that operating systems add to a user's files; they are left out, as hidden ones are."""
 
 
 class Member(NamedTuple):
@@ -151,7 +151,9 @@ class Zip:
         name_bytes, extra_bytes = header[9:11]
         content = os.pread(self._handle, stored, offset + LOCAL_HEADER.size + name_bytes + extra_bytes)
         if method == zipfile.ZIP_DEFLATED:
-            content = zlib.decompressobj(wbits=-15).decompress(content, size + 1)  # more than is said is not unpacked
+            content = zlib.decompressobj(wbits=-15).decompress(
+                content, size + 1
+            )  # never unpack more than the directory says
         elif method != zipfile.ZIP_STORED:
             raise ValueError(f"compression method {method} is not supported, only stored and deflate are")
         if len(content) != size or zlib.crc32(content) != self._sums[index]:
@@ -248,7 +250,7 @@ def _with_folder(entry: os.DirEntry[bytes], ancestors: Ancestors) -> Ancestors:
 def _state(entry: os.DirEntry[bytes]) -> Sequence[int]:
     try:
         return state_of(entry.stat())
-    except OSError:  # a dangling link: reading it will say so
+    except OSError:  # a dangling link: reading it will report that
         return 0, 0, 0, 0
 
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from harness.data.damage import Damaged, DamagedImageError, damage_report
-from harness.data.pixels import PIXEL_RULES
+from harness.data.pixel_rules import PIXEL_RULES
 from harness.errors import DataError
 from harness.wording import count_of
 
@@ -86,7 +86,7 @@ class Dataset:
 
     @property
     def in_memory(self) -> bool:
-        """Whether loading is a mere copy."""
+        """Whether loading only copies from memory."""
         return isinstance(self._pixels, ArrayPixels)
 
     @property

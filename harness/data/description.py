@@ -13,7 +13,7 @@ from harness.errors import DataError, printable
 DESCRIPTION = "dataset.json"
 FORM = 'is not JSON of the form {"labels": [[name, label], …]}'
 MOST_CLASSES = 100_000
-"""More than any data set has: labels beyond are numbers of another kind."""
+"""More classes than any data set has: larger labels must mean something else."""
 
 
 @dataclass(frozen=True)

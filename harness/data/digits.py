@@ -6,13 +6,13 @@ import hashlib
 from functools import cache
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from harness.config.schema import DataConfig
 from harness.data.sets import DataSet
 from harness.errors import DataError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from harness.data.dataset import DataInfo, Dataset
 
 LEVELS = 16
@@ -24,14 +24,17 @@ CONTENT = "0b7e9c3202d7bcd255d6a19a238d3743bf5e320ba74812a6679958a017c55382"
 
 
 def to_uint8(values: np.ndarray) -> np.ndarray:
-    """Values 0..16 to uint8 0..255: v·255/16, rounded. No two values meet."""
+    """Values 0..16 to uint8 0..255: v·255/16, rounded. The mapping is one to one."""
+    import numpy as np
+
     return ((values.astype(np.int64) * 510 + LEVELS) // (2 * LEVELS)).astype(np.uint8)
 
 
 @cache
 def load() -> tuple[np.ndarray, np.ndarray]:
     """All digits: images uint8 (1797, 1, 8, 8) and labels int64 (1797,). Raises :class:`DataError` for others."""
-    from sklearn.datasets import load_digits  # here, since it takes half a second that a fingerprint does not need
+    import numpy as np  # imported here, as sklearn is: a fingerprint needs neither, and they take half a second
+    from sklearn.datasets import load_digits
 
     digits = load_digits()
     images, labels = to_uint8(digits.images)[:, None], digits.target.astype(np.int64)

@@ -94,7 +94,7 @@ def probe_headers(listing: Listing, count: int = PROBED) -> dict[int, Header]:
         try:
             headers[int(index)] = read_header(listing.read(int(index)))
         except (ValueError, DamagedImageError):
-            continue  # named and counted when all images are decoded
+            continue  # reported when all images are decoded
     return headers
 
 

@@ -21,11 +21,11 @@ IMAGE_SUFFIXES = (
 UNREADABLE_SUFFIXES = frozenset(
     {".heic", ".heif", ".jxl", ".psd", ".exr", ".hdr", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw", ".svg", ".ico"}
 )
-"""Of images that are not read here."""
+"""Endings of image formats that are not supported."""
 DOCUMENT_SUFFIXES = frozenset(
     {".txt", ".md", ".rst", ".json", ".csv", ".tsv", ".xml", ".html", ".pdf", ".yaml", ".yml", ".toml", ".log", ".py"}
 )
-"""A folder that holds nothing else describes the data."""
+"""Endings of documents: a folder that holds nothing else describes the data."""
 SPLIT_WORDS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "eval", "evaluation"), "val"),

@@ -96,7 +96,7 @@ def list_images(path: str, split: str) -> Listing:
     look = _looks.pop((path, files), None)
     if look is None or not look.holds():
         look = _look(path, files)
-    _looks[path, files] = look  # the last in use stay
+    _looks[path, files] = look  # the most recently used ones stay
     while len(_looks) > REMEMBERED:
         del _looks[next(iter(_looks))]
     if split not in look.listings:
@@ -157,7 +157,7 @@ class _Scan(NamedTuple):
 
 @dataclass
 class _Look:
-    """What was found at a path, and for how long that holds."""
+    """What was found at a path, and how long that may be trusted."""
 
     scan: _Scan
     files: tuple[Path, ...]
@@ -192,7 +192,8 @@ def _look(path: str, files: tuple[Path, ...]) -> _Look:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Millions of small objects are made here and none is garbage: looking for some would double the time."""
+    """Pause the garbage collector: of the millions of small objects made here none is garbage, and collecting would
+    double the time."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -38,7 +38,7 @@ def epoch_order(images: int, seed: int, epoch: int) -> np.ndarray:
 
     The ranks of raw Philox words; numpy promises those to stay as they are, but not its own shuffles.
     """
-    key = np.array([seed, ORDER_STREAM], dtype=np.uint64)  # a plain list with a seed from 2⁶³ on becomes floats
+    key = np.array([seed, ORDER_STREAM], dtype=np.uint64)  # a plain list with a seed of 2⁶³ or more would become floats
     words = np.random.Philox(key=key, counter=[0, 0, epoch, 0]).random_raw(images)
     order = np.argsort(words, kind="stable")
     order.setflags(write=False)
@@ -83,7 +83,7 @@ def batches(
 
 
 class _Steps(TorchDataset[Any]):
-    """Item `step` is this rank's batch, or the message of what went wrong (an exception would lose its face)."""
+    """Item `step` is this rank's batch, or an error's message (an exception would lose its type between processes)."""
 
     def __init__(self, dataset: Dataset, batch: int, seed: int, part: slice) -> None:
         self.dataset, self.batch, self.seed, self.part = dataset, batch, seed, part
@@ -106,7 +106,7 @@ def _raising(items: Iterator[Batch | str]) -> Iterator[Batch]:
 
 @dataclass(frozen=True)
 class Throughput:
-    """What a loader delivers when nobody else works."""
+    """What a loader delivers on its own."""
 
     images_per_second: float
     seconds: float

@@ -22,8 +22,6 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-PIXEL_RULES = 1
-"""Of what this module makes of an encoded image. Part of every id: raise it when the pixels change."""
 MOST_PIXELS = 10**8
 """Of an image, before and after it is resized. ImageNet's largest has about 6 × 10⁷."""
 GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")

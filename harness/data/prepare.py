@@ -31,7 +31,8 @@ from harness.data import cifar10, png
 from harness.data.damage import Damaged, DamagedImageError, damage_report
 from harness.data.images import known_or_probed, source_name
 from harness.data.listing import Listing, list_images
-from harness.data.pixels import GREY_MODES, PIXEL_RULES, centre_crop, check_cropping, open_image, plain, to_array
+from harness.data.pixel_rules import PIXEL_RULES
+from harness.data.pixels import GREY_MODES, centre_crop, check_cropping, open_image, plain, to_array
 from harness.errors import DataError, printable
 from harness.files import atomic_path, write_atomically
 from harness.wording import count_of
@@ -40,7 +41,7 @@ FORMAT = 1
 PART_BYTES = 2**24
 FIXED_DATE = (1980, 1, 1, 0, 0, 0)
 PrepareProgress = Callable[[str, int, int, int], None]
-"""Called with phase ("decoding" or "writing"), images done, images in all, damaged so far; first with what is there."""
+"""Called with phase ("decoding" or "writing"), images done, total, damaged so far; first with what is already there."""
 
 
 @dataclass(frozen=True)
@@ -289,7 +290,7 @@ def _decode(
 def _run(renderer: Renderer, parts: Path, missing: list[int], workers: int | None) -> Iterator[tuple[int, int]]:
     """Images and damaged ones of each part as it is made; the first is (0, 0), once all processes have started.
 
-    They start by fork where that is sound, before anybody is told and may start threads: no import, no copying.
+    They start by fork where that is safe, before any callback that may start threads: no imports, no copying.
     """
     processes = min(workers or os.cpu_count() or 1, len(missing))
     if processes <= 1:
@@ -327,7 +328,7 @@ def _part_path(parts: Path, number: int) -> Path:
 
 
 def _whole(part: Path) -> bool:
-    """Whether a part is there and without damage: a rerun looks at damaged images anew, they may have been mended."""
+    """Whether a part is there and without damage: a rerun looks again at damaged images, as they may be new."""
     if not part.exists():
         return False
     with np.load(part, allow_pickle=False) as content:

@@ -28,9 +28,24 @@ def check_sweep(planned: Plan, store: Store) -> None:
     """Raise the first error that the missing cells would meet."""
     cells = [cell.experiment for cell in planned.missing_cells]
     check_data([*(training.experiment for training in planned.missing_trainings), *cells])
+    check_sizes(planned)
     check_measures(cells)
     check_store(store)
     check_starts(planned, store)
+
+
+def check_sizes(planned: Plan) -> None:
+    """Raise :class:`ConfigError` with all arms whose networks cannot take images of the side that the data have."""
+    from harness.data import open_data
+
+    problems: dict[str, None] = {}  # those of several seeds once
+    for training in planned.missing_trainings:
+        try:
+            training.experiment.model.check_size(open_data(training.experiment.data).info.size)
+        except ValueError as error:
+            problems[f"arm {' and '.join(map(repr, training.arms))}: model.{error}"] = None
+    if problems:
+        raise ConfigError(str(planned.sweep.path), list(problems))
 
 
 def check_starts(planned: Plan, store: Store) -> None:

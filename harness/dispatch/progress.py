@@ -7,15 +7,18 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from harness.dispatch.graph import Needs, in_order
 from harness.engine.progress import MAIN, WAITING
 from harness.store.kinds import FACTS, Kind
 from harness.store.store import Target
 from harness.wording import plural
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 PLAIN_SECONDS = 20.0
 GROUND_SECONDS = 2.0
@@ -168,6 +171,8 @@ class SweepProgress:
     ) -> None:
         self.console, self.labels = console, labels
         self.clock = WorkClock(work, workers, needs)
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
         self.bars = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),

@@ -355,7 +355,12 @@ class Starts:
         self._of_arm: dict[tuple[str, int], str] = {}
         if cycle := find_cycle({name: self._named_by(name, "train.start") for name in arms}):
             what = "arms start from each other in a circle" if len(cycle) > 2 else "an arm starts from itself"
-            raise ConfigError(str(path), [f"train.start: {what}: {' → '.join(cycle)}"])
+            cure = (
+                "leave train.start out of one of them"
+                if len(cycle) > 2
+                else "leave train.start out of it, or name another"
+            )
+            raise ConfigError(str(path), [f"train.start: {what}: {' → '.join(cycle)}; {cure}"])
 
     def named_arms(self) -> set[str]:
         """The arms that others start from, or are stitched to."""
@@ -537,16 +542,23 @@ def load_with_starts(
     flat = {**flatten(values, str(path)), **fixed}
     start = flat.get("train.start")
     if isinstance(start, str) and not start.startswith(START_TRAINING) and not _looks_like_a_file(start):
-        raise ConfigError(str(path), [f"train.start: there is no file {start}; arms are a sweep's"])
+        raise ConfigError(str(path), [_no_file("train.start", start)])
     second = flat.get(STITCH)
     if isinstance(second, str) and not second.startswith(START_TRAINING) and not _looks_like_a_file(second):
-        raise ConfigError(str(path), [f"{STITCH}: there is no file {second}; arms are a sweep's"])
+        raise ConfigError(str(path), [_no_file(STITCH, second)])
     return parse_with_stitched(flat, str(path)), []
 
 
 def is_sweep_file(path: Path) -> bool:
     """Whether a file is a sweep, not one experiment."""
     return _is_sweep(_inherit(path))
+
+
+def _no_file(key: str, named: str) -> str:
+    return (
+        f"{key}: there is no file {named}; give the path of a weights file, or training:ID. The name of an arm stands "
+        "for its training in a sweep's file alone"
+    )
 
 
 def _is_sweep(values: Mapping[str, Any]) -> bool:

@@ -37,11 +37,15 @@ def method_for(experiment: Experiment) -> Method:
 def build_model(experiment: Experiment, info: ImageInfo) -> nn.Module:
     """The networks of `experiment` for images of `info`, freshly initialised from torch's generator.
 
-    They have the face of :class:`models.method.Model`. Raises :class:`ConfigError` for networks that cannot be.
+    They have the interface of :class:`models.method.Model`. Raises :class:`ConfigError` where they cannot be built.
     """
     classes = label_count(experiment.model, info)
     if experiment.model.class_conditional and classes is None:
         raise ConfigError("model.class_conditional", ["the data have no labels"])
+    try:
+        experiment.model.check_size(info.size)
+    except ValueError as error:
+        raise ConfigError("model", [str(error)]) from None
     try:
         model = method_for(experiment).build(experiment, ImageShape(info.size, info.channels, classes))
     except ValueError as error:
@@ -53,7 +57,7 @@ FACE = ("networks", "classes", "step")
 
 
 def _with_face(model: Any, kind: str, classes: int | None) -> nn.Module:
-    """`model`, which has what a sampler and a training need of it."""
+    """`model`, checked to have what a sampler and a training need."""
     missing = [name for name in FACE if not hasattr(model, name)]
     if not isinstance(model, nn.Module):
         raise ConfigError("model.kind", [f"{kind} builds {type(model).__name__}, which is no torch.nn.Module"])

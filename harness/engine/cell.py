@@ -101,7 +101,7 @@ def measure_cell(
     total = experiment.measure.images * len(experiment.sample.seeds)
     finished = shards.images_drawn()
     missing = shards.missing()[ranks.rank :: ranks.world]
-    ranks.barrier()  # all have looked before one draws: the shares must be parts of the same list
+    ranks.barrier()  # all ranks look before any draws: their shares must be parts of the same list
     progress(finished, total)
     for seed, start, stop in missing:
         if should_stop():
@@ -268,7 +268,7 @@ def _measure_quality(
 
 
 def _features_of(progress: JobProgress, number: int, seeds: int, done: int, total: int) -> None:
-    """Tell of the features of all seeds, of which `number` are done and one has come to `done` of `total` images."""
+    """Report progress over all seeds' features: `number` are done, the current one is at `done` of `total` images."""
     progress(number * total + done, seeds * total, "features")
 
 

@@ -14,6 +14,7 @@ import torch._dynamo
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from harness.engine.compiled_files import remove_cut_libraries
 from models.noise import normal
 
 RECOMPILE_LIMIT = 64
@@ -22,10 +23,12 @@ without a word, so it raises."""
 
 
 def prepare_dynamo() -> None:
-    """Let a lack of compilation be an error rather than a slow run that is called compiled.
+    """Make falling back to uncompiled code an error, rather than a slow run that is called compiled.
 
-    What earlier networks have compiled is forgotten: they share their code, so it would count against the limit.
+    What earlier networks have compiled is forgotten: they share their code, so it would count against the limit. Files
+    that a killed process has left cut short are removed before they are loaded.
     """
+    remove_cut_libraries()
     torch.compiler.reset()
     torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
     torch._dynamo.config.fail_on_recompile_limit_hit = True

@@ -82,6 +82,6 @@ def measure_sampling(
         compiled=sampling.compile,
         tick=lambda: progress(next(runs), total),
     )
-    if next(runs) <= total:  # fewer runs were worth it
+    if next(runs) <= total:  # fewer runs than asked for were worth their time
         progress(total, total)
     return {**timing, "cuda_graphs": generator.cuda_graphs}

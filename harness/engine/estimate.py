@@ -77,13 +77,13 @@ class _Counting:
 
 @dataclass(frozen=True)
 class _Costed:
-    """What multiply-adds depend on; `experiment` has it all."""
+    """What multiply-adds depend on, taken from `experiment`."""
 
     info: DataInfo
     model: ModelConfig
     diffusion: DiffusionConfig
     own_keys: tuple[tuple[str, Any], ...]
-    """Those of the sections `train` and `sample` that only its method has."""
+    """The keys of the sections `train` and `sample` that only its method has."""
     training: bool
     experiment: Experiment = field(compare=False)
 

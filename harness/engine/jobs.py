@@ -1,6 +1,6 @@
 """What a job does: train a network, measure a table of it, or measure a cell. All may be cut off and run twice.
 
-A job is told a target and finds everything else in the store. It holds the target's lease, keeps the target's state
+A job is given a target and finds everything else in the store. It holds the target's lease, keeps the target's state
 (progress, attempts, first line of an error) and leaves exactly one result.
 """
 
@@ -33,7 +33,7 @@ log = logging.getLogger("harness")
 
 STATE_SECONDS = 2.0
 WAITING_SECONDS = 1.0
-"""Between two looks at a lease that another job holds."""
+"""Seconds between two looks at a lease that another job holds."""
 
 
 def run(
@@ -104,13 +104,26 @@ def _work(store: Store, target: Target, progress: JobProgress, should_stop: Call
     try:
         _make(store, target, experiment, progress, should_stop)
     except DamagedFile as error:
-        if current_ranks().world > 1:  # the other ranks are at another place
+        if current_ranks().world > 1:  # the other ranks are elsewhere in the work
             raise
         _set_aside_weights(store, error)
         if target.kind != "cell":
             raise
         log.warning("%s; set aside, and drawn again", error)
         _make(store, target, experiment, progress, should_stop)
+    except Exception as error:
+        if not _can_compile_again(experiment, error):
+            raise
+        _make(store, target, experiment, progress, should_stop)
+
+
+def _can_compile_again(experiment: Experiment, error: Exception) -> bool:
+    """Whether the job may have failed over a damaged compiled file of torch's cache, which is now removed."""
+    if current_ranks().world > 1 or not (experiment.train.compile or experiment.sample.compile):
+        return False
+    from harness.engine.compiled_files import remove_damaged
+
+    return remove_damaged(error)
 
 
 def _make(
@@ -135,7 +148,7 @@ def _make(
 
 
 def _check_needs(store: Store, target: Target, experiment: Experiment) -> None:
-    """Raise :class:`Blocked` unless all that `target` needs is done, or the target has gone beyond the need of it."""
+    """Raise :class:`Blocked` unless all that `target` needs is done, or no longer needed."""
     if target.kind == "training" and store.checkpoints(target.id) and not experiment.train.freeze:
         return  # what it started from is in its checkpoints
     for need in needs_of(target, experiment):
@@ -152,7 +165,7 @@ def _set_aside_weights(store: Store, error: DamagedFile) -> None:
 
 
 def _check_identity(target: Target, experiment: Experiment) -> None:
-    """Raise :class:`DataError` unless the data are still those that the target's id was told from."""
+    """Raise :class:`DataError` unless the data are still those that the target's id was made from."""
     told = Identifier()
     training, cell = told(experiment)
     if target.id != {"training": training, "table": told.table(experiment), "cell": cell}[target.kind]:

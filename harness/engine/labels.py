@@ -1,4 +1,4 @@
-"""Which class each drawn image is of: the classes come in the proportions that the reference has them in.
+"""The class of each generated image: classes are drawn in the proportions of the reference.
 
 A distance between images with equal classes and a reference with unequal ones would measure the proportions too.
 """

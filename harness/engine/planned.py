@@ -28,7 +28,7 @@ Quantity = Literal["gmacs_per_image", "training_gmacs", "table_gmacs", "cell_gma
 COUNTED_WITH = ("torch", "fvcore")
 PLANNED_DEVICE = "H100 SXM"
 PLANNED_UTILISATION = 0.4
-"""Share of the device's peak that a plan counts on. An assumption, to be put right by what is measured."""
+"""Share of the device's peak that a plan counts on. An assumption, to be corrected by measurements."""
 
 
 def planned_gpu_hours(gmacs: float, precision: str) -> float:

@@ -1,4 +1,4 @@
-"""A few steps of a training, timed and traced: achieved FLOP/s against what the device can do, and a trace to look at.
+"""Profile a few steps of a training: achieved FLOP/s against the device's peak, and a trace.
 
 Nothing is trained or saved: the steps run from the start of the training and are thrown away.
 """

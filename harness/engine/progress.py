@@ -1,4 +1,4 @@
-"""What a job tells of its work as it goes."""
+"""How a job reports its progress."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ MAIN = ""
 
 
 WAITING = "waiting"
-"""What a phase starts with in which another job works on the target."""
+"""Prefix of the phase in which another job works on the target."""
 
 
 class JobProgress(Protocol):
-    """What a job tells of itself: how far it has come, and in which phase; a total of 0 is none."""
+    """Called with how far a job has come, the total (0 where there is none) and the phase."""
 
     def __call__(self, done: int, total: int, phase: str = MAIN) -> None: ...
 
 
 def silent(done: int, total: int, phase: str = MAIN) -> None:
-    """For whom it may not concern."""
+    """Progress that nobody watches."""

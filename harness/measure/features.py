@@ -1,7 +1,7 @@
 """Feature extractors at work: what an image is turned into before distances are taken.
 
-What kinds there are stands in :mod:`harness.metrics.extractors`. An extractor's identity is the hash of its weights and
-of its preprocessing.
+The extractors themselves are in :mod:`harness.metrics.extractors`. An extractor's identity is the hash of its
+weights and of its preprocessing.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def load_extractor(
 
     `weights` is a path where they are not in a package or in torch's cache; `logits` asks for a classifier's output
     too. Raises ConfigError for an unknown name, DataError where weights are missing, damaged or not this network's.
-    Call it before a training starts: what fails, fails early.
+    Call it before a training starts, so that it fails early.
     """
     try:
         kind = extractor_of(features)
@@ -117,7 +117,7 @@ def load_extractor(
 
 
 def check_extractor(features: str, weights: str | Path | None = None, *, logits: bool = False) -> None:
-    """Raise what :func:`load_extractor` would, before anything is trained that it should judge."""
+    """Raise what :func:`load_extractor` would, before anything is trained."""
     load_extractor(features, weights, logits=logits)
 
 

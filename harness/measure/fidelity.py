@@ -65,7 +65,7 @@ class QualityMeter:
                     f"{metric.name} of {len(images)} generated images against {len(self._real_set)} real ones: "
                     f"{metric.least_because} needs at least {metric.least_images} of each side"
                 )
-        extracted = self.extractor.extract(images, self._batch, progress)  # once, for all metrics
+        extracted = self.extractor.extract(images, self._batch, progress)  # computed once for all metrics
         features, logits = extracted[self.extractor.kind.layer_name], extracted.get(LOGITS)
         generated = ImageSet(features, lambda: images, logits, self.extractor.features)
         values: dict[str, Estimate] = {}
@@ -167,7 +167,7 @@ def _extractor(
 
 def _content(weights: str | None) -> str | None:
     """Digest of the weights, so that a file that has changed is loaded anew."""
-    with suppress(OSError):  # loading says what is wrong
+    with suppress(OSError):  # loading reports what is wrong
         return None if weights is None else file_digest(expanded(weights))
     return None
 
@@ -181,13 +181,13 @@ def quality_meter(
 ) -> QualityMeter:
     """The meter of `settings` (features, weights, batch, metrics). The extractor is loaded once per process.
 
-    Building it is the cheap test that weights and reference are there: do it before anything is trained.
+    Building it is a cheap check that weights and reference are there: do it before anything is trained.
     """
     weights = settings.weights
     extractor = _extractor(settings.features, weights, _content(weights), torch.device(device), settings.needs_logits)
     try:
         metrics = [metric_of(name) for name in settings.metric_names]
-    except ValueError as error:  # a module that has gone since the configuration was checked
+    except ValueError as error:  # a module that has disappeared since the configuration was checked
         raise ConfigError("measure.metrics", [str(error)]) from None
     return QualityMeter(extractor, reference, metrics, batch=settings.batch, cache=cache, progress=progress)
 

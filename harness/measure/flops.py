@@ -34,7 +34,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from harness.errors import HarnessError
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore", FutureWarning)  # fvcore scripts functions as it is imported
+    warnings.simplefilter("ignore", FutureWarning)  # fvcore compiles functions with torch.jit.script on import
     warnings.simplefilter("ignore", DeprecationWarning)
     from fvcore.nn import FlopCountAnalysis
     from fvcore.nn.jit_handles import addmm_flop_jit, bmm_flop_jit, conv_flop_jit, get_shape, linear_flop_jit
@@ -316,7 +316,7 @@ NetworkCall = tuple[Callable[..., Any], tuple[Any, ...]]
 
 @dataclasses.dataclass(frozen=True)
 class StepRuns:
-    """What the two kinds of steps run, seen while a model made them.
+    """What the two kinds of steps run, recorded while a model made them.
 
     Attributes:
         calls: of each network its first call, name → (function, inputs).

@@ -59,7 +59,7 @@ class CudaClock(CpuClock):
 
 
 def clock_of(device: torch.device) -> CpuClock:
-    """The clock that is right for work on `device`."""
+    """The clock for work on `device`."""
     return CudaClock(device) if device.type == "cuda" else CpuClock()
 
 
@@ -164,7 +164,7 @@ def largest_batch(sample: Callable[[int], object], limit: int = 4096) -> int:
 
 
 def device_name(device: torch.device) -> str:
-    """What the hardware calls itself."""
+    """The hardware's own name."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     with contextlib.suppress(OSError):
@@ -195,7 +195,7 @@ def measure_time(
     options: dict[str, Any] = {"warmup": warmup, "repeats": repeats, "tick": tick}
     with watch_quiet(yardstick_of(device, clock_of(device).synchronize)) as watch:
         single = time_sampling(sample, 1, device, **options)
-        if not watch.is_quiet_so_far():  # not worth the repeats
+        if not watch.is_quiet_so_far():  # not worth repeating
             repeats = 1
             options |= {"warmup": min(warmup, 1), "repeats": repeats}
         reset_peak_memory(device)

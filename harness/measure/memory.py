@@ -13,11 +13,13 @@ RESET_PEAK = "5"
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Count the peak from now on."""
+    """Reset the peak, to measure from now on."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
-        with contextlib.suppress(OSError):  # where it may not, the peak is since the process's start: an upper bound
+        with contextlib.suppress(
+            OSError
+        ):  # without permission the peak is that since the process's start: an upper bound
             CLEAR.write_text(RESET_PEAK, encoding="utf-8")
 
 

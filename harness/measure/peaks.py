@@ -1,4 +1,4 @@
-"""What devices can do at most, by their makers' data sheets: what achieved FLOP/s are held against.
+"""Peak FLOP/s of devices from their makers' data sheets, to compare achieved FLOP/s with.
 
 Dense matrix products, without sparsity. A device that is not listed has no peak here: a guess would be a wrong number.
 """
@@ -55,7 +55,7 @@ def measured_matmul_tflops(side: int = 1024, repeats: int = 5) -> float:
 
     A reference where no data sheet helps, not a peak.
     """
-    import torch  # planning needs the peaks alone
+    import torch  # imported here: planning needs only the table
 
     a, b = torch.ones(side, side), torch.ones(side, side)
     best = float("inf")
@@ -67,7 +67,7 @@ def measured_matmul_tflops(side: int = 1024, repeats: int = 5) -> float:
 
 
 def reference_tflops(device: torch.device, name: str, precision: str) -> tuple[float | None, str]:
-    """What achieved FLOP/s on `device` are held against, and in words what that is."""
+    """The peak that achieved FLOP/s on `device` are compared with, and a phrase that says what it is."""
     if device.type == "cpu":
         import torch
 

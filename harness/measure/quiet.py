@@ -1,4 +1,4 @@
-"""Whether a time was taken in quiet: what other processes took of the processors meanwhile, and how long ours waited.
+"""Whether a time was taken on a quiet machine: how much of the processors others used, and how long ours waited.
 
 A median over repeats hides a busy machine: every repeat is slow alike and the quartiles look tight. So beside each time
 stands what the scheduler says of it (Linux): processor time of this process, processor time of all others on the
@@ -27,7 +27,7 @@ MOST_OTHERS = 0.1
 MOST_DRIFT = 0.25
 """How far the yardstick may move between the start and the end."""
 TICKS_SECONDS = 0.04
-"""The system counts processor time in hundredths of a second: so much may be no more than that."""
+"""Tolerance: the system counts processor time in hundredths of a second."""
 YARDSTICK_SIDE = 256
 YARDSTICK_REPEATS = 5
 
@@ -46,7 +46,7 @@ class Reading:
 
 
 def read_scheduler() -> Reading:
-    """The totals as they are now."""
+    """The present totals."""
     busy = busy_and_own_seconds()
     return Reading(time.monotonic(), time.process_time(), _waiting_seconds(), None if busy is None else busy[0])
 
@@ -58,7 +58,7 @@ def _waiting_seconds() -> float | None:
         return None
     total = 0
     for thread in threads:
-        with contextlib.suppress(OSError, IndexError, ValueError):  # a thread that ends meanwhile
+        with contextlib.suppress(OSError, IndexError, ValueError):  # a thread that has just ended
             total += int((thread / "schedstat").read_text(encoding="ascii").split()[1])
     return total / 1e9
 
@@ -91,7 +91,7 @@ class Watch:
     reasons: list[str] = field(default_factory=list)
 
     def is_quiet_so_far(self) -> bool:
-        """Whether nothing yet speaks against the times."""
+        """Whether nothing so far speaks against the times."""
         return not _reasons(self.start, read_scheduler())
 
     @property

@@ -97,7 +97,7 @@ class Metric:
     """Bootstrap draws of the generated images for the standard errors that `compute` does not tell; 0 for none."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a declaration that could only fail once networks have been trained."""
+        """Raise ValueError for a declaration that would otherwise fail only after networks have been trained."""
         names = [measure.name for measure in self.measures]
         if not names:
             raise ValueError(f"metric {self.name!r}: measures: none; at least one is needed")

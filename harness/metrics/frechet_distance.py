@@ -78,7 +78,7 @@ def distance_and_standard_error(features: NDArray[Any], reference: Statistics) -
     and the standard error is the deviation of ψ over √N. The reference is held fixed, as it is the same for
     all that are compared. No resampling and no randomness; O(N d² + d³).
 
-    It errs on the side of caution: at a distance of nothing but bias it is too wide by up to √2; on the digits'
+    It errs on the side of caution: where the distance is all bias it is too wide by up to √2; on the digits'
     features at N = 2 000 it was 1.1 to 1.35 times the spread of replications. Where N ≤ d the covariance is singular
     and the error is a rough guide.
     """

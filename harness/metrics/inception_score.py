@@ -1,4 +1,4 @@
-"""The Inception score: how sure a classifier is of each image, and how many classes it finds among all."""
+"""The Inception score: how confident a classifier is about each image, and how many classes it finds overall."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Precision and recall: which generated images lie where real ones do, and which real ones where generated ones do."""
+"""Improved precision and recall: the share of generated images that lie where real ones do, and the reverse."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from harness.metrics.declare import ImageSet, Measure, Metric, Values
 from harness.metrics.fidelity_options import checked
 
 NEIGHBOURS = 3
-"""An image is taken to reach as far as its nearest neighbour of this number, as in the literature."""
+"""k of the k-nearest-neighbour radius of each image, as in the literature."""
 
 
 def compute(generated: ImageSet, real: ImageSet) -> Values:
@@ -14,7 +14,7 @@ def compute(generated: ImageSet, real: ImageSet) -> Values:
     from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
     options = checked(save_cpu_ram=True, prc_neighborhood=NEIGHBOURS)
-    found = prc_features_to_metric(generated.features, real.features, **options)  # the generated first
+    found = prc_features_to_metric(generated.features, real.features, **options)  # generated images first
     return {"precision": found[KEY_METRIC_PRECISION], "recall": found[KEY_METRIC_RECALL]}
 
 

@@ -7,6 +7,7 @@ once; each row has the rest, by dotted keys.
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -17,8 +18,11 @@ from harness.config.dotted import nest
 from harness.errors import StoreError
 from harness.report.options import ReportOptions
 from harness.report.rows import ReportCell, canonical, common, difference, flatten
-from harness.store.records import CellRecord, parse_cell
+from harness.store.records import OF_NEWER_VERSION, CellRecord, NewerRecord, parse_cell
 from harness.store.store import REPORT_ROWS
+from harness.wording import count_of
+
+log = logging.getLogger("harness")
 
 SCHEMA = 2
 """Of the file. Files of schema 1 are read too: their records are upgraded one by one."""
@@ -111,18 +115,26 @@ def load_report(path: Path) -> KeptReport:
         shared = nest(kept["common"])
         known = {option.name for option in fields(ReportOptions)}
         options = ReportOptions(**{key: value for key, value in kept["options"].items() if key in known})
-        cells = tuple(_cell(line, shared, f"{path}: row {number}") for number, line in enumerate(kept["rows"], 1))
+        newer: list[str] = []
+        cells = tuple(_cell(row, shared, f"{path}: row {number}", newer) for number, row in enumerate(kept["rows"], 1))
+        if newer:
+            log.warning("%s left out of the report: %s", count_of(len(newer), "row"), newer[0])
         return KeptReport(kept["name"], kept["title"], options, tuple(kept["files"]), cells)
     except (KeyError, TypeError, AttributeError) as error:
         raise StoreError(f"{path}: lacks what a report's cells have ({error})") from None
 
 
-def _cell(line: Mapping[str, Any], shared: Mapping[str, Any], source: str) -> ReportCell:
+def _cell(line: Mapping[str, Any], shared: Mapping[str, Any], source: str, newer: list[str]) -> ReportCell:
+    """One row's cell; a record of a newer version is left out, and its message added to `newer`."""
     configuration = None if line["config"] is None else _merged(shared, line["config"])
-    record = None
+    record, status = None, line["status"]
     if line["record"] is not None:
-        record = parse_cell({**line["record"], "config": configuration}, source)
-    return ReportCell(line["arm"], line["varied"], record, line["label"], configuration, line["status"])
+        try:
+            record = parse_cell({**line["record"], "config": configuration}, source)
+        except NewerRecord as error:
+            status = OF_NEWER_VERSION
+            newer.append(str(error))
+    return ReportCell(line["arm"], line["varied"], record, line["label"], configuration, status)
 
 
 def _merged(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What `--results` may be, told before anything else; light to import."""
+"""Checks of `--results`, made before anything else; light to import."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from harness.errors import ConfigError, StoreError
 
 
 def check_results_folder(root: Path) -> None:
-    """That `root` is a folder of results, or may become one. Touches nothing."""
+    """Raise :class:`ConfigError` unless `root` is a folder of results, or can become one. Touches nothing."""
     for place in (root, *root.parents):
         if place.is_dir():
             break

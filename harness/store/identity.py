@@ -168,7 +168,7 @@ class Identifier:
 
     def _data_identity(self, data: DataConfig) -> dict[str, Any]:
         """What stands for the images that a network is trained on."""
-        from harness.data.pixels import PIXEL_RULES
+        from harness.data.pixel_rules import PIXEL_RULES
 
         content = self._fingerprint(data, "train")
         return {**_dump(data, NOT_IN_DATA_ID), "fingerprint": content, "pixel_rules": PIXEL_RULES}

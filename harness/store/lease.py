@@ -70,7 +70,7 @@ def describe_holder(path: Path) -> str:
 
 @dataclass(frozen=True)
 class _Found:
-    """A lease as it was read at one moment."""
+    """A lease as it was when it was read."""
 
     path: Path
     holder: dict[str, Any]
@@ -85,7 +85,9 @@ def _read(path: Path) -> _Found | None:
             content, status = file.read(), os.fstat(file.fileno())
     except FileNotFoundError:
         return None
-    except OSError:  # another user's, or a file system that stumbles: it is there, and its age may be all there is
+    except (
+        OSError
+    ):  # another user's, or a hiccup of the file system: the lease is there, and its age may be all that can be read
         try:
             content, status = b"", path.stat()
         except FileNotFoundError:
@@ -116,7 +118,7 @@ def _create(path: Path, token: str) -> bool:
         try:
             os.link(draft, path)
             return True
-        except FileExistsError:  # or a file server that made the link, and was asked again
+        except FileExistsError:  # or a file server that made the link and saw the request twice
             found = _read(path)
             return found is not None and found.key == token
         except OSError:  # no hard links here, as on many network and removable file systems
@@ -220,7 +222,7 @@ def _file_system_now(folder: Path) -> float:
     try:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock.") as probe:
             return os.fstat(probe.fileno()).st_mtime
-    except OSError:  # a folder that may only be read
+    except OSError:  # a read-only folder
         return time.time()
 
 

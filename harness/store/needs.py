@@ -1,4 +1,4 @@
-"""Why what a target needs is not there."""
+"""Why something that a target needs is missing."""
 
 from __future__ import annotations
 

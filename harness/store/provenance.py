@@ -1,4 +1,4 @@
-"""Where a figure comes from: commit, versions, device, job. Never the environment: tokens leak."""
+"""Where a figure comes from: commit, versions, device, job. Never the environment, which may hold tokens."""
 
 from __future__ import annotations
 

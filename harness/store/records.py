@@ -1,7 +1,7 @@
 """The records of cells and trainings: their form, what is checked when one is read, and how older ones are upgraded.
 
-A record is one JSON object with a ``schema``. One of an older schema is brought into today's form when it is read, one
-of a newer schema or without what a record must have is refused with a message that says what to do. Whatever else
+A record is one JSON object with a ``schema``. One of an older schema is upgraded to the present form when it is read;
+one of a newer schema or without what a record must have is refused with a message that says what to do. Whatever else
 stands in a record is kept. Reading is checked once, by pydantic from the file's bytes: ten thousand records take well
 under a second.
 """
@@ -13,9 +13,9 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError
 
 from harness.errors import StoreError
 from harness.metrics import measures
@@ -27,6 +27,20 @@ TRAINING_SCHEMA = 2
 CURE = "move it away and run again"
 
 
+Count = Annotated[int, Strict()]
+Number = Annotated[float, Strict()]
+Flag = Annotated[bool, Strict()]
+"""Numbers and truth values as JSON has them: text in their place is damage, however much it looks like one."""
+
+
+OF_NEWER_VERSION = "written by a newer version"
+"""What a report says in the place of such a record's figures."""
+
+
+class NewerRecord(StoreError):
+    """A record that a newer version of this project has written: whole, but not for this version to read."""
+
+
 class DamagedRecord(StoreError):
     """A record that is cut short, of another cell or training, or lacks what a record has."""
 
@@ -34,7 +48,7 @@ class DamagedRecord(StoreError):
 class Part(BaseModel):
     """Base of the records and their parts: immutable, and what it does not know is kept as it is."""
 
-    model_config = ConfigDict(frozen=True, extra="allow", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="allow", populate_by_name=True, defer_build=True)
 
 
 class ReferenceRecord(Part):
@@ -45,7 +59,7 @@ class ReferenceRecord(Part):
     data: str
     """Name of the data with the images' side, as ``digits 8×8``."""
     split: str
-    images: int
+    images: Count
     id: str
     """Identity of the images' features: of the pixels (size and channels included), extractor and N."""
     fingerprint: str | None = None
@@ -62,9 +76,9 @@ class MeasureRecord(Part):
 class SeedRecord(Part):
     """The numbers of one sampling seed's images, by name, and the standard errors of those that tell one."""
 
-    seed: int = 0
-    values: dict[str, float | None]
-    standard_errors: dict[str, float | None] = Field(default_factory=dict)
+    seed: Count = 0
+    values: dict[str, Number | None]
+    standard_errors: dict[str, Number | None] = Field(default_factory=dict)
 
 
 class QualityRecord(Part):
@@ -74,68 +88,68 @@ class QualityRecord(Part):
     features_label: str = ""
     extractor: str = ""
     """Identity of the extractor's weights and preprocessing."""
-    official: bool = True
+    official: Flag = True
     """Whether its weights are the ones that the literature's figures were made with."""
-    images: int
+    images: Count
     """Generated images per sampling seed."""
     reference: ReferenceRecord
     measures: dict[str, MeasureRecord]
     per_seed: tuple[SeedRecord, ...]
-    kernel_subsets: dict[str, int] = Field(default_factory=dict)
-    covariance_singular: bool = False
+    kernel_subsets: dict[str, Count] = Field(default_factory=dict)
+    covariance_singular: Flag = False
     """Whether there were no more images than features: the distances are a rough guide."""
 
 
 class ComputeRecord(Part):
     """Multiply-adds and evaluations of one image, parameters, and what the training cost."""
 
-    gmacs_per_image: float | None = None
-    gflops_per_image: float | None = None
-    macs_per_image: int | None = None
-    evaluations: dict[str, int] = Field(default_factory=dict)
+    gmacs_per_image: Number | None = None
+    gflops_per_image: Number | None = None
+    macs_per_image: Count | None = None
+    evaluations: dict[str, Count] = Field(default_factory=dict)
     """How often each network runs per image, as it was counted."""
-    refreshes: int | None = None
+    refreshes: Count | None = None
     """Runs of the heavy part per image; None for a network that runs whole at every step."""
-    refresh_interval: float | None = None
+    refresh_interval: Number | None = None
     """Steps from one refresh to the next: as set, or on average."""
-    gmacs_per_evaluation: dict[str, float] = Field(default_factory=dict)
-    parameters: dict[str, int] = Field(default_factory=dict)
-    training_gmacs_per_step: float | None = None
-    training_steps: int | None = None
-    training_gmacs_inherited: float | None = None
+    gmacs_per_evaluation: dict[str, Number] = Field(default_factory=dict)
+    parameters: dict[str, Count] = Field(default_factory=dict)
+    training_gmacs_per_step: Number | None = None
+    training_steps: Count | None = None
+    training_gmacs_inherited: Number | None = None
     """Of the trainings that its training started from, the whole chain: 0 without a start, None where not known."""
 
 
 class TimingConditions(Part):
-    """What the system said while times were taken."""
+    """What the system reported while times were taken."""
 
-    yardstick_seconds: tuple[float, ...] = ()
+    yardstick_seconds: tuple[Number, ...] = ()
     """A fixed piece of work on the device, before and after."""
-    others_share: float | None = None
-    waiting_share: float | None = None
+    others_share: Number | None = None
+    waiting_share: Number | None = None
 
 
 class TimeRecord(Part):
     """Seconds per image, and the conditions that they hold for."""
 
-    seconds_per_image: float | None = None
-    seconds_per_image_quartiles: tuple[float | None, ...] | None = None
-    latency_seconds: float | None = None
-    latency_seconds_quartiles: tuple[float | None, ...] | None = None
+    seconds_per_image: Number | None = None
+    seconds_per_image_quartiles: tuple[Number | None, ...] | None = None
+    latency_seconds: Number | None = None
+    latency_seconds_quartiles: tuple[Number | None, ...] | None = None
     device: str | None = None
     dtype: str | None = None
-    compiled: bool = False
-    cuda_graphs: bool | None = None
-    threads: int | None = None
-    batch: int | None = None
-    warmup: int | None = None
-    repeats: int | None = None
-    images_per_second: float | None = None
-    share: dict[str, float] = Field(default_factory=dict)
-    latency_share: dict[str, float] = Field(default_factory=dict)
-    peak_memory_bytes: int | None = None
+    compiled: Flag = False
+    cuda_graphs: Flag | None = None
+    threads: Count | None = None
+    batch: Count | None = None
+    warmup: Count | None = None
+    repeats: Count | None = None
+    images_per_second: Number | None = None
+    share: dict[str, Number] = Field(default_factory=dict)
+    latency_share: dict[str, Number] = Field(default_factory=dict)
+    peak_memory_bytes: Count | None = None
     peak_memory_of: str | None = None
-    trusted: bool | None = None
+    trusted: Flag | None = None
     """Whether the machine was quiet meanwhile; None where that was not watched."""
     reasons: tuple[str, ...] = ()
     """Why the times are not to be trusted."""
@@ -146,22 +160,22 @@ class Provenance(Part):
     """What made a result: commit, versions, device, job."""
 
     commit: str | None = None
-    dirty: bool | None = None
+    dirty: Flag | None = None
     versions: dict[str, str] = Field(default_factory=dict)
     host: str | None = None
     slurm_job_id: str | None = None
-    started: float | None = None
-    finished: float | None = None
-    seconds: float | None = None
-    ranks: int | None = None
+    started: Number | None = None
+    finished: Number | None = None
+    seconds: Number | None = None
+    ranks: Count | None = None
     weights_sha256: str | None = None
     training_device: str | None = None
-    training_images_per_second: float | None = None
-    training_seconds: float | None = None
+    training_images_per_second: Number | None = None
+    training_seconds: Number | None = None
     """Of the training's own steps, over all its runs."""
-    training_others_share: float | None = None
+    training_others_share: Number | None = None
     """Share of the processors that other processes took meanwhile."""
-    training_seconds_inherited: float | None = None
+    training_seconds_inherited: Number | None = None
     """Of the trainings that it started from: 0 without a start, None where not known."""
     training_chain: tuple[str, ...] = ()
     """Their ids, the nearest first."""
@@ -176,8 +190,8 @@ class DataRecord(Part):
 
     name: str
     """With the images' side, as ``digits 8×8``."""
-    size: int | None = None
-    channels: int | None = None
+    size: Count | None = None
+    channels: Count | None = None
     """None in records of an older form whose configuration did not name them."""
     fingerprint: str | None = None
 
@@ -216,8 +230,8 @@ class CellRecord(_Record):
 class InheritedCost(Part):
     """What the trainings took that another has started from, the whole chain together; None is not known."""
 
-    gmacs: float | None = None
-    seconds: float | None = None
+    gmacs: Number | None = None
+    seconds: Number | None = None
     trainings: tuple[str, ...] = ()
     """Their ids, the nearest first."""
 
@@ -231,29 +245,29 @@ class TrainingRecord(_Record):
 
     schema_: Literal[2] = Field(alias="schema")
     training: str
-    steps: int
+    steps: Count
     data: str = ""
-    weights_bytes: int
+    weights_bytes: Count
     weights_sha256: str | None = None
-    ranks: int = 1
+    ranks: Count = 1
     device: str | None = None
     precision: str = "float32"
-    seconds_of_last_run: float | None = None
-    steps_of_last_run: int | None = None
-    seconds: float | None = None
+    seconds_of_last_run: Number | None = None
+    steps_of_last_run: Count | None = None
+    seconds: Number | None = None
     """Of all its runs together; None in records of schema 1."""
-    others_share: float | None = None
+    others_share: Number | None = None
     """Share of the processors that other processes took meanwhile; None where the system does not tell."""
     inherited: InheritedCost | None = None
     """None in records of schema 1."""
-    images_per_second: float | None = None
+    images_per_second: Number | None = None
     provenance: Provenance = Provenance()
 
 
 def parse_cell(content: bytes | str | Mapping[str, Any], source: str) -> CellRecord:
     """A cell's record from JSON, or from its values, of any schema up to today's; `source` opens every message.
 
-    Raises :class:`DamagedRecord`, or :class:`StoreError` for one of a newer version.
+    Raises :class:`DamagedRecord`, or :class:`NewerRecord` for one of a newer version.
     """
     if not isinstance(content, Mapping):
         try:
@@ -269,7 +283,7 @@ def parse_cell(content: bytes | str | Mapping[str, Any], source: str) -> CellRec
 
 def parse_training(content: bytes | str, source: str) -> TrainingRecord:
     """A training's record from JSON. Raises as :func:`parse_cell` does."""
-    values = {"schema": 1, **_values(content, source)}  # the first ones did not say
+    values = {"schema": 1, **_values(content, source)}  # the first ones had no schema
     _checked_schema(values, TRAINING_SCHEMA, source)
     try:
         return TrainingRecord.model_validate({**values, "schema": TRAINING_SCHEMA})  # what 1 lacks stays unknown
@@ -292,7 +306,7 @@ def _checked_schema(values: Mapping[str, Any], newest: int, source: str) -> int:
     if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
         raise DamagedRecord(f"{source}: is of schema {schema!r}; {CURE}")
     if schema > newest:
-        raise StoreError(
+        raise NewerRecord(
             f"{source}: was written by a newer version of this project (schema {schema}, this one reads up to "
             f"{newest}); update the project, or {CURE}"
         )
@@ -307,7 +321,7 @@ def _first(error: ValidationError) -> str:
 
 
 def upgraded_cell(old: Mapping[str, Any]) -> dict[str, Any]:
-    """A record of an older schema in today's form. What it lacks is left out, for the check that follows to name."""
+    """A record of an older schema in the present form. What it lacks is left out: the check that follows reports it."""
     return _from_schema_2(_from_schema_1(old) if old["schema"] == 1 else old)
 
 

@@ -17,7 +17,15 @@ from harness.config.schema import Experiment, as_plain, parse_experiment
 from harness.errors import StoreError
 from harness.files import read_json, write_json
 from harness.store.kinds import Kind
-from harness.store.records import CURE, CellRecord, DamagedRecord, TrainingRecord, parse_cell, parse_training
+from harness.store.records import (
+    CURE,
+    CellRecord,
+    DamagedRecord,
+    NewerRecord,
+    TrainingRecord,
+    parse_cell,
+    parse_training,
+)
 
 LOCAL = "local"
 """Folder of a sweep's own reports where published ones have their names."""
@@ -173,6 +181,8 @@ class Store:
         for cell in cells:
             try:
                 self.read_cell(cell)
+            except NewerRecord:  # whole, and nothing to measure again
+                continue
             except DamagedRecord as error:
                 damaged[cell] = str(error).partition("; move it away")[0]
         return damaged
@@ -194,7 +204,7 @@ class Store:
         return parse_experiment(read_json(path), str(path))
 
     def state(self, target: Target) -> dict[str, Any]:
-        """The last word of the job that makes `target`; empty where none has run."""
+        """The last state of the job that makes `target`; empty where none has run."""
         try:
             value = read_json(self.state_path(target))
         except StoreError:

@@ -12,8 +12,8 @@ default::
         def build_network(self, config, images):
             return Net(images.channels, config.model.channels)  # an nn.Module: (z, log_snr) -> v
 
-What is declared here is known without torch: it is imported inside the methods that need it, so that a configuration is
-checked, and a finished sweep reported, in no time. `models.methods.METHODS` has the project's own;
+Declarations need no torch, which is imported inside the methods that use it, so that a configuration is checked, and a
+finished sweep reported, without waiting for it. `models.methods.METHODS` has the project's own;
 ``model.kind: package.module:Class`` names any other.
 """
 
@@ -46,7 +46,11 @@ class Settings(BaseModel):
     pydantic ``model_validator`` that raises ValueError with the key first: ``"depth: …"``.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, defer_build=True)
+
+    def check_size(self, size: int) -> None:
+        """Of the section `model`: raise ValueError, which begins with the key, unless the networks take images of that
+        side in pixels."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,7 @@ class Method:
     sample_settings: ClassVar[type[Settings]] = Settings
     """The same of the section `sample`."""
     telling_keys: ClassVar[tuple[str, ...]] = ()
-    """Its keys of the section `model` that messages about a training show."""
+    """The keys of its section `model` that messages about a training show."""
     freezable: ClassVar[tuple[str, ...]] = ()
     """Networks that ``train.freeze`` may name: the parameters that :meth:`network_parameters` gives them stay as they
     start."""
@@ -129,13 +133,13 @@ class Method:
     def build_network(self, config: Configuration, images: ImageShape) -> nn.Module:
         """A freshly initialised network ``network(z, log_snr[, labels])``.
 
-        z is (B, C, H, W), log_snr (B,), labels (B,) int64 where ``images.classes`` is not None. It answers with what
-        ``diffusion.prediction`` says, v by default.
+        z is (B, C, H, W), log_snr (B,), labels (B,) int64 where ``images.classes`` is not None. It returns what
+        ``diffusion.prediction`` names, v by default.
         """
         raise NotImplementedError(f"{type(self).__name__} has neither build nor build_network")
 
     def build(self, config: Configuration, images: ImageShape) -> Model:
-        """The method's networks as one module with the face of :class:`models.method.Model`.
+        """The method's networks as one module with the interface of :class:`models.method.Model`.
 
         By default :meth:`build_network`'s, run at every step.
         """
@@ -226,8 +230,8 @@ class Method:
     def network_parameters(self, model: Any) -> Mapping[str, Iterable[nn.Parameter]]:
         """Which parameters belong to which of ``model.networks``.
 
-        By default those of the submodule of that name; what is left over belongs to the last network, and all to an
-        only one.
+        By default those of the submodule of that name; what is left over belongs to the last network, and everything
+        to a single one.
         """
         *others, last = model.networks
         children = dict(model.named_children())

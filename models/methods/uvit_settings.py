@@ -49,6 +49,16 @@ class UViTSettings(Settings):
             raise ValueError(f"width: a level would have {widest:.4g} channels, more than {MOST_CHANNELS:,}")
         return self
 
+    def check_size(self, size: int) -> None:
+        halvings = len(self.levels) - 1
+        multiple = self.patch * 2**halvings
+        if size % multiple:
+            raise ValueError(
+                f"patch: images of {size}×{size} do not divide into patches of {self.patch} and halve {halvings} times "
+                f"({len(self.levels)} levels): the side must be a multiple of {multiple}; "
+                f"choose a smaller model.patch, fewer model.levels, or data.size: {max(1, size // multiple) * multiple}"
+            )
+
     def per_level(self) -> tuple[str, ...]:
         """The keys with one entry per level, beside `levels` itself."""
         return ("multipliers", "blocks")

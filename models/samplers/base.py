@@ -1,4 +1,4 @@
-"""What samplers share: the face they have, the levels of a run, and how one declares itself.
+"""What samplers share: their interface, the noise levels of a run, and how one declares itself.
 
 A sampler is a pure function from a denoiser and noise to images; it knows no network, no refresh, no label. All share
 one signature, ``sampler(denoise, noise, times, schedule, *, callback=None, **options) -> images``:
@@ -29,14 +29,14 @@ SpacingName = Literal["time", "karras", "log_snr"]
 
 
 class Denoiser(Protocol):
-    """What answers a sampler."""
+    """The denoiser that a sampler calls."""
 
     def __call__(self, z: Tensor, t: Tensor, step: int) -> Tensor:
         """x̂ for z_t at a step of the sampler."""
 
 
 class Noise(Protocol):
-    """What a sampler draws from."""
+    """Where a sampler's noise comes from."""
 
     def initial(self) -> Tensor:
         """Standard normal start."""
@@ -68,7 +68,7 @@ class Sampler:
         name: in configurations and reports.
         run: the function, with the signature of this module.
         options: its own keys, handed to `run` where they are set.
-        spacing: where its steps lie unless told otherwise.
+        spacing: where its steps lie by default.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Sampler:
 
 @dataclass(frozen=True)
 class Grid:
-    """The levels of a run as host floats: t, α, σ_t and λ at each of the steps + 1 times."""
+    """The noise levels of a run as host floats: t, α, σ_t and λ at each of the steps + 1 times."""
 
     t: list[float]
     alpha: list[float]

@@ -13,11 +13,14 @@ from typer.testing import CliRunner
 from harness.cli.app import app
 from harness.config.schema import Experiment, parse_experiment
 from harness.data import known_info
-from harness.dispatch.checks import check_compiler, check_data, check_measures
+from harness.dispatch.checks import check_compiler, check_data, check_measures, check_sweep
+from harness.dispatch.plan import plan
+from harness.dispatch.sweep import load_sweep
 from harness.errors import ConfigError, DataError, HarnessError
 from harness.measure.fidelity import measure_quality
 from harness.measure.reference import Reference
 from harness.measure.train_digits_extractor import digits
+from harness.store.store import Store
 from tests.data.making import classes, encoded, noise, write_folder, write_zip
 from tests.harness import tiny as small
 from tests.harness.tiny_experiments import tiny
@@ -157,3 +160,22 @@ def test_a_number_of_processes_is_refused_where_it_has_no_meaning(place: str, tm
     command = ["sweep", str(file), "--workers", "3", "--cluster", place, "--dry-run", "--results", str(tmp_path / "r")]
     with pytest.raises(ConfigError, match=r"--workers: has no meaning where a sweep .*; --cluster local takes it"):
         CliRunner().invoke(app, command, catch_exceptions=False)
+
+
+def test_a_size_that_does_not_divide_is_told_with_the_arm_and_the_cure(tmp_path: Path) -> None:
+    """Of the digits when the sweep is read, of a person's images before anything is trained."""
+    file = tmp_path / "sizes.yaml"
+    model = "model: {width: 8, patch: 4, multipliers: [1, 1, 1], levels: [conv, conv, conv], blocks: [1, 1, 1]}"
+    file.write_text(f"name: sizes\nbase:\n  {model}\narms:\n  deep: {{}}\n", encoding="utf-8")
+    cure = "the side must be a multiple of 16; choose a smaller model.patch, fewer model.levels, or data.size: 16"
+    expected = "images of 8×8 do not divide into patches of 4 and halve 2 times (3 levels): "
+    with pytest.raises(ConfigError) as read:
+        load_sweep(file)
+    assert str(read.value) == f"{file}: arm 'deep': model.patch: {expected}{cure}"
+    images = write_zip(tmp_path / "images.zip", classes(each=2, side=24))
+    overrides = ["data.name=images", f"data.path={images}", "measure.images=4", "measure.features=efficientnet_lite0"]
+    store = Store(tmp_path / "results")
+    with pytest.raises(ConfigError) as checked:
+        check_sweep(plan(load_sweep(file, overrides), store), store)
+    expected = expected.replace("8×8", "24×24")
+    assert str(checked.value) == f"{file}: arm 'deep': model.patch: {expected}{cure}"

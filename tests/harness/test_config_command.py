@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +68,42 @@ def test_a_key_its_last_part_and_a_section_are_found() -> None:
 def test_an_unknown_key_gets_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"etta: unknown key \(did you mean 'eta'\?\)"):
         CliRunner().invoke(app, ["config", "etta"], catch_exceptions=False)
+
+
+METHOD = """
+from pydantic import Field
+from torch import nn
+
+from models.methods import Method, Settings
+
+
+class Keys(Settings):
+    gadgets: int = Field(7, ge=1, description="how many gadgets")
+
+
+class Gadgets(Method):
+    model_settings = Keys
+
+    def build_network(self, config, images):
+        return nn.Identity()
+"""
+
+
+def test_the_keys_of_a_method_of_ones_own_are_told_where_it_is_named(tmp_path: Path) -> None:
+    """In a process of its own: what is loaded once is known to all that comes after."""
+    (tmp_path / "gadgets.py").write_text(METHOD, encoding="utf-8")
+
+    def config(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "harness.cli", "config", *arguments]
+        environment = {**os.environ, "HARNESS_PLUGINS_PATH": str(tmp_path)}
+        return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+    done = config("gadgets", "--kind", "gadgets:Gadgets", "--json")
+    assert done.returncode == 0, done.stderr
+    (key,) = json.loads(done.stdout)["experiment"]
+    assert (key["name"], key["default"], key["range"]) == ("model.gadgets", "7", "≥ 1")
+    assert key["meaning"] == "gadgets:Gadgets: how many gadgets"
+    unknown = config("gadgets")
+    assert unknown.returncode == 2 and "--kind package.module:Class" in unknown.stderr
+    wrong = config("--kind", "gadgets:Gadget")
+    assert wrong.returncode == 2 and "error: --kind: 'gadgets:Gadget' cannot be found" in wrong.stderr

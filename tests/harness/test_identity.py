@@ -83,7 +83,7 @@ def test_what_changes_the_pixels_is_in_the_ids(tmp_path: Path, data: dict[str, A
 def test_the_rules_for_pixels_are_in_the_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     experiment = on(write_zip(tmp_path / "a.zip", classes()))
     before = identify(experiment)
-    monkeypatch.setattr("harness.data.pixels.PIXEL_RULES", 99)
+    monkeypatch.setattr("harness.data.pixel_rules.PIXEL_RULES", 99)
     assert set(before).isdisjoint(identify(experiment))
 
 

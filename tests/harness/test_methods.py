@@ -524,3 +524,29 @@ def test_a_training_step_runs_each_network_as_often_as_the_method_says(kind: str
     loss(model, torch.zeros(2, 1, 8, 8), None, Randomness(0, 0, torch.arange(2)), run=counting)
     said = method.runs_per_iteration(experiment)
     assert {name: runs.count(name) for name in runs} == {name: said.get(name, 1) for name in model.networks}  # type: ignore[union-attr]
+
+
+def test_a_check_that_says_nothing_is_told_by_its_line(write: Write) -> None:
+    """A bare assert, over several keys and over one."""
+    checks = """
+    @model_validator(mode="after")
+    def _odd(self):
+        assert self.depth % 2
+        return self
+
+    @field_validator("depth")
+    @classmethod
+    def _shallow(cls, depth):
+        assert depth < 9
+        return depth
+"""
+    text = PLAIN.replace("from pydantic import Field", "from pydantic import Field, field_validator, model_validator")
+    kind = write(text.replace('description="layers")\n', f'description="layers")\n{checks}'))
+    with pytest.raises(
+        ConfigError, match=r"test: model: its keys together do not pass a check \(assert self\.depth % 2; "
+    ):
+        parse_experiment({"model": {"kind": kind, "depth": 2}}, "test")
+    with pytest.raises(
+        ConfigError, match=r"test: model\.depth: 11 does not pass a check \(assert depth < 9; .*line \d+"
+    ):
+        parse_experiment({"model": {"kind": kind, "depth": 11}}, "test")

@@ -174,10 +174,13 @@ def test_a_start_can_be_said_wherever_a_key_can(tmp_path: Path, way: str) -> Non
 @pytest.mark.parametrize(
     ("arms", "message"),
     [
-        ("a: {set: {train.start: a}}", r"train\.start: an arm starts from itself: a → a$"),
+        (
+            "a: {set: {train.start: a}}",
+            r"train\.start: an arm starts from itself: a → a; leave train\.start out of it, or name another$",
+        ),
         (
             "a: {set: {train.start: c}}\n  b: {set: {train.start: a}}\n  c: {set: {train.start: b}}",
-            r"train\.start: arms start from each other in a circle: a → c → b → a$",
+            r"arms start from each other in a circle: a → c → b → a; leave train\.start out of one of them$",
         ),
         (
             "a: {grid: {train.flip: [true, false], model.width: [8, 16], sample.steps: [2, 3]}}\n"
@@ -470,7 +473,7 @@ def test_a_file_counts_by_its_content(
     save_tensors(tmp_path / "copy", changed, "0123456789abcdef")
     other = json.loads(invoke("train", config, "--start", "copy", "--results", "results", "--json"))
     assert other["training"] != told[0]["training"]
-    with pytest.raises(ConfigError, match=r"train\.start: there is no file wrong; arms are a sweep's"):
+    with pytest.raises(ConfigError, match=r"train\.start: there is no file wrong; give the path of a weights file"):
         load_experiment(config, ["train.start=wrong"])
 
 

@@ -81,6 +81,11 @@ def test_a_part_that_is_not_known_is_kept() -> None:
         (lambda r: r.pop("time"), "has no time"),
         (lambda r: r.pop("provenance"), "has no provenance"),
         (lambda r: r["compute"].update(gmacs_per_image="many"), r"compute\.gmacs_per_image"),
+        (lambda r: r["compute"].update(gmacs_per_image="1.5"), r"compute\.gmacs_per_image"),
+        (lambda r: r["quality"].update(images="500"), r"quality\.images"),
+        (lambda r: r["quality"]["per_seed"][0].update(frechet="1.2"), r"quality\.per_seed\.0\.values\.frechet"),
+        (lambda r: r["time"].update(compiled="yes"), r"time\.compiled"),
+        (lambda r: r["compute"].update(training_steps=True), r"compute\.training_steps"),
         (lambda r: r.update(schema=0), "schema 0"),
         (lambda r: r.update(schema="1"), "schema '1'"),
         (lambda r: r.pop("schema"), "schema None"),
@@ -138,3 +143,8 @@ def test_ten_thousand_records_are_read_in_a_few_seconds_at_most() -> None:
     for _ in range(1000):
         parse_cell(content, "x")
     assert time.process_time() - started < 1.0  # 0.05 measured: a thousand take as long as twenty would be allowed
+
+
+def test_text_in_the_place_of_a_training_s_numbers_is_damage() -> None:
+    with pytest.raises(DamagedRecord, match=r"done\.json: steps: .*; move it away and run again"):
+        parse_training(json.dumps({**TRAINING, "steps": "10"}), "done.json")

@@ -139,6 +139,27 @@ def test_a_miniature_differs_from_its_sweep_in_sizes_alone(name: str, tmp_path: 
     assert shapes_of(real) == shapes_of(small)
 
 
+def test_miniatures_share_their_shapes(tmp_path: Path) -> None:
+    """So that each finds in torch's cache what another has compiled: that is most of the time they take."""
+    shapes = set()
+    for name in MINIATURES:
+        data = (
+            make_cifar10(tmp_path / "x.tar.gz", 20)
+            if name == "cifar10"
+            else make(tmp_path / f"{name}.zip", 20, MINIATURES[name])
+        )
+        weights = tmp_path / "weights.pth"
+        weights.touch()
+        sweep = load_sweep(
+            ROOT / "sweeps" / "miniature" / f"{name}.yaml", [f"data.path={data}", f"measure.weights={weights}"]
+        )
+        for cell in sweep.cells.values():
+            model, size = model_of(cell.experiment), cell.experiment.data.size or MINIATURES[name]
+            batches = cell.experiment.train.batch, cell.experiment.sample.batch
+            shapes.add((size // model.patch, model.width, model.multipliers[:2], model.head_width, *batches))
+    assert len(shapes) == 1, shapes
+
+
 def shapes_of(sweep: Sweep) -> set[tuple[int, tuple[str, ...]]]:
     """How many levels the networks of a sweep have, and of which kinds."""
     models = [model_of(cell.experiment) for cell in sweep.cells.values()]

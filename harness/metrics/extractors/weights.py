@@ -1,4 +1,4 @@
-"""Files of an extractor's weights: read without running anything that they hold, and held against what is known."""
+"""Files of an extractor's weights: read without running code from them, and checked against known hashes."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def reason(failure: BaseException) -> str:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Without what torch.hub and the repositories it loads print."""
+    """Silence what torch.hub and the repositories it loads print."""
     os.environ.setdefault("XFORMERS_DISABLED", "1")
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield
