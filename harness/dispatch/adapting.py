@@ -148,7 +148,8 @@ def adaptation(trained: Trained, budget: str | None, overrides: list[str]) -> Ad
     wanted = None if STEPS in given else parse_budget(budget or DEFAULT_BUDGET)
     arms = _Arms.of(trained, given)
     steps, share = _steps(arms, trained, wanted, given)
-    arms.adapted = {**_lengths(trained.experiment, steps), **arms.adapted, STEPS: steps}
+    lengths = {STEPS: steps, **_lengths(trained.experiment, steps)}
+    arms.adapted |= {key: value for key, value in lengths.items() if key not in arms.adapted}
     base, *_, last = arms.check(trained.experiment.seed)
     if Identifier().training(base) != trained.training:
         changed = [key for key in given if key.startswith("data.")] or ["the sweep"]
@@ -160,7 +161,7 @@ def adaptation(trained: Trained, budget: str | None, overrides: list[str]) -> Ad
         "base": nest(arms.base),
         "seeds": [trained.experiment.seed],
         "arms": {
-            BASE: {"label": "base, as it is", "grid": arms.base_grid},
+            BASE: {"grid": arms.base_grid},
             ADAPTED: {"label": "dual-rate, adapted", "set": nest(arms.adapted), "grid": arms.adapted_grid},
         },
         "report": {"base": BASE, "subject": ADAPTED},
