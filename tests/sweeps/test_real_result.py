@@ -104,7 +104,7 @@ def test_a_plan_says_that_it_is_one(capsys: pytest.CaptureFixture[str]) -> None:
     sweeping._show_planned_hours(planned, Console(width=200))
     said = capsys.readouterr().out
     assert said.startswith("planned, not measured: 2,050 GPU-hours (2,000 of trainings, 50 of cells)") and "40%" in said
-    sweeping._show_planned_hours(sweeping._planned_hours({"trainings": [], "cells": []}), Console())
+    sweeping._show_planned_hours(sweeping._planned_hours({"trainings": [], "tables": [], "cells": []}), Console())
     assert not capsys.readouterr().out
 
 
