@@ -498,9 +498,13 @@ def section_class(section: str, kind: str) -> type[Any]:
     twice = sorted(own.model_fields.keys() & COMMON[section].model_fields.keys())
     if twice:
         raise ConfigError("model.kind", [f"{kind!r} has {section}.{twice[0]}, which every method has already"])
-    if not own.model_fields:
-        return COMMON[section]
-    return create_model(COMMON[section].__name__, __base__=(own, COMMON[section]), __doc__=COMMON[section].__doc__)
+    common = COMMON[section]
+    if not own.model_fields and section != "model":
+        return common
+    # of `model` always a class of its own: pydantic makes an instance by __new__ without values, and ModelConfig's own
+    # then is of the default kind
+    bases = (own, common) if own.model_fields else common
+    return create_model(common.__name__, __base__=bases, __doc__=common.__doc__)
 
 
 @cache
