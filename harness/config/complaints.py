@@ -57,6 +57,8 @@ def complaints(
     sentences: dict[str, str] = {}
     misspelt: list[str] = []
     for error in failure.errors():
+        if error["type"] == "default_factory_not_called":  # it follows from another error of the section, not from a key
+            continue
         location, annotation = _locate(model, error["loc"], error["input"] if error["type"] == "missing" else None)
         key = ".".join(location)
         if error["type"] == "extra_forbidden":
