@@ -57,7 +57,9 @@ def complaints(
     sentences: dict[str, str] = {}
     misspelt: list[str] = []
     for error in failure.errors():
-        if error["type"] == "default_factory_not_called":  # it follows from another error of the section, not from a key
+        if (
+            error["type"] == "default_factory_not_called"
+        ):  # another error of the section has caused it
             continue
         location, annotation = _locate(model, error["loc"], error["input"] if error["type"] == "missing" else None)
         key = ".".join(location)

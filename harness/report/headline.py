@@ -28,8 +28,8 @@ def roles(panel: Panel, base: str | None = None, subject: str | None = None) -> 
     """The roles in a panel; None where the base has no measured row.
 
     The base is the first arm unless named; its family are the arms with exactly the same network, uncached and not
-    stitched to another, with any sampler or preconditioning. The subject is the arm named, or ``dual-rate``, or the first arm whose own method keeps
-    something between refreshes, or the first of another method than the base's.
+    stitched to another, with any sampler or preconditioning. The subject is the arm named, or ``dual-rate``, or the
+    first arm whose own method keeps something between refreshes, or the first of another method than the base's.
     """
     arms = [arm for arm in panel.arms if any(row.arm == arm for row in panel.measured)]
     if not arms or (base is not None and base not in arms):
