@@ -26,3 +26,8 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     """`` (did you mean 'x'?)`` or nothing."""
     match = get_close_matches(name, list(choices), n=1, cutoff=0.6)
     return f" (did you mean {match[0]!r}?)" if match else ""
+
+
+def percentage(share: float) -> str:
+    """``12``, with three figures and never as a power of ten; without the sign."""
+    return f"{100 * share:.3g}" if share < 9.995 else f"{100 * share:,.0f}"

@@ -57,6 +57,8 @@ def complaints(
     sentences: dict[str, str] = {}
     misspelt: list[str] = []
     for error in failure.errors():
+        if error["type"] == "default_factory_not_called":  # another error of the section has caused it
+            continue
         location, annotation = _locate(model, error["loc"], error["input"] if error["type"] == "missing" else None)
         key = ".".join(location)
         if error["type"] == "extra_forbidden":

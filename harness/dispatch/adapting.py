@@ -26,6 +26,7 @@ from harness.dispatch.trained import Trained
 from harness.errors import ConfigError
 from harness.files import digest_of, write_atomically
 from harness.store.identity import START_TRAINING, Identifier
+from harness.wording import percentage
 from models.refresh import KEYS as REFRESHING
 
 BASE, ADAPTED = "base", "adapted"
@@ -64,7 +65,7 @@ def parse_budget(text: str) -> float:
 
 def percent(share: float) -> str:
     """``10 %``, with three figures."""
-    return f"{100 * share:.3g} %"
+    return f"{percentage(share)} %"
 
 
 def steps_within(share: float, base_gmacs: float, gmacs_per_step: float) -> int:

@@ -20,7 +20,7 @@ from harness.data import DataInfo, Dataset, open_data
 from harness.engine.build import build_model
 from harness.engine.costs import measure_sampling, sampling_cost
 from harness.engine.distributed import current_ranks, pick_device
-from harness.engine.inherited import inherited_cost
+from harness.engine.inherited import cost_beside, inherited_cost
 from harness.engine.progress import JobProgress, silent
 from harness.engine.sampling import ImageGenerator
 from harness.errors import Blocked, Stopped
@@ -205,6 +205,7 @@ def _record(
     refreshes, interval = refreshing(experiment.sample.model_dump())
     done = store.read_training(training)  # whole: the cell would be blocked else
     inherited = done.inherited or inherited_cost(store, experiment)  # older records do not tell
+    inherited = cost_beside(store, experiment, inherited)
     compute = {
         **sampling_cost(generator, evaluations),
         "refreshes": refreshes,

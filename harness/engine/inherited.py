@@ -8,7 +8,7 @@ from pathlib import Path
 from harness.config.schema import Experiment, parse_experiment
 from harness.errors import HarnessError
 from harness.files import file_sha256, read_json
-from harness.store.identity import start_file, start_training
+from harness.store.identity import start_file, start_training, stitched_file, stitched_training
 from harness.store.records import NOTHING_INHERITED, InheritedCost, TrainingRecord, parse_training
 from harness.store.store import Store
 from harness.store.weights import training_of
@@ -25,7 +25,22 @@ def inherited_cost(store: Store, experiment: Experiment) -> InheritedCost:
     A file of weights is known by the record of the training that wrote it, beside it or in the store, if it is still
     what that training wrote.
     """
-    training, file = start_training(experiment), start_file(experiment)
+    return _cost_of_named(store, start_training(experiment), start_file(experiment))
+
+
+def cost_beside(store: Store, experiment: Experiment, inherited: InheritedCost) -> InheritedCost:
+    """`inherited` and what the training of the network that ``sample.stitch`` names took, which a stitched sampling
+    needs as much as its own."""
+    second = _cost_of_named(store, stitched_training(experiment), stitched_file(experiment))
+    return InheritedCost(
+        gmacs=_sum(inherited.gmacs, second.gmacs),
+        seconds=_sum(inherited.seconds, second.seconds),
+        trainings=tuple(dict.fromkeys((*inherited.trainings, *second.trainings))),
+    )
+
+
+def _cost_of_named(store: Store, training: str | None, file: Path | None) -> InheritedCost:
+    """What the training named by its id or by a file of its weights has cost; nothing where none is named."""
     if training is not None:
         return _cost_of(store, store.training_folder(training), training)
     if file is None:

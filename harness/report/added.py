@@ -6,21 +6,24 @@ import math
 
 from harness.report.panel import Panel
 from harness.report.rows import Row
+from harness.wording import percentage
 
 
 def added_share(panel: Panel, base: str, row: Row) -> float:
     """Training compute that `row` needs beyond the base arm's, as a share of the base's training; nan if not known.
 
     The base's training is the one that the row's has started from, else the costliest of the base arm. Of a row that
-    draws from a network of the base arm itself, nothing was added; of one that starts from it, its own training was;
-    of any other, all that it took.
+    draws from a network of the base arm itself, nothing was added, but for the training of one that it is stitched to;
+    of one that starts from it, its own training was; of any other, all that it took.
     """
     trained = _trainings_of(panel, base)
     whole = max((cost for cost in trained.values() if math.isfinite(cost)), default=math.nan)
     if not row.records or not whole > 0:
         return math.nan
-    if row.records[0].training in trained:
-        return 0.0
+    own = row.records[0].training
+    if own in trained:
+        stitched = row.setting("sample.stitch") is not None
+        return (row.training_gmacs + row.inherited_gmacs - trained[own]) / trained[own] if stitched else 0.0
     through = next((training for training in row.training_chain if training in trained), None)
     already = 0.0 if through is None else trained[through]
     added = row.training_gmacs + max(row.inherited_gmacs - already, 0.0)
@@ -50,5 +53,5 @@ def more_training(panel: Panel, base: str, arm: str | None) -> str:
     shares = [added_share(panel, base, row) for row in rows]
     if not all(map(math.isfinite, shares)):
         return "an amount of more training that is not known"
-    words = dict.fromkeys(f"{100 * share:.3g}" for share in (min(shares), max(shares)))
+    words = dict.fromkeys(percentage(share) for share in (min(shares), max(shares)))
     return f"{' to '.join(words)} % more training"

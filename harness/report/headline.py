@@ -27,9 +27,9 @@ class Roles:
 def roles(panel: Panel, base: str | None = None, subject: str | None = None) -> Roles | None:
     """The roles in a panel; None where the base has no measured row.
 
-    The base is the first arm unless named; its family are the arms with exactly the same network, uncached, with any
-    sampler or preconditioning. The subject is the arm named, or ``dual-rate``, or the first arm whose own method keeps
-    something between refreshes, or the first of another method than the base's.
+    The base is the first arm unless named; its family are the arms with exactly the same network, uncached and not
+    stitched to another, with any sampler or preconditioning. The subject is the arm named, or ``dual-rate``, or the
+    first arm whose own method keeps something between refreshes, or the first of another method than the base's.
     """
     arms = [arm for arm in panel.arms if any(row.arm == arm for row in panel.measured)]
     if not arms or (base is not None and base not in arms):
@@ -41,7 +41,9 @@ def roles(panel: Panel, base: str | None = None, subject: str | None = None) -> 
         for arm in arms
         if arm == base
         or all(
-            row.config.get("model") == network and row.setting("sample.cache_from_level") is None
+            row.config.get("model") == network
+            and row.setting("sample.cache_from_level") is None
+            and row.setting("sample.stitch") is None
             for row in panel.measured
             if row.arm == arm
         )

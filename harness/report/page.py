@@ -158,19 +158,25 @@ def _costs(row: Row) -> str:
         )
         if math.isfinite(value)
     ]
-    if row.measured and row.setting("train.start") is not None and not math.isfinite(row.inherited_gmacs):
-        parts.append("what its training has inherited is not known")
+    if row.measured and row.needs_further_trainings and not math.isfinite(row.inherited_gmacs):
+        stitched = row.setting("sample.stitch") is not None
+        what = "the training of the stitched network" if stitched else "what its training has inherited"
+        parts.append(f"{what} is not known")
     return "; ".join(parts)
 
 
 def _inherited(row: Row) -> list[tuple[str, float, float, str]]:
-    """What the trainings took that its own started from; nothing where it started from none."""
-    if row.setting("train.start") is None:
+    """What the trainings took that its own started from or that its network is stitched to; nothing without any."""
+    if not row.needs_further_trainings:
         return []
     return [
-        ("inherited compute of training:", row.inherited_gmacs, 1e3, " TMACs"),
-        ("inherited time of training:", row.inherited_seconds, 1, " s"),
+        (f"{_further(row)} compute of training:", row.inherited_gmacs, 1e3, " TMACs"),
+        (f"{_further(row)} time of training:", row.inherited_seconds, 1, " s"),
     ]
+
+
+def _further(row: Row) -> str:
+    return "inherited" if row.setting("sample.stitch") is None else "the stitched network's"
 
 
 BUSY = 0.1

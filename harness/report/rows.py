@@ -222,8 +222,14 @@ class Row:
         return max((share for share in shares if share is not None), default=math.nan)
 
     @property
+    def needs_further_trainings(self) -> bool:
+        """Whether its own training started from another, or its network is stitched to another."""
+        return self.setting("train.start") is not None or self.setting("sample.stitch") is not None
+
+    @property
     def inherited_seconds(self) -> float:
-        """Seconds of the trainings that its own started from, the whole chain: mean over the seeds, nan if unknown."""
+        """Seconds of the trainings that its own started from, the whole chain, and of a network that it is stitched to:
+        mean over the seeds, nan if unknown."""
         known = [record.provenance.training_seconds_inherited for record in self.records]
         return sum(seconds or 0.0 for seconds in known) / len(known) if known and None not in known else math.nan
 

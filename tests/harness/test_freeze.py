@@ -246,6 +246,8 @@ DUAL = {"model": {"kind": "dual_rate"}, "sample": {"refreshes": 2}}
         ({"train": {"freeze": ["network"]}}, "train.freeze: a single_rate model has no network that can be frozen"),
         ({**DUAL, "train": {"freeze": ["encodr"], "start": "a/b"}}, "'encodr' is not one of 'encoder' (did you mean"),
         ({**DUAL, "train": {"freeze": ["encoder"]}}, "train.freeze: needs train.start"),
+        ({**DUAL, "train": {"freeze": "encoder"}}, "train.freeze: a list of texts is needed, not 'encoder'"),
+        ({**DUAL, "train": {"steps": 0}}, "train.steps: input should be greater than or equal to 1, not 0"),
         (
             {**DUAL, "train": {"freeze": ["encoder"], "start": "a/b", "encoder_learning_rate": 1e-4}},
             "train.encoder_learning_rate: the encoder is frozen",

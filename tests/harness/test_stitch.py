@@ -20,6 +20,9 @@ from harness.dispatch.sweep import Cell, Sweep, load_experiment, load_sweep
 from harness.engine import jobs
 from harness.engine.estimate import expected_runs, gmacs_per_image
 from harness.errors import Blocked, ConfigError, StoreError
+from harness.report.added import added_share
+from harness.report.cells_file import load_rows
+from harness.report.panel import panels
 from harness.store.identity import UNKNOWN_ID, identify
 from harness.store.records import CellRecord
 from harness.store.store import Store
@@ -248,6 +251,22 @@ def test_a_dry_run_and_the_costs_of_one_arm_tell_of_both(made: tuple[Sweep, Stor
     with np.load(out.with_suffix(".npz")) as drawn:
         (swapped,) = cells_of(sweep, "heavy-first").values()
         assert np.array_equal(drawn["images"], images_of(store, swapped)[:4])
+
+
+def test_the_training_of_the_second_network_is_paid_for_too(made: tuple[Sweep, Store]) -> None:
+    sweep, store = made
+    arms = by_arm(sweep)
+    invoke("report", sweep.path, "--results", store.root)
+    (panel,) = panels(load_rows(store.report_folder("stitch") / "cells.json"))
+    base, light, heavy = (
+        next(row for row in panel.measured if row.arm == arm) for arm in ("base", "light-first", "heavy-first")
+    )
+    shrunk = store.read_training(arms["shrunk"].id).seconds
+    assert light.inherited_gmacs == pytest.approx(heavy.training_gmacs) and heavy.training_gmacs > 0
+    assert light.inherited_seconds == shrunk and light.training_chain == (arms["shrunk"].id,)
+    assert heavy.inherited_gmacs == pytest.approx(base.training_gmacs)
+    assert added_share(panel, "base", base) == 0
+    assert added_share(panel, "base", light) == pytest.approx(heavy.training_gmacs / base.training_gmacs)
 
 
 def test_a_report_has_the_stitched_rows(made: tuple[Sweep, Store]) -> None:

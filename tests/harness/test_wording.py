@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.wording import count_of, plural
+from harness.wording import count_of, percentage, plural
 
 HARNESS = Path(__file__).parents[2] / "harness"
 
@@ -55,3 +55,10 @@ def spoken(path: Path) -> Iterator[str]:
 
 def test_no_message_puts_a_plural_after_a_number_that_may_be_one() -> None:
     assert [line for path in sorted(HARNESS.rglob("*.py")) for line in spoken(path)] == []
+
+
+@pytest.mark.parametrize(
+    ("share", "told"), [(0.1, "10"), (0.0123456, "1.23"), (2.489, "249"), (9.996, "1,000"), (65.78, "6,578")]
+)
+def test_a_percentage_is_never_a_power_of_ten(share: float, told: str) -> None:
+    assert percentage(share) == told

@@ -194,6 +194,20 @@ def test_the_base_family_holds_every_sampler_on_the_same_network() -> None:
     assert "against base with the best of its 2 samplers (dual-rate had ancestral alone)" in told.conditions
 
 
+def test_an_arm_stitched_to_another_network_is_compared_with_the_base_not_counted_as_it() -> None:
+    """Where the second network runs all steps, the row is as cheap and as bad as that network: no row of the base's."""
+    stitched = {"sample.stitch": "training:0123456789abcdef", "sample.stitch_share": 0.5}
+    panel = panel_of(
+        curve("base", 1.0, seeds=(0,)),
+        curve("stitch", 0.5, seeds=(0,), fixed=stitched),
+        curve("dual-rate", 0.8, seeds=(0,), fixed=DUAL),
+    )
+    who = roles(panel)
+    assert who is not None and (who.family, who.subject) == (("base",), "dual-rate")
+    found = {one.name: round(one.ratio, 3) for one in comparisons(panel, who, "gmacs")}
+    assert found == {"stitch": 2.0, "dual-rate": 1.25}
+
+
 def test_sampler_against_the_same_sampler() -> None:
     rows = []
     for sampler, factor in (("ancestral", 0.5), ("ddim", 2.0)):

@@ -71,7 +71,8 @@ def main_table(
         if row.measured and panel.distances[row] is table.best
     }
     inherited = (
-        f" Training: its own + what it has inherited from those that it started from ({UNKNOWN}: not known)."
+        " Training: its own + what it has inherited from those that it started from or is stitched to "
+        f"({UNKNOWN}: not known)."
         if table.some_inherit
         else ""
     )
@@ -145,11 +146,11 @@ def _text(row: Row, distance: Distance | None, table: MainTable) -> dict[str, st
 
 
 def _inherits(row: Row) -> bool:
-    return row.setting("train.start") is not None
+    return row.needs_further_trainings
 
 
 def _training(row: Row) -> dict[str, str]:
-    """What its training took, and behind a plus what it has inherited from the trainings that it started from."""
+    """What its training took, and behind a plus what those took that it started from or is stitched to."""
     costs = {
         "training TMACs": (row.training_gmacs / 1e3, row.inherited_gmacs / 1e3),
         "training s": (row.training_seconds, row.inherited_seconds),

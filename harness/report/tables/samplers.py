@@ -61,7 +61,12 @@ def _methods(panel: Panel) -> list[tuple[str, list[Row]]]:
     by_networks: dict[frozenset[Any], list[str]] = {}
     for arm, rows in by_arm.items():
         networks = frozenset(
-            (record.training, row.setting("sample.cache_from_level"), row.setting("sample.cache_order") or 0)
+            (
+                record.training,
+                row.setting("sample.stitch"),
+                row.setting("sample.cache_from_level"),
+                row.setting("sample.cache_order") or 0,
+            )
             for row in rows
             for record in row.records
         )
