@@ -234,7 +234,7 @@ class _Arms:
             "model.preconditioning": "conditional",
             "train.start": BASE,
             "train.freeze": ["encoder"],
-            "train.denoiser_times": 4,
+            **({} if own.get("train.pairs") == "same" else {"train.denoiser_times": 4}),
             **own,
         }
         return cls(

@@ -83,7 +83,14 @@ def _weights(named: str, store: Store) -> tuple[Path, Mapping[str, str]]:
             reason = "holds a training that has not finished" if started else f"holds no {WEIGHTS}"
             raise StoreError(f"{path}: {reason}; give the folder of one that has, or a file of weights")
         path = path / WEIGHTS
+    if path.suffix in (".yaml", ".yml"):
+        raise ConfigError(
+            "WEIGHTS",
+            [f"{named} is a configuration; give the weights that it has made, and --config {named} if need be"],
+        )
     facts = load_facts(path)
+    if "table" in facts:
+        raise StoreError(f"{path}: is a table, {facts['table']}, of a network; give the {WEIGHTS} of its training")
     if "rounded_to" in facts:
         raise StoreError(
             f"{path}: was rounded to {facts['rounded_to']}, so that what is measured of it is not what training "
@@ -175,6 +182,8 @@ def _check(weights: Path, training: str, experiment: Experiment) -> None:
     except MissingDataError as error:
         raise MissingDataError(f"{error}; {MOVED}") from None
     own = Identifier().training(experiment)
+    if (damage := _damage(weights)) is not None:
+        raise StoreError(f"{weights}: {damage}, so it is not what a training of this project has left")
     if (problem := misfit(network_shapes(experiment), tensor_shapes(weights))) is not None:
         legend = "there: in the file; here: in the network of its configuration for these data"
         raise ConfigError(str(weights), [f"{problem} ({legend})"])
@@ -190,3 +199,15 @@ def _check(weights: Path, training: str, experiment: Experiment) -> None:
                 "begins with the weights as they are"
             ],
         )
+
+
+def _damage(weights: Path) -> str | None:
+    """What is wrong with the numbers of a file of weights, which are float32 and finite."""
+    from harness.store.weights import load_tensors
+
+    for name, tensor in load_tensors(weights)[0].items():
+        if tensor.is_floating_point() and str(tensor.dtype) != "torch.float32":
+            return f"{name} is {str(tensor.dtype).removeprefix('torch.')}, not float32"
+        if not bool(tensor.isfinite().all()):
+            return f"{name} has numbers that are not finite"
+    return None

@@ -108,7 +108,7 @@ class Training(UViTTraining):
             raise ValueError("denoiser_times: pairs of the same time have one; leave it out")
         if self.states == "rollout":
             if self.target != "encoder":
-                raise ValueError("states: a rollout belongs to no image; set target: encoder")
+                raise ValueError("states: a rollout belongs to no image; set train.target: encoder")
             if self.pairs == "same":
                 raise ValueError("states: a rollout needs pairs of two times, not pairs: same")
         return self

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
+from torch import Tensor
 from typer.testing import CliRunner
 
 from harness.cli.app import app
@@ -316,6 +318,10 @@ def test_what_is_no_trained_network_is_refused(base: Made, tmp_path: Path) -> No
     save_tensors(tmp_path / "rounded", rounded, base.training, **other, rounded_to="bfloat16")
     save_tensors(tmp_path / "checkpoint-000000006.safetensors", tensors, base.training, step="6")
     (tmp_path / "cut").write_bytes(alone.read_bytes()[:900])
+    for name, change in (("half precision", Tensor.half), ("not finite", lambda tensor: tensor * float("nan"))):
+        save_tensors(tmp_path / name, {n: change(t) for n, t in tensors.items()}, base.training, **other)
+    save_tensors(tmp_path / "table", {"error": torch.ones(2)}, "0123456789abcdef", table="denoising_error")
+    (tmp_path / "s.yaml").write_text("model: {width: 8}")
     (tmp_path / "empty").mkdir()
     (tmp_path / "half").mkdir()
     shutil.copy(alone, tmp_path / "half" / "checkpoint-000000006.safetensors")
@@ -323,6 +329,10 @@ def test_what_is_no_trained_network_is_refused(base: Made, tmp_path: Path) -> No
         ("rounded", "was rounded to bfloat16"),
         ("checkpoint-000000006.safetensors", "is a checkpoint of training"),
         ("cut", "is cut short or damaged"),
+        ("half precision", "is float16, not float32"),
+        ("not finite", "has numbers that are not finite"),
+        ("table", "is a table, denoising_error"),
+        ("s.yaml", "is a configuration; give the weights that it has made"),
         ("gone", "no such file"),
         ("empty", "holds no weights.safetensors"),
         ("half", "holds a training that has not finished"),

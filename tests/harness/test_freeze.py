@@ -253,7 +253,7 @@ DUAL = {"model": {"kind": "dual_rate"}, "sample": {"refreshes": 2}}
             "train.encoder_learning_rate: the encoder is frozen",
         ),
         ({**DUAL, "train": {"encoder_loss": 1.0}}, "train.encoder_loss: the encoder has no estimate of its own"),
-        ({**DUAL, "train": {"states": "rollout"}}, "states: a rollout belongs to no image; set target: encoder"),
+        ({**DUAL, "train": {"states": "rollout"}}, "states: a rollout belongs to no image; set train.target: encoder"),
         ({**DUAL, "train": {"pairs": "same", "denoiser_times": 2}}, "denoiser_times: pairs of the same time have one"),
         (
             {**DUAL, "sample": {"refreshes": 2, "denoise_at_refresh": False}},
