@@ -318,12 +318,13 @@ def time_(
     file: SweepFile,
     overrides: Overrides = [],  # noqa: B006
     results: Results = RESULTS,
+    untrusted: Annotated[bool, typer.Option("--untrusted", help="only the times that are not to be trusted")] = False,
     json_output: AsJson = False,
 ) -> None:
     """Time a sweep's finished cells again, on this machine as it is now; their images and quality stay as they are."""
     from harness.cli import time as timing
 
-    timing.run(file, overrides, results, json_output)
+    timing.run(file, overrides, results, untrusted, json_output)
 
 
 @app.command()

@@ -91,6 +91,21 @@ def test_time_again_changes_times_and_nothing_else(finished: tuple[Path, Path], 
         assert record["time"] == timing and record["provenance"]["timed"]["at"] > record["provenance"]["finished"]
 
 
+def test_only_times_that_are_not_to_be_trusted_are_taken_again(finished: tuple[Path, Path], tmp_path: Path) -> None:
+    sweep, undisturbed = finished
+    shutil.copytree(undisturbed, tmp_path / "results")
+    cells = sorted((tmp_path / "results" / "runs" / "cells").glob("*.json"))
+    for path in cells:
+        record = json.loads(path.read_text())
+        record["time"] |= {"trusted": path != cells[1], "reasons": ["others ran"] if path == cells[1] else []}
+        path.write_text(json.dumps(record))
+    before = [path.read_bytes() for path in cells]
+    done = harness(tmp_path / "results", "time", sweep, "--untrusted", "--json")
+    assert done.returncode == 0, done.stderr
+    assert set(json.loads(done.stdout)["cells"]) == {cells[1].stem}
+    assert [path.read_bytes() != bytes for path, bytes in zip(cells, before, strict=True)] == [False, True, False]
+
+
 def kill_when(results: Path, sweep: Path, moment: Callable[[], bool]) -> None:
     """Run the sweep and kill it with SIGKILL as soon as `moment` has come."""
     with subprocess.Popen(
