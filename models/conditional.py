@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -80,16 +81,20 @@ class ErrorTable(nn.Module):
     def __init__(self, log_snr_range: tuple[float, float] = LOG_SNR_RANGE, sigma_data: float = SIGMA_DATA) -> None:
         super().__init__()
         self.low, self.high = log_snr_range
-        log_snr = torch.linspace(self.low, self.high, self.knots, dtype=torch.float64)
-        self.register_buffer("log_error", gaussian_error(log_snr, sigma_data).log().float())
+        self.register_buffer("log_error", gaussian_error(self._at_knots(), sigma_data).log().float())
+
+    def _at_knots(self) -> Tensor:
+        return torch.linspace(self.low, self.high, self.knots, dtype=torch.float64)
 
     @torch.no_grad()
     def fill(self, log_snr: Tensor, error: Tensor) -> None:
         """Take over a measured table: r = `error` (N,) at the rising `log_snr` (N,)."""
         if not bool((log_snr.diff() > 0).all()) or not bool((error > 0).all()):
             raise ValueError("error table: the log-SNRs must rise and the errors be above 0")
-        knots = torch.linspace(self.low, self.high, self.knots, dtype=torch.float64)
-        self.log_error.copy_(_interpolated(knots, log_snr.cpu().double(), error.cpu().double().log()))
+        log_errors = np.interp(
+            self._at_knots().numpy(), log_snr.cpu().double().numpy(), error.cpu().double().log().numpy()
+        )
+        self.log_error.copy_(torch.from_numpy(log_errors))
 
     def forward(self, log_snr: Tensor) -> Tensor:
         """r at λ, of its shape."""
@@ -97,11 +102,3 @@ class ErrorTable(nn.Module):
         before = place.floor().clamp(max=self.knots - 2)
         start, end = self.log_error[before.long()], self.log_error[before.long() + 1]
         return torch.lerp(start, end, (place - before).to(start.dtype)).exp()
-
-
-def _interpolated(at: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """The piecewise linear function through (x, y), constant beyond its ends, at `at`."""
-    at = at.clamp(x[0], x[-1])
-    right = torch.searchsorted(x, at).clamp(1, len(x) - 1)
-    share = (at - x[right - 1]) / (x[right] - x[right - 1])
-    return torch.lerp(y[right - 1], y[right], share)

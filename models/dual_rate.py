@@ -13,7 +13,7 @@ from models.conditional import Anchor, Conditional, ErrorTable, update
 from models.method import RunNetwork, State, run_network
 from models.parameterization import Parameterization, Prediction
 from models.process import per_image
-from models.uvit import Conditioning, Projection, UViT
+from models.uvit import Conditioning, Output, Projection, UViT
 
 ContextLevels = Literal["all", "last", "output"]
 
@@ -76,7 +76,7 @@ class DualRate(nn.Module):
         `keep` (B,) bool: False drops all of an image's context: its features are zero and a learned vector
         stands in for its τ. A conditional denoiser still starts from x̂_τ.
         """
-        output = self.encoder(self.parameterization.input(z, log_snr), log_snr, self.encoder.condition(labels))
+        output = self._encoder(z, log_snr, labels)
         features = [
             project(_normalised(feature)) for project, feature in zip(self.projections, output.features, strict=False)
         ]
@@ -94,8 +94,13 @@ class DualRate(nn.Module):
 
     def estimate(self, z: Tensor, log_snr: Tensor, labels: Tensor | None = None) -> Tensor:
         """The encoder's own x̂ for z (B, C, H, W), of an encoder that has a head."""
-        output = self.encoder(self.parameterization.input(z, log_snr), log_snr, self.encoder.condition(labels))
-        return self.parameterization.estimate(output.image, z, log_snr)
+        return self.parameterization.estimate(self._encoder(z, log_snr, labels).image, z, log_snr)
+
+    def _encoder(self, z: Tensor, log_snr: Tensor, labels: Tensor | None) -> Output:
+        """One evaluation of the encoder."""
+        seen = self.parameterization.input(z, log_snr)
+        output: Output = self.encoder(seen, log_snr, self.encoder.condition(labels))
+        return output
 
     def denoise(self, z: Tensor, log_snr: Tensor, context: Context) -> Tensor:
         """x̂ for z_t (B, C, H, W) at λ_t. The class comes with the context."""

@@ -47,9 +47,7 @@ class PairSettings:
     encoder_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        check_pairs(self.pairs, self.refreshes)
-        if self.pairs == "same" and self.denoiser_times > 1:
-            raise ValueError("denoiser_times: pairs of the same time have one; leave it out")
+        check_pairs(self.pairs, self.refreshes, self.denoiser_times)
         if self.states not in get_args(States) or self.target not in get_args(Target):
             raise ValueError(f"states, target: {self.states!r}, {self.target!r} are not known")
         if self.states == "rollout" and (self.target != "encoder" or self.pairs == "same"):
@@ -109,29 +107,26 @@ def dual_rate_loss(
     keep = None
     if pairs.context_dropout > 0:
         keep = randomness.uniform(Stream.CONTEXT_DROPOUT) >= pairs.context_dropout
-    noisy: list[Tensor] = []
-    if pairs.states == "rollout":
-        t = torch.cat([times.tau[None], times.t[1:].sort(dim=0, descending=True).values])
-        noise = randomness.normal(Stream.CONTEXT_NOISE, x.shape[1:]).to(x.dtype)
-        z_tau = diffuse(x, log_snr_tau, noise)
-    else:
-        t = times.t
-        noisy, z_tau = noisy_pair(
-            x, [settings.schedule.log_snr(each).to(x.dtype) for each in t], log_snr_tau, randomness
-        )
+    rolls_out = pairs.states == "rollout"
+    t = torch.cat([times.tau[None], times.t[1:].sort(dim=0, descending=True).values]) if rolls_out else times.t
     levels = [sigmoid_weighted(each, settings, x) for each in t]
+    noisy: list[Tensor] = []
+    if rolls_out:
+        z_tau = diffuse(x, log_snr_tau, randomness.normal(Stream.CONTEXT_NOISE, x.shape[1:]).to(x.dtype))
+    else:
+        noisy, z_tau = noisy_pair(x, [log_snr for log_snr, _ in levels], log_snr_tau, randomness)
     context = run("encoder", model.encode, z_tau, log_snr_tau, labels, keep)
     errors = []
     z = z_tau
     for i, (log_snr, weight) in enumerate(levels):
-        z = noisy[i] if noisy else z
+        z = z if rolls_out else noisy[i]
         estimate = run("denoiser", model.denoise, z, log_snr, context)
         target = x
         if pairs.target == "encoder":
             with torch.no_grad():
                 target = run("encoder", model.estimate, z, log_snr, labels)
         errors.append(weighted_error(estimate, target, weight))
-        if not noisy and i + 1 < len(levels):
+        if rolls_out and i + 1 < len(levels):
             z = deterministic_step(z, estimate.detach(), log_snr, levels[i + 1][0])
     total = torch.stack(errors).mean()
     if pairs.encoder_weight > 0:

@@ -50,8 +50,9 @@ def check_sigma_range(sigma_range: tuple[float, float], log_snr_range: tuple[flo
         )
 
 
-def check_pairs(pairs: Pairing, refreshes: int | tuple[int, int]) -> None:
-    """Raises ValueError unless `refreshes` is a number for "grid", and (fewest, most) for "range"; "same" has none."""
+def check_pairs(pairs: Pairing, refreshes: int | tuple[int, int], denoiser_times: int = 1) -> None:
+    """Raises ValueError unless `refreshes` is a number for "grid", and (fewest, most) for "range"; "same" has none, and
+    one denoiser time."""
     if pairs not in get_args(Pairing):
         raise ValueError(f"pairs: {pairs!r} is not one of {', '.join(get_args(Pairing))}")
     if pairs == "grid" and not isinstance(refreshes, int):
@@ -60,5 +61,7 @@ def check_pairs(pairs: Pairing, refreshes: int | tuple[int, int]) -> None:
         raise ValueError("refreshes: pairs over a range take [fewest, most]")
     if pairs == "same" and refreshes != 1:
         raise ValueError("refreshes: pairs of the same time have none; leave it out")
+    if pairs == "same" and denoiser_times > 1:
+        raise ValueError("denoiser_times: pairs of the same time have one; leave it out")
     if (refreshes if isinstance(refreshes, int) else refreshes[0]) < 1:
         raise ValueError(f"refreshes: {refreshes!r} must be at least 1")

@@ -21,7 +21,7 @@ from harness.engine.progress import MAIN, JobProgress
 from harness.errors import ConfigError, StoreError
 from harness.files import atomic_path, set_aside
 from harness.interrupts import stop_on_interrupt
-from harness.store.identity import START_TRAINING, Identifier, identify, stitched_training
+from harness.store.identity import START_TRAINING, Identifier, identify, stitched_training, stitched_weights
 from harness.store.needs import missing_need
 from harness.store.records import CellRecord
 from harness.store.store import Store, Target
@@ -168,7 +168,7 @@ def sample(
     import numpy as np
     import torch
 
-    from harness.engine.cell import load_generator, stitched_weights
+    from harness.engine.cell import load_generator
     from harness.measure.fidelity import to_uint8
 
     if out_path.suffix.lower() != ".png":

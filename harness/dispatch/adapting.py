@@ -21,7 +21,7 @@ from harness.config.dotted import flatten, nest
 from harness.config.schema import Experiment, as_plain, owners_of, parse_experiment
 from harness.config.values import decoded, plain
 from harness.config.yamlfile import load_mapping, load_text
-from harness.dispatch.sweep import parse_overrides
+from harness.dispatch.sweep import grid_points, parse_overrides
 from harness.dispatch.trained import Trained
 from harness.errors import ConfigError
 from harness.files import digest_of, write_atomically
@@ -247,12 +247,7 @@ class _Arms:
     def points(self, arm: str) -> Iterator[dict[str, Any]]:
         """Of each cell of an arm the keys, before its start is resolved."""
         alone, grid = ({}, self.base_grid) if arm == BASE else (self.adapted, self.adapted_grid)
-        points: list[dict[str, Any]] = [{}]
-        for joined, values in grid.items():
-            keys = [key.strip() for key in joined.split(",")]
-            chosen = [dict(zip(keys, value if len(keys) > 1 else [value], strict=True)) for value in values]
-            points = [{**point, **one} for point in points for one in chosen]
-        yield from ({**self.base, **alone, **point} for point in points)
+        yield from ({**self.base, **alone, **point} for point in grid_points(grid, f"harness adapt: arm {arm!r}"))
 
     def experiment(self, values: Mapping[str, Any], arm: str, seed: int) -> Experiment:
         """The experiment of a cell; what it starts from is not known here, and costs nothing."""

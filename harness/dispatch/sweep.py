@@ -43,10 +43,10 @@ from harness.store.identity import (
     START_TRAINING,
     UNKNOWN_ID,
     Identifier,
+    cell_needs,
     needs_of,
     start_table,
     start_training,
-    stitched_training,
 )
 from harness.store.store import LOCAL, Target
 from harness.wording import count_of
@@ -228,9 +228,7 @@ class Cell:
     @property
     def needs(self) -> tuple[Target, ...]:
         """Its training, and that of the network which it is stitched to."""
-        second = stitched_training(self.experiment)
-        ids = (self.training, *([] if second is None else [second]))
-        return tuple(Target("training", id) for id in dict.fromkeys(ids))
+        return cell_needs(self.training, self.experiment)
 
 
 @dataclass(frozen=True)
@@ -664,7 +662,7 @@ def _resolve_arms(config: SweepConfig, path: Path) -> dict[str, tuple[dict[str, 
     for name in config.arms:
         try:
             arm_set, grid = _resolve_arm(config.arms, name, str(path))
-            points = _points(grid, str(path))
+            points = grid_points(grid, str(path))
         except ConfigError as error:
             by_arm.add(error.problems, name, 0, {})
             continue
@@ -699,7 +697,7 @@ def _without_seed(flat: dict[str, Any], source: str) -> dict[str, Any]:
     return flat
 
 
-def _points(grid: Mapping[str, list[Any]], source: str) -> list[dict[str, Any]]:
+def grid_points(grid: Mapping[str, list[Any]], source: str) -> list[dict[str, Any]]:
     """Every combination of the grid's values; ``"a, b"`` are zipped keys whose values are lists of pairs."""
     axes: list[list[dict[str, Any]]] = []
     problems: list[str] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from harness.config.methods import method_of
 from harness.config.schema import DiffusionConfig, Experiment, ModelConfig, SampleConfig
 from harness.errors import ConfigError
+from harness.store.weights import load_tensors
 from models import spacing
 from models.guidance import Guidance
 from models.method import Model
@@ -51,6 +53,17 @@ def build_model(experiment: Experiment, info: ImageInfo) -> nn.Module:
     except ValueError as error:
         raise ConfigError("model", [str(error)]) from None
     return _with_face(model, experiment.model.kind, classes)
+
+
+def load_model(experiment: Experiment, info: ImageInfo, weights: Path, training: str | None) -> nn.Module:
+    """The networks of `experiment` with the weights in the file `weights`, those of `training` if it is given.
+
+    Raises :class:`StoreError` for a file that cannot be used, or of another training.
+    """
+    tensors, _ = load_tensors(weights, training)
+    model = build_model(experiment, info)
+    model.load_state_dict(tensors)
+    return model
 
 
 FACE = ("networks", "classes", "step")

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from harness.config.schema import Experiment, as_plain, parse_experiment
 from harness.config.stitching import stitched_experiment
-from harness.data import DataInfo, Dataset, open_data
-from harness.engine.build import build_model
+from harness.data import Dataset, open_data
+from harness.engine.build import load_model
 from harness.engine.costs import measure_sampling, sampling_cost
 from harness.engine.distributed import current_ranks, pick_device
 from harness.engine.inherited import cost_beside, inherited_cost
@@ -27,7 +27,7 @@ from harness.errors import Blocked, Stopped
 from harness.files import atomic_path, set_aside
 from harness.measure.fidelity import quality_meter, to_uint8
 from harness.measure.reference import Reference
-from harness.store.identity import identify, stitched_file, stitched_training
+from harness.store.identity import identify, stitched_training, stitched_weights
 from harness.store.lease import lease
 from harness.store.needs import missing_need
 from harness.store.provenance import method_provenance, provenance
@@ -59,26 +59,12 @@ def load_generator(
     Raises StoreError for another training's file.
     """
     info = open_data(experiment.data).info
-    model = _loaded(experiment, weights, identify(experiment)[0], info)
+    model = load_model(experiment, info, weights, identify(experiment)[0])
     other = stitched_experiment(experiment)
     partner = None
     if other is not None and second is not None:
-        partner = _loaded(other, second, stitched_training(experiment), info)
+        partner = load_model(other, info, second, stitched_training(experiment))
     return ImageGenerator(experiment, model, info, device or pick_device(), partner)
-
-
-def _loaded(experiment: Experiment, weights: Path, training: str | None, info: DataInfo) -> nn.Module:
-    """The network of `experiment` with `weights`, those of `training` if it is given."""
-    tensors, _ = load_tensors(weights, training)
-    model = build_model(experiment, info)
-    model.load_state_dict(tensors)
-    return model
-
-
-def stitched_weights(store: Store, experiment: Experiment) -> Path | None:
-    """The file of weights of the network that ``sample.stitch`` names."""
-    training = stitched_training(experiment)
-    return stitched_file(experiment) if training is None else store.weights_path(training)
 
 
 def measure_cell(

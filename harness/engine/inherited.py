@@ -9,7 +9,7 @@ from harness.config.schema import Experiment, parse_experiment
 from harness.errors import HarnessError
 from harness.files import file_sha256, read_json
 from harness.store.identity import start_file, start_training, stitched_file, stitched_training
-from harness.store.records import NOTHING_INHERITED, InheritedCost, TrainingRecord, parse_training
+from harness.store.records import NOTHING_INHERITED, InheritedCost, training_record_in
 from harness.store.store import Store
 from harness.store.weights import training_of
 
@@ -50,7 +50,7 @@ def _cost_of_named(store: Store, training: str | None, file: Path | None) -> Inh
     except (HarnessError, OSError):
         return UNKNOWN
     for folder in (file.parent, store.training_folder(training)):
-        record = _record_in(folder, training)
+        record = training_record_in(folder, training)
         if record is not None and record.weights_sha256 == digest:
             return _cost_of(store, folder, training)
     return UNKNOWN
@@ -60,7 +60,7 @@ def _cost_of(store: Store, folder: Path, training: str) -> InheritedCost:
     """What the training in `folder` has cost, with what it has inherited itself."""
     from harness.engine.estimate import training_gmacs  # what counts networks is slow to import, and most start anew
 
-    record, path = _record_in(folder, training), folder / "config.json"
+    record, path = training_record_in(folder, training), folder / "config.json"
     try:
         experiment = parse_experiment(read_json(path), str(path))
         own: float | None = training_gmacs(experiment)
@@ -75,15 +75,6 @@ def _cost_of(store: Store, folder: Path, training: str) -> InheritedCost:
         seconds=_sum(record.seconds if record is not None else None, before.seconds),
         trainings=(training, *before.trainings),
     )
-
-
-def _record_in(folder: Path, training: str) -> TrainingRecord | None:
-    path = folder / "done.json"
-    try:
-        record = parse_training(path.read_bytes(), str(path))
-    except (HarnessError, OSError):
-        return None
-    return record if record.training == training else None
 
 
 def _sum(own: float | None, before: float | None) -> float | None:

@@ -20,7 +20,7 @@ from harness.engine.distributed import current_ranks
 from harness.engine.progress import MAIN, WAITING, JobProgress, silent
 from harness.errors import FULL_CURE, Blocked, DataError, DiskFull, HarnessError, is_full
 from harness.files import set_aside
-from harness.store.identity import Identifier, needs_of
+from harness.store.identity import Identifier, needs_of, start_weights
 from harness.store.lease import LeaseHeld, describe_holder, lease
 from harness.store.needs import missing_need
 from harness.store.provenance import provenance
@@ -131,7 +131,7 @@ def _make(
 ) -> None:
     from harness.engine.cell import measure_cell
     from harness.engine.inherited import inherited_cost
-    from harness.engine.tables import measure_table, start_weights
+    from harness.engine.tables import measure_table
     from harness.engine.train import train_network
 
     match target.kind:

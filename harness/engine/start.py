@@ -35,8 +35,8 @@ def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 def misfit(network: Shapes, start: Shapes, names: StartNames | None = None) -> str | None:
     """Why weights with the shapes of `start` cannot be those of `network`, in one sentence; None if they can."""
     names = names or StartNames()
-    there = {names.renamed.get(name, name): name for name in start if name not in names.unused}
-    wanted = {name: shape for name, shape in network.items() if not name.startswith(names.fresh or ("\0",))}
+    there = names.places(start)
+    wanted = {name: shape for name, shape in network.items() if not name.startswith(names.fresh)}
 
     def called(name: str) -> str:
         return name if there[name] == name else f"{there[name]}, as {name},"
@@ -96,5 +96,5 @@ def load_start(model: nn.Module, path: Path, training: str | None, experiment: E
     reason = misfit(_shapes(model.state_dict()), _shapes(tensors), names)
     if reason is not None:
         raise ConfigError("train.start", [f"{path} {reason}"])
-    used = {names.renamed.get(name, name): tensor for name, tensor in tensors.items() if name not in names.unused}
+    used = {name: tensors[there] for name, there in names.places(tensors).items()}
     model.load_state_dict({**model.state_dict(), **used})

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from harness.config.schema import Experiment, as_plain, parse_experiment
 from harness.data import Dataset, open_data
-from harness.engine.build import build_model, build_schedule, method_for
+from harness.engine.build import build_schedule, load_model, method_for
 from harness.engine.distributed import current_ranks, pick_device
 from harness.engine.progress import JobProgress
 from harness.errors import ConfigError, Stopped, StoreError
 from harness.files import set_aside
-from harness.store.identity import start_file, start_table, start_training
+from harness.store.identity import start_table, start_training, start_weights
 from harness.store.provenance import provenance
 from harness.store.store import Store, Target
 from harness.store.weights import load_facts, load_tensors, save_tensors
@@ -31,12 +31,6 @@ IMAGES = 512
 BATCH = 64
 SEED = 0
 """Of the images that are chosen and of their noise. A table is the same for all trainings that need it."""
-
-
-def start_weights(store: Store, experiment: Experiment) -> Path | None:
-    """The file of weights that the training of `experiment` begins with; None for random ones."""
-    training = start_training(experiment)
-    return store.weights_path(training) if training is not None else start_file(experiment)
 
 
 def measured_experiment(store: Store, experiment: Experiment) -> Experiment:
@@ -94,8 +88,8 @@ def _denoising_error(store: Store, experiment: Experiment, progress: Callable[[i
     weights = start_weights(store, experiment)
     assert weights is not None
     device = pick_device()
-    model = build_model(network, dataset.info).to(device).eval().requires_grad_(False)
-    model.load_state_dict(load_tensors(weights, start_training(experiment))[0])
+    model = load_model(network, dataset.info, weights, start_training(experiment))
+    model.to(device).eval().requires_grad_(False)
     images, labels = _chosen_images(dataset)
     return measure_denoising_error(
         model,

@@ -148,12 +148,13 @@ def train_network(
     device = pick_device(ranks)
     dataset = training_data(experiment)
     state, objective = build_training(experiment, dataset.info, device)
-    if start is not None and (experiment.train.freeze or not checkpoints(folder)):
+    frozen: dict[str, str] = {}
+    if start is not None and experiment.train.freeze:  # what is frozen is in no checkpoint
         _start_from(state, start, experiment, table)
-    frozen = {"frozen": tensors_digest(state.frozen())} if experiment.train.freeze else {}
+        frozen = {"frozen": tensors_digest(state.frozen())}
     resumed = _resume(state, training, folder, ranks, frozen)
     if resumed is None and start is not None and not frozen:
-        _start_from(state, start, experiment, table)  # every checkpoint was damaged
+        _start_from(state, start, experiment, table)
     module = objective if ranks.world == 1 else _distributed(objective, experiment, device)
     journal = Journal(folder / "log.jsonl", state.step, ranks)
     started, first, spent = time.monotonic(), state.step, Spent.resumed(resumed, inherited)
@@ -329,7 +330,7 @@ def optimise(
 def _update_average(state: State, decay: float) -> None:
     """Exponential moving average, its decay ramped so that a short training is not held back by its start."""
     decay = min(decay, (1 + state.step) / (10 + state.step))
-    current = state.trained()
+    current = state.model.state_dict()
     floating = [name for name, value in state.average.items() if value.is_floating_point()]
     torch._foreach_lerp_([state.average[n] for n in floating], [current[n] for n in floating], 1 - decay)
     for name in state.average.keys() - set(floating):

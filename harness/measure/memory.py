@@ -17,9 +17,8 @@ def reset_peak_memory(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
-        with contextlib.suppress(
-            OSError
-        ):  # without permission the peak is that since the process's start: an upper bound
+        # without permission the peak is that since the process's start: an upper bound
+        with contextlib.suppress(OSError):
             CLEAR.write_text(RESET_PEAK, encoding="utf-8")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from harness.report.added import more_training
@@ -72,17 +72,12 @@ def comparisons(panel: Panel, who: Roles, cost: Cost, by_sampler: bool = False) 
 
 
 def _compared(panel: Panel, who: Roles, cost: Cost, by_sampler: bool) -> Iterator[Comparison]:
-    measured = _one_clock(panel.measured) if cost == "seconds" else panel.measured
+    measured, points = _series_in(panel, cost)
     targets: dict[tuple[str, str], list[float]] = {}
     if cost == "seconds":  # at the distances at which compute is compared
         in_compute = comparisons(panel, who, "gmacs", by_sampler)
         targets = {(one.arm, one.name): [at.target for at in one.matched] for one in in_compute}
-    noise = panel.timing_noise if cost == "seconds" else None
     labels = {row.arm: row.label for row in measured}
-
-    def points(name: str, arm: str, rows: Sequence[Row]) -> Series | None:
-        return series(name, arm, rows, panel.distances, cost, noise, panel.higher_is_better)
-
     for sampler in sorted({row.sampler for row in measured}) if by_sampler else [None]:
         chosen = [row for row in measured if sampler in (None, row.sampler)]
         suffix = f", {sampler}" if sampler else ""
@@ -94,16 +89,23 @@ def _compared(panel: Panel, who: Roles, cost: Cost, by_sampler: bool) -> Iterato
                 yield compare(method, base, cost, targets=targets.get((arm, name)))
 
 
+def _series_in(panel: Panel, cost: Cost) -> tuple[Sequence[Row], Callable[[str, str, Sequence[Row]], Series | None]]:
+    """(The rows whose `cost` can be compared, what makes a series of some of them by its name and arm)."""
+    timed = cost == "seconds"
+    noise = panel.timing_noise if timed else None
+
+    def points(name: str, arm: str, rows: Sequence[Row]) -> Series | None:
+        return series(name, arm, rows, panel.distances, cost, noise, panel.higher_is_better)
+
+    return _one_clock(panel.measured) if timed else panel.measured, points
+
+
 def compare_rows(panel: Panel, who: Roles, rows: Sequence[Row], cost: Cost) -> Comparison | None:
     """Some rows of one arm against the base's family; in seconds at the distances at which compute is compared."""
-    measured = _one_clock(panel.measured) if cost == "seconds" else panel.measured
-    noise = panel.timing_noise if cost == "seconds" else None
-
-    def points(arm: str, chosen: Sequence[Row]) -> Series | None:
-        label = next((row.label for row in panel.measured if row.arm == arm), arm)
-        return series(label, arm, chosen, panel.distances, cost, noise, panel.higher_is_better)
-
-    base, own = points(who.base, _of(measured, who.family)), points(rows[0].arm, [r for r in rows if r in measured])
+    measured, points = _series_in(panel, cost)
+    labels = {row.arm: row.label for row in panel.measured}
+    base = points(labels.get(who.base, who.base), who.base, _of(measured, who.family))
+    own = points(rows[0].label, rows[0].arm, [row for row in rows if row in measured])
     if base is None or own is None:
         return None
     in_compute = compare_rows(panel, who, rows, "gmacs") if cost == "seconds" else None

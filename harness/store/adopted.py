@@ -10,7 +10,7 @@ from harness.config.schema import Experiment
 from harness.errors import StoreError
 from harness.files import atomic_path, file_sha256, write_json
 from harness.store.lease import LeaseHeld, lease
-from harness.store.records import TRAINING_SCHEMA, TrainingRecord, parse_training
+from harness.store.records import TRAINING_SCHEMA, TrainingRecord, training_record_in
 from harness.store.store import Store, Target
 from harness.store.weights import load_facts
 
@@ -35,7 +35,7 @@ class StoreWith(Store):
 def check_adoptable(store: Store, training: str, weights: Path) -> None:
     """Raise :class:`StoreError` where `weights` cannot be those of `training` in the results."""
     digest = file_sha256(weights)
-    record = _record_beside(weights, training)
+    record = training_record_in(weights.parent, training)
     if record is not None and record.weights_sha256 not in (None, digest):
         raise StoreError(f"{weights}: is not what training {training} wrote (its record beside it says so): damaged?")
     if not store.is_trained(training) or _is_its_own(store, training, weights):
@@ -62,7 +62,7 @@ def adopt(store: Store, training: str, weights: Path, experiment: Experiment) ->
             store.save_experiment(target, experiment)
             with atomic_path(store.weights_path(training)) as temporary:
                 shutil.copyfile(weights, temporary)
-            record = _record_beside(weights, training) or _new_record(training, weights, experiment)
+            record = training_record_in(weights.parent, training) or _new_record(training, weights, experiment)
             write_json(store.done_path(training), record.plain)  # last: from here on it is done
     except LeaseHeld as error:
         raise StoreError(
@@ -75,16 +75,6 @@ def adopt(store: Store, training: str, weights: Path, experiment: Experiment) ->
 def _is_its_own(store: Store, training: str, weights: Path) -> bool:
     own = store.weights_path(training)
     return own.exists() and own.samefile(weights)
-
-
-def _record_beside(weights: Path, training: str) -> TrainingRecord | None:
-    """The record that the training has left in the folder of its weights."""
-    path = weights.parent / "done.json"
-    try:
-        record = parse_training(path.read_bytes(), str(path))
-    except (OSError, StoreError):
-        return None
-    return record if record.training == training else None
 
 
 def _new_record(training: str, weights: Path, experiment: Experiment) -> TrainingRecord:

@@ -21,7 +21,7 @@ from harness.errors import ConfigError, MissingDataError
 from harness.files import digest_of, expanded, tried
 from harness.metrics.declare import ExtractorKind, source_digest
 from harness.metrics.extractors import extractor_of
-from harness.store.store import Target
+from harness.store.store import Store, Target
 from harness.wording import nearest
 from models.tables import TABLES
 
@@ -59,6 +59,21 @@ def stitched_file(experiment: Experiment) -> Path | None:
     return _file_named(experiment.sample.stitch)
 
 
+def start_weights(store: Store, experiment: Experiment) -> Path | None:
+    """The file of weights that the training of `experiment` begins with; None for random ones."""
+    return _weights_file(store, experiment.train.start)
+
+
+def stitched_weights(store: Store, experiment: Experiment) -> Path | None:
+    """The file of weights of the network that ``sample.stitch`` names."""
+    return _weights_file(store, experiment.sample.stitch)
+
+
+def _weights_file(store: Store, weights: str | None) -> Path | None:
+    training = _training_named(weights)
+    return _file_named(weights) if training is None else store.weights_path(training)
+
+
 def _training_named(weights: str | None) -> str | None:
     """The id of the training, where `weights` are named by one."""
     if weights is None or not weights.startswith(START_TRAINING):
@@ -90,9 +105,7 @@ def needs_of(target: Target, experiment: Experiment, table: str | None = None) -
     that a training needs, where it is known: else it is told from the data.
     """
     if target.kind == "cell":
-        second = stitched_training(experiment)
-        networks = (identify(experiment)[0], *([] if second is None else [second]))
-        return tuple(Target("training", id) for id in dict.fromkeys(networks))
+        return cell_needs(identify(experiment)[0], experiment)
     start = start_training(experiment)
     needed = [] if start is None else [Target("training", start)]
     if target.kind == "training":
@@ -112,6 +125,13 @@ def _dump(section: Section, without: set[str] | frozenset[str] = frozenset()) ->
 
 UNKNOWN_ID = "unknown-"
 """How a placeholder id begins: the data that the real one depends on are missing."""
+
+
+def cell_needs(training: str, experiment: Experiment) -> tuple[Target, ...]:
+    """What a cell of `training` needs: that training, and the one of the network which it is stitched to."""
+    second = stitched_training(experiment)
+    ids = (training, *([] if second is None else [second]))
+    return tuple(Target("training", id) for id in dict.fromkeys(ids))
 
 
 class Identifier:

@@ -85,9 +85,8 @@ def _read(path: Path) -> _Found | None:
             content, status = file.read(), os.fstat(file.fileno())
     except FileNotFoundError:
         return None
-    except (
-        OSError
-    ):  # another user's, or a hiccup of the file system: the lease is there, and its age may be all that can be read
+    except OSError:
+        # another user's, or a hiccup of the file system: the lease is there, and its age may be all that can be read
         try:
             content, status = b"", path.stat()
         except FileNotFoundError:

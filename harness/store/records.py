@@ -291,6 +291,16 @@ def parse_training(content: bytes | str, source: str) -> TrainingRecord:
         raise DamagedRecord(f"{source}: {_first(error)}; {CURE}") from None
 
 
+def training_record_in(folder: Path, training: str) -> TrainingRecord | None:
+    """The record that `training` has left in its folder; None where there is none that can be read, or another's."""
+    path = folder / "done.json"
+    try:
+        record = parse_training(path.read_bytes(), str(path))
+    except (OSError, StoreError):
+        return None
+    return record if record.training == training else None
+
+
 def _values(content: bytes | str, source: str) -> dict[str, Any]:
     try:
         values = json.loads(content)

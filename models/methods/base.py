@@ -83,6 +83,10 @@ class StartNames:
     unused: frozenset[str] = frozenset()
     fresh: tuple[str, ...] = ()
 
+    def places(self, start: Iterable[str]) -> dict[str, str]:
+        """Of each tensor of the network that begins with one of `start`: its name there."""
+        return {self.renamed.get(name, name): name for name in start if name not in self.unused}
+
 
 class Configuration(Protocol):
     """What a method sees of an experiment: its sections, each with the common keys and the method's own."""

@@ -103,9 +103,7 @@ class Training(UViTTraining):
 
     @model_validator(mode="after")
     def _check_pairs(self) -> Self:
-        check_pairs(self.pairs, self.refreshes)
-        if self.pairs == "same" and self.denoiser_times > 1:
-            raise ValueError("denoiser_times: pairs of the same time have one; leave it out")
+        check_pairs(self.pairs, self.refreshes, self.denoiser_times)
         if self.states == "rollout":
             if self.target != "encoder":
                 raise ValueError("states: a rollout belongs to no image; set train.target: encoder")
@@ -135,7 +133,7 @@ class DualRateMethod(Method):
     def check(self, config: Configuration) -> None:
         if config.diffusion.preconditioning == "edm":
             raise ValueError("diffusion.preconditioning: edm is a single_rate baseline")
-        frozen, train = "encoder" in (config.train.freeze or ()), config.train
+        frozen, train = is_frozen(config), config.train
         if config.sample.denoise_at_refresh is False and not has_head(config):
             raise ValueError(
                 "sample.denoise_at_refresh: false needs an encoder with an estimate of its own; set "
@@ -241,11 +239,16 @@ class DualRateMethod(Method):
         """A context that is never dropped leaves the vector that stands in for its time without a gradient, one whose
         time is not told what would tell it, and an estimate that nothing is asked of its head."""
         train = config.train
-        headless = has_head(config) and encoder_weight(config) == 0 and "encoder" not in (train.freeze or ())
-        return bool(train.context_dropout == 0 or train.pairs == "same" or headless)
+        has_idle_head = has_head(config) and encoder_weight(config) == 0 and not is_frozen(config)
+        return bool(train.context_dropout == 0 or train.pairs == "same" or has_idle_head)
 
     def needs_refreshes(self, config: Configuration) -> bool:
         return True
+
+
+def is_frozen(config: Configuration) -> bool:
+    """Whether the encoder keeps the weights it starts with."""
+    return "encoder" in (config.train.freeze or ())
 
 
 def has_head(config: Configuration) -> bool:
@@ -259,4 +262,4 @@ def encoder_weight(config: Configuration) -> float:
     train = config.train
     if train.encoder_loss is not None:
         return float(train.encoder_loss)
-    return 1.0 if has_head(config) and "encoder" not in (train.freeze or ()) else 0.0
+    return 1.0 if has_head(config) and not is_frozen(config) else 0.0

@@ -24,8 +24,8 @@ def choose_portion(
     """Those of `wanted` that SLURM takes at once, and the name of the limit if these are not all.
 
     First what can run at once, cells before trainings, then what waits for it and so on, trainings before cells (and
-    tables between them): no
-    place in the queue is held by a job that waits while one that could run is left out. Raises :class:`SlurmError`.
+    tables between them): no place in the queue is held by a job that waits while one that could run is left out.
+    Raises :class:`SlurmError`.
     """
     if not wanted or not _limits_are_enforced():
         return list(wanted), ""

@@ -58,7 +58,7 @@ def main_table(
         kinds or {},
         extra=tuple(key for key in varied_keys(panel.rows) if key not in STANDARD_KEYS),
         several_clocks=len({row.clock for row in panel.measured if row.seconds > 0}) > 1,
-        some_inherit=any(_inherits(row) for row in panel.rows),
+        some_inherit=any(row.needs_further_trainings for row in panel.rows),
         best=panel.distances[best] if (best := panel.best(panel.measured)) is not None else None,
         of_base=panel.distances.get(base) if base is not None else None,
     )
@@ -145,10 +145,6 @@ def _text(row: Row, distance: Distance | None, table: MainTable) -> dict[str, st
     }
 
 
-def _inherits(row: Row) -> bool:
-    return row.needs_further_trainings
-
-
 def _training(row: Row) -> dict[str, str]:
     """What its training took, and behind a plus what those took that it started from or is stitched to."""
     costs = {
@@ -157,7 +153,7 @@ def _training(row: Row) -> dict[str, str]:
     }
     return {
         name: f"{number(own)} + {number(inherited) if math.isfinite(inherited) else UNKNOWN}"
-        if _inherits(row) and row.measured
+        if row.needs_further_trainings and row.measured
         else number(own)
         for name, (own, inherited) in costs.items()
     }
