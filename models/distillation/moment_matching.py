@@ -7,6 +7,7 @@ gradient step of the teacher ("instant", its algorithm 3, without a precondition
 
 from __future__ import annotations
 
+import warnings
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -126,7 +127,9 @@ def teacher_derivative(
     def estimate(parameters: dict[str, Tensor]) -> Tensor:
         return _with_parameters(networks, parameters, z_s[part], log_snr_s[part], _part(labels, part), settings)
 
-    with sdpa_kernel(SDPBackend.MATH), torch.no_grad():  # fused attention has no forward derivative
+    with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+        # fused attention has no forward derivative, and the first one of a process loads functions by torch.jit
+        warnings.simplefilter("ignore", FutureWarning)
         derivative: Tensor = torch.func.jvp(estimate, (_parameters(networks),), (direction,))[1]
     return derivative.detach()
 
