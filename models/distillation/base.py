@@ -11,14 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from models.refresh import Refreshes
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from models.distillation.networks import Distillation
     from models.guidance import Guidance
     from models.method import RunNetwork
     from models.objective import LossSettings, Randomness
@@ -28,10 +27,9 @@ Variant = Literal["alternating", "instant"]
 Times = Literal["discrete", "continuous"]
 Rollout = Literal["data", "full"]
 
-DistillationLoss = Callable[
-    ["Distillation", "Tensor", "Tensor | None", "Randomness", "StudentSettings", "RunNetwork"], "Tensor"
-]
-"""``loss(networks, x, labels, randomness, settings, run)``: the scalar that one training iteration minimises."""
+DistillationLoss = Callable[[Any, "Tensor", "Tensor | None", "Randomness", "StudentSettings", "RunNetwork"], "Tensor"]
+"""``loss(networks, x, labels, randomness, settings, run)``: the scalar that one training iteration minimises, of the
+:class:`models.distillation.networks.Distillation` `networks`."""
 
 
 @dataclass(frozen=True)
