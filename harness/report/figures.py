@@ -151,7 +151,7 @@ def bought_figure(panel: Panel, points: Sequence[Bought]) -> Figure:
     """
     palette = Palette(panel.arms)
     arms = {point.arm: point.label for point in points}
-    timed = any(_shown_time(point) for point in points)
+    timed = any(point.shown_time for point in points)
     legend = [
         Line2D([], [], color=palette.colour(arm), marker=palette.marker(arm), linestyle="", label=label, markersize=4)
         for arm, label in arms.items()
@@ -170,7 +170,7 @@ def bought_figure(panel: Panel, points: Sequence[Bought]) -> Figure:
         own = [point for point in points if point.arm == arm]
         look: dict[str, Any] = {"color": palette.colour(arm), "marker": palette.marker(arm)}
         compute = [(100 * point.added, point.compute) for point in own]
-        time = [(100 * point.added + beside, point.time) for point in own if _shown_time(point)]
+        time = [(100 * point.added + beside, point.shown_time) for point in own if point.shown_time]
         for fill, drawn in (("full", compute), ("none", time)):
             xs = [x for x, _ in drawn]
             costs = [_share_of_base(result) for _, result in drawn if result is not None]
@@ -193,19 +193,13 @@ def bought_figure(panel: Panel, points: Sequence[Bought]) -> Figure:
     return figure
 
 
-def _shown_time(point: Bought) -> bool:
-    return point.time is not None and not point.time.bound
-
-
 MOST_SHOWN = 10.0
 """Interval ends beyond this factor of the point itself are cut: nothing is known there."""
 
 
 def _share_of_base(result: Comparison) -> tuple[float, float, float]:
     """(cost over the base's, its 95 % interval), the interval cut at :data:`MOST_SHOWN`."""
-    cost = 1 / result.ratio
-    low = 1 / result.high if math.isfinite(result.high) and result.high > 0 else 0.0
-    high = 1 / result.low if result.low > 0 else math.inf
+    cost, low, high = result.of_base
     return cost, max(low, cost / MOST_SHOWN), min(high, cost * MOST_SHOWN)
 
 
