@@ -18,7 +18,8 @@ from harness.cli.app import app
 from harness.config.schema import as_plain, parse_experiment
 from harness.data import open_data
 from harness.dispatch.checks import check_starts
-from harness.dispatch.local import describe, run_inline
+from harness.dispatch.labels import describe
+from harness.dispatch.local import run_inline
 from harness.dispatch.plan import Plan, plan
 from harness.dispatch.sweep import Sweep, load_experiment, load_sweep
 from harness.engine import jobs, spent

@@ -23,7 +23,8 @@ from harness.config import methods
 from harness.config.schema import as_plain
 from harness.data import open_data
 from harness.dispatch.checks import check_starts
-from harness.dispatch.local import describe, run_inline
+from harness.dispatch.labels import describe
+from harness.dispatch.local import run_inline
 from harness.dispatch.plan import plan, save_experiments
 from harness.dispatch.progress import WorkClock
 from harness.dispatch.slurm.arrays import After, lay_out
