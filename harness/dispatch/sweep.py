@@ -9,6 +9,7 @@ resolved experiment it says ``training:ID``, so that the configuration in a reco
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 import json
@@ -318,6 +319,31 @@ def parse_with_stitched(values: dict[str, Any], source: str) -> Experiment:
     return experiment
 
 
+def _check_two_networks(experiment: Experiment, identify: Identifier, source: str) -> None:
+    """Raise :class:`ConfigError` for a network that is stitched to itself: the two would draw as the one alone."""
+    second = experiment.sample.stitch
+    if second is None:
+        return
+    own = identify.training(experiment)
+    if second == START_TRAINING + own or (_looks_like_a_file(second) and _training_in(second) == own):
+        raise ConfigError(
+            source,
+            [
+                f"{STITCH}: it is this very network, so that nothing changes; name the training of another, or leave "
+                "it out"
+            ],
+        )
+
+
+def _training_in(path: str) -> str | None:
+    """The training that has left a file of weights; None where none says so."""
+    from harness.store.weights import training_of
+
+    with contextlib.suppress(StoreError):
+        return training_of(expanded(path))
+    return None
+
+
 def _network_in(path: str, source: str) -> dict[str, Any] | None:
     """The configuration in a file of weights; None where there is no file, which its id complains of."""
     from harness.store.weights import load_facts
@@ -378,7 +404,9 @@ class Starts:
         if isinstance(second, str) and (named := self._resolved(STITCH, second, seed, source)) != second:
             trained = self.trainings.get(named.removeprefix(START_TRAINING))
             values |= {STITCH: named, "stitched": None if trained is None else network_of(trained.experiment)}
-        return self._parsed(values, seed, source)
+        experiment = self._parsed(values, seed, source)
+        _check_two_networks(experiment, self.identify, source)
+        return experiment
 
     def _parsed(self, values: dict[str, Any], seed: int, source: str) -> Experiment:
         start = values.get("train.start")
@@ -544,7 +572,9 @@ def load_with_starts(
     second = flat.get(STITCH)
     if isinstance(second, str) and not second.startswith(START_TRAINING) and not _looks_like_a_file(second):
         raise ConfigError(str(path), [_no_file(STITCH, second)])
-    return parse_with_stitched(flat, str(path)), []
+    experiment = parse_with_stitched(flat, str(path))
+    _check_two_networks(experiment, Identifier(without_data=True), str(path))
+    return experiment, []
 
 
 def is_sweep_file(path: Path) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from models.methods.base import ImageShape, PositiveInt, Probability, Settings
+from models.limits import LOG_SIGMA_MEAN, LOG_SIGMA_STD, SIGMA_DATA
+from models.methods.base import Configuration, ImageShape, PositiveInt, Probability, Settings
 
 if TYPE_CHECKING:
     from models.uvit import UViTConfig
@@ -74,6 +76,24 @@ class UViTTraining(Settings):
     checkpoint_activations: bool = Field(
         False, description="recompute activations in the backward pass: less memory, a third more compute"
     )
+
+
+EDM_KEYS = {"sigma_data": SIGMA_DATA, "log_sigma_mean": LOG_SIGMA_MEAN, "log_sigma_std": LOG_SIGMA_STD}
+"""The keys of the section `diffusion` that EDM's preconditioning alone has, each with its default."""
+
+
+def check_edm_keys(config: Configuration, used: Collection[str] = ()) -> None:
+    """Raise ValueError where a key of EDM's is set that nothing reads: EDM's preconditioning reads all, what else the
+    method does those `used`."""
+    diffusion = config.diffusion
+    if diffusion.preconditioning == "edm":
+        return
+    for key, default in EDM_KEYS.items():
+        if key not in used and getattr(diffusion, key) != default:
+            also = " or a model.preconditioning" if key == "sigma_data" else ""
+            raise ValueError(
+                f"diffusion.{key}: nothing reads it without diffusion.preconditioning: edm{also}; leave it out"
+            )
 
 
 def uvit_config(model: Any, images: ImageShape, recompute: bool, scale: float = 1.0, **changes: Any) -> UViTConfig:
