@@ -139,7 +139,7 @@ class DualRateMethod(Method):
             raise ValueError(
                 "model.context_channels: with model.context_levels: output no features are projected; leave it out"
             )
-        check_edm_keys(config, used=() if model.preconditioning is None else ("sigma_data",))
+        check_edm_keys(config)
         if config.sample.denoise_at_refresh is False and not has_head(config):
             raise ValueError(
                 "sample.denoise_at_refresh: false needs an encoder with an estimate of its own; set "

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from models.limits import LOG_SIGMA_MEAN, LOG_SIGMA_STD, SIGMA_DATA
+from models.limits import LOG_SIGMA_MEAN, LOG_SIGMA_STD
 from models.methods.base import Configuration, ImageShape, PositiveInt, Probability, Settings
 
 if TYPE_CHECKING:
@@ -78,22 +77,19 @@ class UViTTraining(Settings):
     )
 
 
-EDM_KEYS = {"sigma_data": SIGMA_DATA, "log_sigma_mean": LOG_SIGMA_MEAN, "log_sigma_std": LOG_SIGMA_STD}
-"""The keys of the section `diffusion` that EDM's preconditioning alone has, each with its default."""
+EDM_KEYS = {"log_sigma_mean": LOG_SIGMA_MEAN, "log_sigma_std": LOG_SIGMA_STD}
+"""The keys of the section `diffusion` that EDM's preconditioning alone reads, each with its default.
+
+Not `sigma_data`: a dual-rate network's preconditioning reads it too, and shares the section with what it starts from.
+"""
 
 
-def check_edm_keys(config: Configuration, used: Collection[str] = ()) -> None:
-    """Raise ValueError where a key of EDM's is set that nothing reads: EDM's preconditioning reads all, what else the
-    method does those `used`."""
+def check_edm_keys(config: Configuration) -> None:
+    """Raise ValueError where a key of EDM's is set that nothing reads."""
     diffusion = config.diffusion
-    if diffusion.preconditioning == "edm":
-        return
     for key, default in EDM_KEYS.items():
-        if key not in used and getattr(diffusion, key) != default:
-            also = " or a model.preconditioning" if key == "sigma_data" else ""
-            raise ValueError(
-                f"diffusion.{key}: nothing reads it without diffusion.preconditioning: edm{also}; leave it out"
-            )
+        if diffusion.preconditioning != "edm" and getattr(diffusion, key) != default:
+            raise ValueError(f"diffusion.{key}: nothing reads it without diffusion.preconditioning: edm; leave it out")
 
 
 def uvit_config(model: Any, images: ImageShape, recompute: bool, scale: float = 1.0, **changes: Any) -> UViTConfig:

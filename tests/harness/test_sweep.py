@@ -10,7 +10,7 @@ from harness.config.schema import parse_experiment
 from harness.dispatch.sweep import load_experiment, load_sweep
 from harness.errors import ConfigError
 from harness.store.identity import identify
-from models.limits import SIGMA_DATA
+from models.limits import LOG_SIGMA_MEAN
 from tests.harness.tiny_experiments import model_of
 
 
@@ -198,10 +198,6 @@ BAD_ARMS = {
         "set: {model.kind: dual_rate, sample.refreshes: 2, model.context_levels: output, model.context_channels: 8}",
         r"model\.context_channels: with model\.context_levels: output no features are projected; leave it out",
     ),
-    "EDM's data without EDM": (
-        "set: {diffusion.sigma_data: 0.75}",
-        r"diffusion\.sigma_data: nothing reads it without diffusion\.preconditioning: edm or a model\.precond",
-    ),
     "EDM's times without EDM": (
         "set: {model.kind: dual_rate, sample.refreshes: 2, model.preconditioning: input, diffusion.log_sigma_std: 1}",
         r"diffusion\.log_sigma_std: nothing reads it without diffusion\.preconditioning: edm; leave it out",
@@ -211,7 +207,7 @@ READ_ARMS = (
     "{diffusion.preconditioning: edm, diffusion.sigma_data: 0.75, diffusion.log_sigma_std: 1}",
     "{model.kind: dual_rate, sample.refreshes: 2, model.preconditioning: conditional, diffusion.sigma_data: 0.75}",
     "{model.kind: dual_rate, sample.refreshes: 2, model.context_levels: last, model.context_channels: 8}",
-    f"{{diffusion.sigma_data: {SIGMA_DATA}}}",
+    f"{{diffusion.log_sigma_mean: {LOG_SIGMA_MEAN}}}",
 )
 
 
