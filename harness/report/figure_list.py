@@ -58,7 +58,7 @@ def against_each_key(source: Source) -> Iterator[Drawn]:
     kinds = source.options.kinds
     for key, rows in _axes(source.panel).items():
         name = kinds.get(key) or figures.words(key)
-        figure = figures.against_figure(source.panel, key, rows, kinds=kinds)
+        figure = figures.against_figure(source.panel, key, rows, kinds=kinds, base=source.options.base)
         yield Drawn(f"by-{figures.file_word(key)}", f"{source.panel.distance} against {name}.", figure)
 
 
