@@ -643,7 +643,7 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
 
 
 def _inherit(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The mapping of `path` merged over the file that it extends."""
+    """The mapping of `path` merged over the file that it extends: `base` and each arm's `set` key by key."""
     values = load_mapping(path)
     load_kinds(values, str(path))
     parent = values.pop("extends", None)
@@ -670,8 +670,17 @@ def _merged(parent: dict[str, Any], child: dict[str, Any], source: str) -> dict[
         arms = copy.deepcopy(parent["arms"])
         for name, arm in child["arms"].items():  # what an arm does not set anew stays as in the parent
             inherits = isinstance(arms.get(name), dict) and isinstance(arm, dict)
-            arms[name] = {**arms[name], **arm} if inherits else arm
+            arms[name] = _merged_arm(arms[name], arm, f"{source}: arm {name!r}") if inherits else arm
         merged["arms"] = {name: arm for name, arm in arms.items() if arm is not None}
+    return merged
+
+
+def _merged_arm(parent: dict[str, Any], child: dict[str, Any], source: str) -> dict[str, Any]:
+    """The arm of the parent with what the child's of that name says: its `set` key by key, anything else whole."""
+    merged = {**parent, **child}
+    if isinstance(parent.get("set"), dict) and isinstance(child.get("set"), dict):
+        inherited = flatten(parent["set"], f"{source}: set (inherited)")
+        merged["set"] = {**inherited, **flatten(child["set"], f"{source}: set")}
     return merged
 
 

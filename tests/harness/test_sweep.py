@@ -71,6 +71,30 @@ def test_like_inherits_an_arm_and_extends_a_file(tmp_path: Path) -> None:
     assert {(model_of(e).width, model_of(e).light_width, e.seed, e.train.steps) for e in wide} == {(32, 1.0, 3, 7)}
 
 
+def test_an_arm_of_a_file_that_extends_another_changes_only_the_keys_that_it_sets(tmp_path: Path) -> None:
+    """Nested or dotted, null for what is left unset; its grid is the child's own."""
+    write(
+        tmp_path,
+        "name: p\nbase: {model: {width: 16}}\narms:\n  a:\n    label: A\n"
+        "    set: {model: {kind: dual_rate, light_width: 0.25}, train.steps: 9, sample.refreshes: 2}\n"
+        "    grid: {sample.steps: [4, 8], sample.sampler: [ddim]}\n",
+        "parent.yaml",
+    )
+    child = write(
+        tmp_path,
+        "name: c\nextends: parent.yaml\narms:\n  a:\n    set: {model.light_width: 0.75, sample: {refreshes: null, refresh_interval: 4}}\n"
+        "    grid: {sample.steps: [16]}\n",
+    )
+    sweep = load_sweep(child)
+    (cell,) = sweep.cells.values()
+    experiment, model = cell.experiment, model_of(cell.experiment)
+    assert (model.kind, model.width, model.light_width) == ("dual_rate", 16, 0.75)
+    sample = experiment.sample
+    assert (experiment.train.steps, sample.refreshes, sample.refresh_interval) == (9, None, 4)
+    assert experiment.sample.sampler == "ancestral" and cell.rows == [("a", {"sample.steps": 16})]
+    assert sweep.config.arms["a"].label == "A"
+
+
 def test_id_covers_what_changes_figures_and_nothing_else() -> None:
     def ids(**sections: dict[str, object]) -> tuple[str, str]:
         return identify(parse_experiment(sections, "test"))
