@@ -82,7 +82,8 @@ def test_an_arm_of_a_file_that_extends_another_changes_only_the_keys_that_it_set
     )
     child = write(
         tmp_path,
-        "name: c\nextends: parent.yaml\narms:\n  a:\n    set: {model.light_width: 0.75, sample: {refreshes: null, refresh_interval: 4}}\n"
+        "name: c\nextends: parent.yaml\narms:\n  a:\n"
+        "    set: {model.light_width: 0.75, sample: {refreshes: null, refresh_interval: 4}}\n"
         "    grid: {sample.steps: [16]}\n",
     )
     sweep = load_sweep(child)
