@@ -8,13 +8,16 @@ FlopCounterMode, in seconds and in no memory; tests hold the two against each ot
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from harness.config.distilling import distiller_of, teacher_experiment
 from harness.config.methods import source_of
 from harness.config.schema import DiffusionConfig, Experiment, ModelConfig, SampleConfig
 from harness.config.stitching import stitched_experiment
@@ -30,6 +33,7 @@ from harness.engine.build import (
     steps_of,
     time_steps,
 )
+from harness.engine.distilling import student_settings
 from harness.engine.tables import evaluations
 from harness.errors import ConfigError, HarnessError
 from harness.measure.flops import (
@@ -43,6 +47,7 @@ from harness.measure.flops import (
 )
 from harness.plugins import failure
 from models.denoise import Denoise
+from models.distillation.base import Distiller, student_runs
 from models.method import RunNetwork, run_network
 from models.noise import ImageNoise
 from models.samplers import SAMPLERS
@@ -241,17 +246,51 @@ def cell_gmacs(experiment: Experiment) -> float:
 
 
 def training_gmacs_per_step(experiment: Experiment, *, recomputed: bool = False) -> float:
-    """GMACs of one training step over the global batch; with `recomputed` what activation checkpointing adds too."""
+    """GMACs of one training step over the global batch; with `recomputed` what activation checkpointing adds too.
+
+    Of a distillation whose iterations take turns, the mean.
+    """
     method = method_for(experiment)
+    networks = _planned_costs_of(experiment, training=True)
+    costs, runs, forward = networks.networks, *_own_runs(experiment)
+    if (distiller := distiller_of(experiment)) is not None:
+        costs, runs, forward = _distillation_runs(experiment, distiller, networks)
     per_step = training_macs_per_step(
-        _planned_costs_of(experiment, training=True).networks,
+        costs,
         experiment.train.batch,
-        runs=method.runs_per_iteration(experiment),
+        runs=runs,
         recomputed=recomputed and method.recomputes_activations(experiment),
         frozen=experiment.train.freeze or (),
-        forward_runs=method.forward_runs_per_iteration(experiment),
+        forward_runs=forward,
     )
     return per_step / GIGA
+
+
+NetworkRuns = Mapping[str, int | Fraction]
+
+
+def _own_runs(experiment: Experiment) -> tuple[NetworkRuns, NetworkRuns]:
+    method = method_for(experiment)
+    return method.runs_per_iteration(experiment), method.forward_runs_per_iteration(experiment)
+
+
+def _distillation_runs(
+    experiment: Experiment, distiller: Distiller, student: _NetworkCosts
+) -> tuple[dict[str, MacCount], NetworkRuns, NetworkRuns]:
+    """(Costs, trained runs, forward runs) of the networks of a distillation: the student's, and by their roles the
+    teacher and its copy, of which each run is one of all its networks."""
+    info = image_info(experiment)
+    settings = student_settings(experiment, build_schedule(experiment.diffusion, info.size))
+    own = student_runs(settings, distiller.student_share(settings), Counter(student.refresh), Counter(student.between))
+    runs = distiller.runs(settings)
+    teacher = teacher_experiment(experiment)
+    costs = dict(student.networks)
+    if teacher is not None:
+        seen = _planned_costs_of(teacher, training=True)
+        whole = MacCount(sampling_macs(seen.networks, Counter(seen.refresh)), {}, {})
+        costs |= dict.fromkeys({*runs.trained, *runs.forward}, whole)
+    trained = {name: Fraction(0) for name in costs} | {**own.trained, **runs.trained}
+    return costs, trained, {**own.forward, **runs.forward}
 
 
 def training_gmacs(experiment: Experiment) -> float:

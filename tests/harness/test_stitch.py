@@ -186,8 +186,8 @@ def test_a_stitch_that_cannot_be_is_refused(tmp_path: Path, arm: str, message: s
 
 def test_guidance_needs_label_dropout_of_both(tmp_path: Path) -> None:
     text = SWEEP.replace("head_width: 8}\n  train: {", "head_width: 8, class_conditional: true}\n  train: {")
-    guided = "sample.stitch: shrunk, sample.stitch_share: 0.5, sample.guidance: 2, train.label_dropout: 0.1"
-    text += f"  guided: {{set: {{{guided}}}}}"
+    keys = "sample.stitch: shrunk, sample.stitch_share: 0.5, sample.guidance: 2, train.label_dropout: 0.1"
+    text += f"  guided: {{set: {{{keys}}}}}"
     with pytest.raises(ConfigError, match=r"sample\.stitch names was trained without train\.label_dropout"):
         load_sweep(write(tmp_path, text))
     both = load_sweep(write(tmp_path, text.replace("steps: 4,", "steps: 4, label_dropout: 0.1,")))
