@@ -591,6 +591,17 @@ def load_with_starts(
     return experiment, []
 
 
+def names_a_start(path: Path, overrides: Iterable[str], arm: str | None = None) -> bool:
+    """Whether the experiment of `path`, or of `arm` in it, says what its training starts from."""
+    if "train.start" in _as_mapping(overrides):
+        return True
+    values = _inherit(path)
+    if not _is_sweep(values):
+        return "train.start" in flatten(values, str(path))
+    arms = _resolve_arms(_sweep_config(values, path), path)
+    return arm in arms and any("train.start" in {**arms[arm][0], **point} for point in arms[arm][1])
+
+
 def is_sweep_file(path: Path) -> bool:
     """Whether a file is a sweep, not one experiment."""
     return _is_sweep(_inherit(path))

@@ -8,16 +8,14 @@ FlopCounterMode, in seconds and in no memory; tests hold the two against each ot
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from fractions import Fraction
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from harness.config.distilling import distiller_of, teacher_experiment
+from harness.config.distilling import teacher_experiment
 from harness.config.methods import source_of
 from harness.config.schema import DiffusionConfig, Experiment, ModelConfig, SampleConfig
 from harness.config.stitching import stitched_experiment
@@ -33,7 +31,7 @@ from harness.engine.build import (
     steps_of,
     time_steps,
 )
-from harness.engine.distilling import student_settings
+from harness.engine.distilling import training_macs
 from harness.engine.tables import evaluations
 from harness.errors import ConfigError, HarnessError
 from harness.measure.flops import (
@@ -43,11 +41,9 @@ from harness.measure.flops import (
     network_costs,
     observe_steps,
     sampling_macs,
-    training_macs_per_step,
 )
 from harness.plugins import failure
 from models.denoise import Denoise
-from models.distillation.base import Distiller, student_runs
 from models.method import RunNetwork, run_network
 from models.noise import ImageNoise
 from models.samplers import SAMPLERS
@@ -121,6 +117,11 @@ class _NetworkCosts:
     networks: dict[str, MacCount]
     refresh: tuple[str, ...]
     between: tuple[str, ...]
+
+    @property
+    def whole(self) -> int:
+        """Multiply-adds of a step that refreshes."""
+        return sampling_macs(self.networks, Counter(self.refresh))
 
 
 @cache
@@ -250,47 +251,10 @@ def training_gmacs_per_step(experiment: Experiment, *, recomputed: bool = False)
 
     Of a distillation whose iterations take turns, the mean.
     """
-    method = method_for(experiment)
-    networks = _planned_costs_of(experiment, training=True)
-    costs, runs, forward = networks.networks, *_own_runs(experiment)
-    if (distiller := distiller_of(experiment)) is not None:
-        costs, runs, forward = _distillation_runs(experiment, distiller, networks)
-    per_step = training_macs_per_step(
-        costs,
-        experiment.train.batch,
-        runs=runs,
-        recomputed=recomputed and method.recomputes_activations(experiment),
-        frozen=experiment.train.freeze or (),
-        forward_runs=forward,
-    )
-    return per_step / GIGA
-
-
-NetworkRuns = Mapping[str, int | Fraction]
-
-
-def _own_runs(experiment: Experiment) -> tuple[NetworkRuns, NetworkRuns]:
-    method = method_for(experiment)
-    return method.runs_per_iteration(experiment), method.forward_runs_per_iteration(experiment)
-
-
-def _distillation_runs(
-    experiment: Experiment, distiller: Distiller, student: _NetworkCosts
-) -> tuple[dict[str, MacCount], NetworkRuns, NetworkRuns]:
-    """(Costs, trained runs, forward runs) of the networks of a distillation: the student's, and by their roles the
-    teacher and its copy, of which each run is one of all its networks."""
-    info = image_info(experiment)
-    settings = student_settings(experiment, build_schedule(experiment.diffusion, info.size))
-    own = student_runs(settings, distiller.student_share(settings), Counter(student.refresh), Counter(student.between))
-    runs = distiller.runs(settings)
+    seen = _planned_costs_of(experiment, training=True)
     teacher = teacher_experiment(experiment)
-    costs = dict(student.networks)
-    if teacher is not None:
-        seen = _planned_costs_of(teacher, training=True)
-        whole = MacCount(sampling_macs(seen.networks, Counter(seen.refresh)), {}, {})
-        costs |= dict.fromkeys({*runs.trained, *runs.forward}, whole)
-    trained = {name: Fraction(0) for name in costs} | {**own.trained, **runs.trained}
-    return costs, trained, {**own.forward, **runs.forward}
+    taught = 0 if teacher is None else _planned_costs_of(teacher, training=True).whole
+    return training_macs(experiment, seen.networks, seen.refresh, seen.between, taught, recomputed=recomputed) / GIGA
 
 
 def training_gmacs(experiment: Experiment) -> float:
@@ -301,4 +265,4 @@ def training_gmacs(experiment: Experiment) -> float:
 def table_gmacs(experiment: Experiment) -> float:
     """GMACs of measuring a table of the network of `experiment`, which it runs as at a refresh."""
     costs, images = _planned_costs_of(experiment, training=True), image_info(experiment).images
-    return evaluations(images) * sampling_macs(costs.networks, Counter(costs.refresh)) / GIGA
+    return evaluations(images) * costs.whole / GIGA

@@ -1,4 +1,4 @@
-"""Distillation: the student's states are those that sampling meets, moments are matched, gradients are what they say."""
+"""Distillation: the student's states are those that sampling meets, moments are matched, gradients are as they say."""
 
 from __future__ import annotations
 
@@ -30,7 +30,6 @@ from models.samplers import SAMPLERS
 from models.single_rate import SingleRate
 from models.spacing import time_steps
 from models.uvit import UViT
-from tests.models.closed_forms import GAUSSIAN, TWO_GAUSSIANS, Mixture
 from tests.models.networks import CLASSES, IMAGE, config, dual_rate, randomised, single_rate
 
 SCHEDULE = CosineSchedule()
@@ -227,11 +226,10 @@ class Corrected(nn.Module):
 
     def __init__(self, width: int = 64) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(2, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1)
-        )
-        nn.init.zeros_(self.layers[-1].weight)
-        nn.init.zeros_(self.layers[-1].bias)
+        last = nn.Linear(width, 1)
+        self.layers = nn.Sequential(nn.Linear(2, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), last)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
 
     def forward(self, z: Tensor, log_snr: Tensor) -> Tensor:
         seen = torch.stack([z.flatten(), log_snr / 10], dim=1)
@@ -244,7 +242,7 @@ class Corrected(nn.Module):
         return run("network", self.forward, z, log_snr), ()
 
 
-def distilled(chosen: StudentSettings, iterations: int, **options: Any) -> Corrected:
+def distilled(chosen: StudentSettings, iterations: int, rate: float = 2e-3, **options: Any) -> Corrected:
     torch.manual_seed(0)
     student = Corrected()
     networks = Distillation(student, Corrected(), Corrected() if chosen.variant == "alternating" else None)
@@ -253,7 +251,7 @@ def distilled(chosen: StudentSettings, iterations: int, **options: Any) -> Corre
     x = data(1 << 14)
     for step in range(iterations):
         for group in optimizer.param_groups:
-            group["lr"] = 2e-3 * (1 - step / iterations)
+            group["lr"] = rate * (1 - step / iterations)
         batch = x[torch.randint(len(x), (256,))]
         optimizer.zero_grad(set_to_none=True)
         moment_matching(networks, batch, None, draws(256, step), chosen, run_network, **options).backward()
@@ -292,3 +290,255 @@ def drawn(student: Any, steps: int, count: int = 1 << 15) -> Tensor:
 
     with torch.no_grad():
         return SAMPLERS["ancestral"](denoise, Noise(), times, SCHEDULE)
+
+
+def test_a_student_of_the_data_law_gets_no_gradient() -> None:
+    """Where x̃ given z_t is a draw of q(x | z_t), the teacher is what the auxiliary network should be: its gradient
+    there is zero in expectation, within four standard errors, and so is the student's. Of a student that gives the mean
+    instead it is not."""
+    count = 1 << 14
+    x = data(count)
+    sharp = _auxiliary_gradients(One(lambda z, log_snr: x), count)
+    mean = _auxiliary_gradients(One(posterior_mean), count)
+    errors = sharp.std(0) / count**0.5
+    assert bool((sharp.mean(0).abs() < 4 * errors).all())
+    assert bool((mean.mean(0).abs() > 8 * mean.std(0) / count**0.5).any())
+
+
+def _auxiliary_gradients(student: nn.Module, count: int) -> Tensor:
+    """Of each draw, the derivative of the auxiliary network's error in a shift of its x̂, at four bands of noise."""
+    made = student_estimate(student, data(count), None, draws(count), settings(1))
+    s = between(made, draws(count), settings(1))
+    z_s, log_snr_s = renoised(made, s, settings(1), draws(count))
+    gradient = 2 * (posterior_mean(z_s, log_snr_s) - made.x).flatten(1)
+    bands = (log_snr_s[:, None] >= torch.tensor([-15.0, -2.0, 0.0, 2.0])) & (
+        log_snr_s[:, None] < torch.tensor([-2.0, 0.0, 2.0, 15.0])
+    )
+    return gradient * bands
+
+
+TOLERANCES = {"mean": 0.05, "standard deviation": 0.06, "skewness": 0.25, "kurtosis": 1.0}
+TRUTH = moments(data(1 << 17, 3))
+
+
+def strays(student: Any, steps: int) -> list[str]:
+    """The moments of the student's samples that are off the data's by more than the tolerance."""
+    pairs = zip(TOLERANCES.items(), moments(drawn(student, steps)), TRUTH, strict=True)
+    return [name for (name, tolerance), mine, true in pairs if abs(mine - true) > tolerance]
+
+
+@pytest.mark.parametrize(("steps", "variant"), [(1, "alternating"), (4, "alternating"), (2, "instant")])
+def test_a_student_reaches_the_moments_of_the_data(steps: int, variant: Any) -> None:
+    """The teacher alone, in as many steps, is far off: its first x̂ is the data's mean."""
+    assert "standard deviation" in strays(Corrected(), steps)
+    assert strays(distilled(settings(steps, variant=variant), 600), steps) == []
+
+
+def test_deterministic_renoising_does_not() -> None:
+    """As [MMD] finds: z_s is then a function of z_t, and tells which x̃ it came from."""
+    assert "standard deviation" in strays(distilled(settings(1), 600, deterministic=True), 1)
+
+
+def test_with_a_refresh_at_each_step_it_is_moment_matching_of_the_encoder() -> None:
+    model = estimating()
+    alone = SingleRate(model.encoder)
+    for step in (0, 1):
+        values = [
+            moment_matching(
+                Distillation(student, single_rate(), single_rate(widths=(16, 16))), images(), LABELS, draws(step=step),
+                settings(4, refreshes), run_network,
+            )
+            for student, refreshes in ((EncoderAtRefresh(model), 4), (alone, None))
+        ]  # fmt: skip
+        torch.testing.assert_close(values[0], values[1], atol=0, rtol=1e-6)
+
+
+def estimating() -> DualRate:
+    """A dual-rate network whose encoder has a head."""
+    light = config(widths=(8, 8), blocks=(1, 1), kinds=("conv", "conv"), channels=2, context_channels=(6, 5))
+    return randomised(lambda: DualRate(UViT(config()), UViT(light), conditional="conditional"))
+
+
+def test_the_two_networks_are_trained_in_turn() -> None:
+    student, teacher, auxiliary = dual_rate(), single_rate(), single_rate(widths=(16, 16))
+    networks = Distillation(student, teacher, auxiliary)
+    for step, trained in ((0, auxiliary), (1, student)):
+        networks.zero_grad()
+        moment_matching(networks, images(), LABELS, draws(step=step), settings(4, 2), run_network).backward()
+        for network in (student, teacher, auxiliary):
+            moved = any(p.grad is not None and bool(p.grad.any()) for p in network.parameters())
+            assert moved == (network is trained)
+    assert {"estimate_rms", "auxiliary_loss", "moment_gap"} == networks.monitored.keys()
+
+
+def test_the_student_is_moved_by_the_gap_of_the_two_estimates() -> None:
+    """Its gradient at x̃ is w(s)·(g_φ − g_θ)/(B·C·H·W), whatever the student."""
+    leaf = images().requires_grad_()
+    networks = Distillation(
+        One(lambda z, log_snr: leaf), One(lambda z, log_snr: 0.3 * z), One(lambda z, log_snr: 0.5 * z)
+    )
+    chosen, randomness = settings(4), draws()
+    moment_matching(networks, images(), None, randomness, chosen, run_network).backward()
+    made = student_estimate(One(lambda z, log_snr: leaf), images(), None, randomness, chosen)
+    s = between(made, randomness, chosen)
+    z_s, log_snr = renoised(made, s, chosen, randomness)
+    rate, slope = SCHEDULE.log_snr(s), SCHEDULE.dlog_snr_dt(s)
+    weight = (-slope / 2 * rate.exp() * torch.sigmoid(LOSS.bias - rate)).float()
+    expected = per_image(weight, z_s) * 0.2 * z_s / leaf.numel()
+    torch.testing.assert_close(leaf.grad, expected, atol=1e-7, rtol=1e-4)
+    assert log_snr.shape == (COUNT,)
+
+
+def test_the_instant_derivative_is_that_of_finite_differences() -> None:
+    teacher = single_rate().double()
+    networks, chosen = Distillation(single_rate().double(), teacher), settings(4, variant="instant")
+    z, x = images().double(), images().double().flip(0)
+    log_snr, weight = torch.linspace(-3, 3, COUNT).double(), torch.linspace(0.5, 2, COUNT).double()
+    first, second = slice(0, None, 2), slice(1, None, 2)
+    direction = teacher_direction(networks, x, z, log_snr, LABELS, weight, chosen, first)
+
+    def error() -> Tensor:
+        guess = teacher.step(z[first], log_snr[first], LABELS[first])[0]
+        return ((guess - x[first]).square().flatten(1).mean(1) * weight[first]).mean()
+
+    for parameter in teacher.parameters():
+        parameter.requires_grad_(True)
+    error().backward()
+    for name, parameter in teacher.named_parameters():
+        expected = torch.zeros_like(parameter) if parameter.grad is None else -parameter.grad
+        torch.testing.assert_close(direction[name], expected, atol=1e-12, rtol=1e-9)
+    derivative = teacher_derivative(networks, direction, z, log_snr, LABELS, chosen, second)
+    ends = []
+    with torch.no_grad():
+        for size in (1e-5, -1e-5):
+            moved = {name: value + size * direction[name] for name, value in teacher.named_parameters()}
+            shifted = single_rate().double()
+            shifted.load_state_dict({**teacher.state_dict(), **moved})
+            ends.append(shifted.step(z[second], log_snr[second], LABELS[second])[0])
+    torch.testing.assert_close(derivative, (ends[0] - ends[1]) / 2e-5, atol=1e-7, rtol=1e-5)
+    assert float(derivative.abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_regression_lands_where_the_teachers_steps_land(count: int) -> None:
+    teacher, chosen = single_rate(), settings(4, teacher_steps=count)
+    networks = Distillation(single_rate(), teacher)
+    z = images()
+    t, s = torch.full((COUNT,), 0.75).double(), torch.full((COUNT,), 0.5).double()
+    with torch.no_grad():
+        target = teacher_target(networks, z, t, s, LABELS, chosen, run_network)
+        state = z
+        for i in range(count):  # DDIM, by its formula
+            at, to = (SCHEDULE.log_snr(t + (s - t) * k / count).float() for k in (i, i + 1))
+            (alpha, sigma), (alpha_s, sigma_s) = alpha_sigma(at), alpha_sigma(to)
+            x = teacher.step(state, at, LABELS)[0]
+            state = per_image(alpha_s, x) * x + per_image(sigma_s / sigma, x) * (state - per_image(alpha, x) * x)
+        alpha_sigmas = alpha_sigma(SCHEDULE.log_snr(t).float()), alpha_sigma(SCHEDULE.log_snr(s).float())
+        (alpha, sigma), (alpha_s, sigma_s) = alpha_sigmas
+        landed = per_image(alpha_s, z) * target + per_image(sigma_s / sigma, z) * (z - per_image(alpha, z) * target)
+    torch.testing.assert_close(landed, state, atol=1e-5, rtol=1e-5)
+    last = teacher_target(networks, z, torch.full((COUNT,), 0.25).double(), torch.zeros(COUNT).double(), LABELS, chosen,
+                          run_network)  # fmt: skip
+    assert torch.isfinite(last).all()
+
+
+def test_a_student_that_answers_as_its_teacher_has_nothing_to_learn_of_it() -> None:
+    networks = Distillation(single_rate(), single_rate())
+    with torch.no_grad():
+        one, two = (
+            float(regression(networks, images(), LABELS, draws(), settings(4, teacher_steps=steps), run_network))
+            for steps in (1, 2)
+        )
+    assert one < 1e-10 and two > 1e-6
+
+
+@pytest.mark.parametrize("interval", [None, (0.5, 2.0)])
+def test_the_teacher_is_guided_as_sampling_guides(interval: tuple[float, float] | None) -> None:
+    model, z, guidance = single_rate(), images(), Guidance(2.5, interval)
+    levels = torch.linspace(-4, 4, COUNT)
+    guided = estimate(model, z, levels, LABELS, guidance)
+    for i, level in enumerate(levels.tolist()):
+        time = SCHEDULE.time(torch.tensor(level, dtype=torch.float64))
+        times = torch.stack([time, torch.zeros(()).double()])
+        denoise = Denoise(model, SCHEDULE, times, labels=LABELS[i : i + 1], guidance=guidance, clip=False)
+        torch.testing.assert_close(guided[i : i + 1], denoise(z[i : i + 1], time, 0), atol=1e-4, rtol=1e-4)
+
+
+def test_what_is_frozen_is_held_once() -> None:
+    teacher, student = single_rate(), DualRate(single_rate().network, dual_rate().denoiser)
+    for parameter in student.encoder.parameters():
+        parameter.requires_grad_(False)
+    networks = Distillation(student, teacher, single_rate())
+    networks.begin()
+    networks.share_frozen()
+    theirs = {parameter.data_ptr() for parameter in teacher.parameters()}
+    assert {p.data_ptr() for p in student.encoder.parameters()} <= theirs
+    auxiliary = networks.auxiliary
+    assert auxiliary is not None and not {p.data_ptr() for p in auxiliary.parameters()} & theirs
+
+
+@pytest.mark.parametrize("method", sorted(DISTILLERS))
+@pytest.mark.parametrize("rollout", ["data", "full"])
+@pytest.mark.parametrize("refreshes", [None, 6, 2])
+@pytest.mark.parametrize("variant", ["alternating", "instant"])
+@pytest.mark.parametrize("guided", [False, True])
+def test_the_counted_runs_are_those_that_happen(
+    method: str, rollout: Any, refreshes: int | None, variant: Any, guided: bool
+) -> None:
+    """Of two iterations: networks by name, forward alone and with a graph. The instant variant runs its teacher outside
+    of `run`."""
+    distiller = DISTILLERS[method]
+    if method != "moment_matching" and variant == "instant":
+        pytest.skip("a variant of moment matching")
+    chosen = settings(
+        6, refreshes, rollout=rollout, variant=variant, teacher_steps=1 if method == "moment_matching" else 2,
+        guidance=Guidance(2.0) if guided else None,
+    )  # fmt: skip
+    student: Any = single_rate() if refreshes is None else dual_rate()
+    networks = Distillation(student, single_rate(), single_rate() if distiller.has_auxiliary(chosen) else None)
+    happened = {True: Counter[str](), False: Counter[str]()}
+
+    def run(name: str, function: Callable[..., Any], *inputs: Any) -> Any:
+        batch = max(len(value) for value in inputs if isinstance(value, Tensor))
+        answer = function(*inputs)
+        has_graph = any(t.requires_grad for t in torch.utils._pytree.tree_leaves(answer) if isinstance(t, Tensor))
+        happened[has_graph][name] += batch // COUNT
+        return answer
+
+    for step in (0, 1):
+        distiller.loss(networks, images(), LABELS, draws(step=step), chosen, run)
+    refresh = {"network": 1} if refreshes is None else {"encoder": 1, "denoiser": 1}
+    later = {"network": 1} if refreshes is None else {"denoiser": 1}
+    own = student_runs(chosen, distiller.student_share(chosen), refresh, later)
+    taught = distiller.runs(chosen) if variant == "alternating" else Runs()
+    for has_graph, told in (
+        (True, {**own.trained, **taught.trained}),
+        (False, {**own.forward, **taught.forward}),
+    ):
+        wanted = {network: 2 * count for network, count in told.items() if count}
+        assert {network: Fraction(count) for network, count in happened[has_graph].items()} == wanted
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"steps": 0}, "steps: 0 is less than 1"),
+        ({"steps": 4, "refreshes": (True, False)}, "refreshes: has 2 entries for 4 steps"),
+        ({"steps": 2, "refreshes": (True, False), "times": "continuous"}, "times: continuous times have no grid"),
+        ({"steps": 2, "rollout": "full", "times": "continuous"}, "times: continuous times have no grid"),
+    ],
+)
+def test_what_cannot_be_taught_is_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        StudentSettings(**{"loss": LOSS, **values})
+
+
+def test_networks_of_other_classes_do_not_teach_each_other() -> None:
+    with pytest.raises(ValueError, match="the student has 3 classes, its teacher None"):
+        Distillation(single_rate(), single_rate(classes=None))
+
+
+def test_the_instant_variant_needs_two_halves() -> None:
+    networks, chosen = Distillation(single_rate(), single_rate()), settings(2, variant="instant")
+    with pytest.raises(ValueError, match="halves its images, which are 3"):
+        moment_matching(networks, images(3), LABELS[:3], draws(3), chosen, run_network)
