@@ -52,3 +52,39 @@ def test_the_table_of_the_first_page_is_the_reports() -> None:
         assert float(spread) == pytest.approx(float(found["spread"]), abs=0.005)
         assert float(gmacs) == pytest.approx(float(found["gmacs_per_image"]), abs=5e-4)
         assert float(milliseconds) == pytest.approx(1000 * float(found["seconds_per_image"]), abs=0.05)
+
+
+def lines_of(text: str, head: str) -> list[list[str]]:
+    """The lines of the Markdown table that begins with `head`, as their cells."""
+    body = text.partition(head)[2].split("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in body]
+
+
+def test_what_adapting_and_its_rivals_cost_is_what_the_report_prints() -> None:
+    report = (ROOT / "results" / "digits-adapted" / "added-training.md").read_text(encoding="utf-8")
+    printed = {name: figures for name, *figures in lines_of(report, "| method ")}
+    quoted = lines_of((ROOT / "docs" / "results.md").read_text(encoding="utf-8"), "| beside the base ")
+    for name, added, compute, time, both in quoted:
+        assert [added, compute.replace("**", ""), time, *both.split(" – ")] == printed[name.removesuffix(" †")], name
+    assert len(quoted) == len(printed) == 10
+
+
+def test_the_first_page_quotes_what_the_report_prints_of_the_adapted_network() -> None:
+    report = (ROOT / "results" / "digits-adapted" / "added-training.md").read_text(encoding="utf-8")
+    printed = {name: figures for name, *figures in lines_of(report, "| method ")}
+    half, quarter = printed["adapted, 50 %"], printed["adapted, 25 %"]
+    page = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    said = page.partition("## You have a trained network")[2].partition("## ")[0]
+    span = r"([\d.]+)× {}\(([\d.]+)–([\d.]+)\)"
+
+    def quoted(what: str) -> list[str]:
+        found = re.search(what, said)
+        return list(found.groups()) if found else []
+
+    def figures(cell: str) -> list[str]:
+        return re.findall(r"\d\.\d\d", cell)
+
+    assert quoted(span.format("the compute ")) == figures(half[1])
+    assert quoted(span.format("the time ")) == figures(half[2])
+    assert quoted(r"equal FD-digits for ([\d.]+ %) more training") == [half[0]]
+    assert quoted(span.format("") + r" of the compute for ([\d.]+ %)") == [*figures(quarter[1]), quarter[0]]

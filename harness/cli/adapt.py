@@ -60,12 +60,18 @@ def run(
     if asking.write is not None or not dry_run:
         made.write(file)
     _say(made, file, out, dry_run and asking.write is None)
+    if not trained.is_vouched_for:
+        out.print(
+            f"{asking.weights}: nothing in it vouches for where it comes from; it fits the network of {asking.config}, "
+            f"and is taken for that of its training, {trained.training}"
+        )
     if not dry_run and adopt(store, trained.training, trained.weights, trained.experiment):
         place = store.weights_path(trained.training)
         out.print(f"its weights are copied to {place}: training {trained.training} is done there")
     told = {
         "sweep_file": str(file),
         "base_training": trained.training,
+        "base_is_vouched_for": trained.is_vouched_for,
         "added": {"steps": made.steps, "batch": made.batch, "share_of_training": made.share},
     }
     asked = Asked(file, (), results, cluster, slurm)

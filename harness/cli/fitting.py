@@ -1,8 +1,8 @@
-"""A report's table within the width of a terminal: no row is ever broken into two lines."""
+"""A report's table within the width of a terminal: no row is ever broken into two lines, nor made like another."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.cells import cell_len, set_cell_size
@@ -31,7 +31,8 @@ def fitted(
     """The table in `width` letters (whole where that is None), and what was left out of it, in words.
 
     First the columns move closer together, then the least useful ones go: other measures of quality, times, what else
-    varies. What stands in place of a `distance` is cut short, and names last of all.
+    varies, unless two rows would look alike without it. What stands in place of a `distance` is cut short, and names
+    last of all.
     """
     shown = rows[:SHOWN_ROWS]
     texts = {column: [row[place] for row in shown] for place, column in enumerate(columns)}
@@ -39,15 +40,19 @@ def fitted(
         measured = [cell_len(text) for text in texts[distance] if text[:1].isdigit()]
         texts[distance] = [_shortened(text, max([SHORT_STATUS, *measured])) for text in texts[distance]]
     kept = list(columns)
+    told_apart = _telling(columns, distance)
     going = _going(columns, distance)
-    while True:
-        gap = next((gap for gap in (2, 1) if width is None or _width(kept, texts, gap) <= width), None)
-        if gap is not None or not going:
+    while (gap := _gap(kept, texts, width)) is None and going:
+        spare = next((column for column in going if not _makes_alike(column, kept, texts, told_apart)), None)
+        if spare is None:
             break
-        kept.remove(going.pop(0))
+        going.remove(spare)
+        kept.remove(spare)
     if gap is None:
-        gap = 1
         _shrink(kept, texts, width or 0)
+        while (gap := _gap(kept, texts, width)) is None and going:  # no terminal that anybody reads is so narrow
+            kept.remove(going.pop(0))
+    gap = gap or 1
     gone = [column for column in columns if column not in kept]
     parts = [f"without {count_of(len(gone), 'column')} ({', '.join(gone)})"] if gone else []
     if len(rows) > len(shown):
@@ -65,7 +70,29 @@ def _going(columns: Sequence[str], distance: str) -> list[str]:
     return [column for column in order if column in columns]
 
 
-def _width(kept: Sequence[str], texts: dict[str, list[str]], gap: int) -> int:
+def _telling(columns: Sequence[str], distance: str) -> list[str]:
+    """The columns that say which row is which: names, and all that varies."""
+    before = columns[: list(columns).index(distance)]
+    return [column for column in columns if column in NAMES or column in before]
+
+
+def _makes_alike(
+    column: str, kept: Sequence[str], texts: Mapping[str, Sequence[str]], told_apart: Sequence[str]
+) -> bool:
+    """Whether two rows would look alike without a column that do not with it."""
+    if column not in told_apart:
+        return False
+    rest = [texts[one] for one in kept if one in told_apart and one != column]
+    without = list(zip(*rest, strict=True)) if rest else [()] * len(texts[column])
+    return len(set(without)) < len(set(zip(without, texts[column], strict=True)))
+
+
+def _gap(kept: Sequence[str], texts: Mapping[str, Sequence[str]], width: int | None) -> int | None:
+    """Letters between columns; None where they do not fit."""
+    return next((gap for gap in (2, 1) if width is None or _width(kept, texts, gap) <= width), None)
+
+
+def _width(kept: Sequence[str], texts: Mapping[str, Sequence[str]], gap: int) -> int:
     return sum(_column_width(column, texts[column]) for column in kept) + gap * (len(kept) - 1)
 
 
@@ -79,16 +106,36 @@ def _head(column: str) -> str:
 
 
 def _shrink(kept: Sequence[str], texts: dict[str, list[str]], width: int) -> None:
-    """Cut names until the columns fit: the method's is the last."""
+    """Cut names until the columns fit: the method's is the last. Different names stay different."""
     for column in ("sampler", "method"):
         over = _width(kept, texts, 1) - width
         if over > 0 and column in kept:
-            room = max(_column_width(column, texts[column]) - over, LEAST_NAME)
-            texts[column] = [_shortened(text, room) for text in texts[column]]
+            texts[column] = _cut(texts[column], max(_column_width(column, texts[column]) - over, LEAST_NAME))
+
+
+def _cut(names: Sequence[str], room: int) -> list[str]:
+    """Names in `room` letters: without their ends, or without their middles where ends tell them apart.
+
+    They get more room where they would look alike otherwise.
+    """
+    for length in range(room, max(map(cell_len, names), default=room)):
+        for shorten in (_shortened, _without_middle):
+            cut = {name: shorten(name, length) for name in names}
+            if len(set(cut.values())) == len(cut):
+                return [cut[name] for name in names]
+    return list(names)
 
 
 def _shortened(text: str, length: int) -> str:
     return text if cell_len(text) <= length else f"{set_cell_size(text, length - 1).rstrip()}…"
+
+
+def _without_middle(text: str, length: int) -> str:
+    if cell_len(text) <= length:
+        return text
+    tail = (length - 1) // 2
+    end = next(text[start:] for start in range(len(text)) if cell_len(text[start:]) <= tail)
+    return f"{set_cell_size(text, length - 1 - tail).rstrip()}…{end}"
 
 
 def _table(kept: Sequence[str], texts: dict[str, list[str]], gap: int) -> Table:

@@ -17,6 +17,7 @@ from rich.text import Text
 from harness.cli.console import console, print_json
 from harness.cli.hints import Asked
 from harness.config.schema import nearest
+from harness.dispatch.labels import labels_of
 from harness.dispatch.plan import plan
 from harness.dispatch.progress import clock_text
 from harness.dispatch.slurm.advice import status_advice
@@ -138,7 +139,9 @@ def table_of(
     """Summary and the rows that matter most, at most `most` of them, in a table that fits `width`."""
     rows = sorted(status.rows.values(), key=lambda row: STATES.index(row.state))
     shown = rows if len(rows) <= most else [row for row in rows if row.state != "done"][:most]
-    parts: list[RenderableType] = [Text(summary_line(status)), _fitted([_columns(row, sweep) for row in shown], width)]
+    labels = labels_of(sweep)
+    columns = [_columns(row, labels[row.target]) for row in shown]
+    parts: list[RenderableType] = [Text(summary_line(status)), _fitted(columns, width)]
     if len(shown) < len(rows):
         parts.append(Text(f"… and {len(rows) - len(shown)} more; --json lists all"))
     if status.note:
@@ -168,11 +171,9 @@ def _fitted(rows: Sequence[Sequence[str | Text]], width: int) -> Table:
     return table
 
 
-def _columns(row: Row, sweep: Sweep) -> list[str | Text]:
-    from harness.dispatch.local import describe
-
+def _columns(row: Row, label: str) -> list[str | Text]:
     style = STYLES.get(row.state, "")
-    what = Text(describe(row.target, sweep))
+    what = Text(label)
     if row.reason:
         what.append(f"\n{row.reason}", style=style or "dim")
     return [

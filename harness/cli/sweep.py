@@ -281,13 +281,14 @@ def _show_planned_hours(planned: Mapping[str, Any], out: Console) -> None:
 
 
 def _plan_rows(planned: Plan) -> dict[str, Any]:
-    from harness.dispatch.local import describe
+    from harness.dispatch.labels import labels_of
     from harness.engine.planned import planned_costs, planned_gpu_hours
 
     with planned_costs() as costs:
         gmacs = {target: costs.of_target(target.kind, planned.sweep.costed(target)) for target in planned.sweep.nodes}
         per_image = {cell.id: costs("gmacs_per_image", cell.experiment) for cell in planned.sweep.cells.values()}
     sweep = planned.sweep
+    labels = labels_of(sweep)
     runs = frozenset(planned.targets())  # not trainings whose cells are done already
     rows: dict[str, Any] = {
         "sweep": sweep.config.name,
@@ -295,7 +296,7 @@ def _plan_rows(planned: Plan) -> dict[str, Any]:
         "trainings": [
             {
                 "id": t.id,
-                "label": describe(t.target, sweep),
+                "label": labels[t.target],
                 "steps": t.experiment.train.steps,
                 "gmacs": gmacs[t.target],
                 "planned_gpu_hours": planned_gpu_hours(gmacs[t.target], t.experiment.train.precision),
@@ -308,7 +309,7 @@ def _plan_rows(planned: Plan) -> dict[str, Any]:
             {
                 "id": t.id,
                 "table": t.name,
-                "label": describe(t.target, sweep),
+                "label": labels[t.target],
                 "gmacs": gmacs[t.target],
                 "planned_gpu_hours": planned_gpu_hours(gmacs[t.target], "float32"),
                 "done": t.target in planned.done,
@@ -320,7 +321,7 @@ def _plan_rows(planned: Plan) -> dict[str, Any]:
             {
                 "id": c.id,
                 "training": c.training,
-                "label": describe(c.target, sweep),
+                "label": labels[c.target],
                 "gmacs_per_image": per_image[c.id],
                 "gmacs": gmacs[c.target],
                 "planned_gpu_hours": planned_gpu_hours(gmacs[c.target], c.experiment.sample.precision),

@@ -10,25 +10,22 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from harness.config.methods import method_of
-from harness.config.schema import Experiment
 from harness.dispatch.checks import check_compiler
+from harness.dispatch.labels import labels_of
 from harness.dispatch.plan import Plan, save_experiments
 from harness.dispatch.progress import Reporter, SweepProgress
 from harness.dispatch.slurm.logs import telling
-from harness.dispatch.sweep import Sweep
 from harness.errors import FULL_CURE, FULL_WORDS, Blocked, DiskFull, Stopped
 from harness.interrupts import STOPPING, StopRequest, on_signal, stop_on_interrupt
 from harness.plugins import environment
 from harness.processes import name_for_submitit, own_packages_first
-from harness.store.identity import start_training
 from harness.store.lease import LeaseHeld, lease
 from harness.store.store import Store, Target
 
@@ -44,35 +41,6 @@ class Outcome:
     @property
     def is_complete(self) -> bool:
         return not self.failed and not self.blocked
-
-
-def describe(target: Target, sweep: Sweep) -> str:
-    """A target in words: the arm and what is varied."""
-    if target.kind == "cell":
-        arm, varied = sweep.cells[target.id].rows[0]
-        return f"{arm} {_short(varied)}".strip()
-    if target.kind == "table":
-        experiment = sweep.tables[target.id].experiment
-        of_seed = "" if start_training(experiment) is None else f" seed={experiment.seed}"
-        return f"{sweep.tables[target.id].name} of {_start_of(experiment, sweep)}{of_seed}"
-    training = sweep.trainings[target.id]
-    model, seed = training.experiment.model, training.experiment.seed
-    telling = {key: getattr(model, key) for key in method_of(model.kind).telling_keys}
-    telling |= {key.rpartition(".")[2]: value for key, value in training.varied.items()}
-    told = f" {_short(telling)}" if telling else ""
-    shown = ", ".join(training.arms[:2]) + (", …" if len(training.arms) > 2 else "")
-    start = "" if training.experiment.train.start is None else f" from {_start_of(training.experiment, sweep)}"
-    return f"training for {shown or 'what starts from it'}{told}{start} seed={seed}"
-
-
-def _start_of(experiment: Experiment, sweep: Sweep) -> str:
-    """The arm, training or file whose weights a training starts from."""
-    before = sweep.trainings.get(start_training(experiment) or "")
-    return before.arms[0] if before is not None and before.arms else str(experiment.train.start)
-
-
-def _short(varied: Mapping[str, Any]) -> str:
-    return " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in varied.items())
 
 
 def work_of(plan: Plan, targets: list[Target]) -> dict[Target, float]:
@@ -98,7 +66,7 @@ def run_inline(plan: Plan, store: Store, console: Console) -> Outcome:
     check_compiler_of(plan)
     targets = plan.targets()
     save_experiments(plan, store, targets)
-    labels = {target: describe(target, plan.sweep) for target in targets}
+    labels = labels_of(plan.sweep)
     outcome = Outcome()
     with SweepProgress(console, work_of(plan, targets), labels, needs=plan.sweep.needs).shown() as progress:
         for target in targets:
@@ -198,7 +166,7 @@ def run_local(plan: Plan, store: Store, console: Console, workers: int, poll_sec
     check_compiler_of(plan)
     waiting = plan.targets()
     save_experiments(plan, store, waiting)
-    labels = {target: describe(target, plan.sweep) for target in waiting}
+    labels = labels_of(plan.sweep)
     count = len(waiting)
     outcome = Outcome()
     logs = store.runs.resolve() / "logs"

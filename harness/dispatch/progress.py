@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from rich.cells import cell_len
 from rich.console import Console
 
 from harness.dispatch.graph import Needs, in_order
@@ -18,7 +19,7 @@ from harness.store.store import Target
 from harness.wording import plural
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
+    from rich.progress import ProgressColumn, TaskID
 
 PLAIN_SECONDS = 20.0
 GROUND_SECONDS = 2.0
@@ -158,6 +159,35 @@ def clock_text(seconds: float | None) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+WORDS_WIDTH = 28
+"""Letters that the words beside a bar take at most: a phase, a count, what is left of it."""
+BAR_WIDTH, LEAST_BAR_WIDTH = 40, 8
+PERCENT_WIDTH, ELAPSED_WIDTH = 5, 8
+"""With the space before them."""
+
+
+def _bar_columns(room: int) -> list[ProgressColumn]:
+    """The columns of the bars, with `room` letters beside the longest label.
+
+    Bar, elapsed time and percentage go, in this order, where there is no room for them: labels are never cut, for their
+    ends tell two alike apart. One that is too long by itself goes on in the next line.
+    """
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+    from rich.table import Column
+
+    columns: list[ProgressColumn] = [
+        TextColumn("{task.description}", markup=False, table_column=Column(overflow="fold")),
+    ]
+    room -= WORDS_WIDTH + 1
+    if (bar := min(room - 1 - PERCENT_WIDTH - ELAPSED_WIDTH, BAR_WIDTH)) >= LEAST_BAR_WIDTH:
+        columns.append(BarColumn(bar))
+    if room >= PERCENT_WIDTH:
+        columns.append(TaskProgressColumn())
+    if room >= PERCENT_WIDTH + ELAPSED_WIDTH:
+        columns.append(TimeElapsedColumn())
+    return [*columns, TextColumn("{task.fields[words]}", markup=False, table_column=Column(overflow="fold"))]
+
+
 class SweepProgress:
     """Bars on a terminal: the sweep and each target at work, with its phase; plain lines elsewhere."""
 
@@ -171,17 +201,10 @@ class SweepProgress:
     ) -> None:
         self.console, self.labels = console, labels
         self.clock = WorkClock(work, workers, needs)
-        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress
 
-        self.bars = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TaskProgressColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[words]}", markup=False),
-            console=console,
-            disable=not console.is_terminal,
-        )
+        longest = max((cell_len(label) for label in labels.values()), default=0)
+        self.bars = Progress(*_bar_columns(console.width - longest), console=console, disable=not console.is_terminal)
         self.total = self.bars.add_task("all", total=1.0, words="ETA –")
         self.tasks: dict[Target, TaskID] = {}
         self.count, self.finished = len(work), 0

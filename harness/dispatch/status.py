@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.dispatch.plan import Plan
+from harness.dispatch.progress import MAIN_UNITS
 from harness.dispatch.slurm.endings import ending_in_log, ending_in_queue, noted_failure
 from harness.dispatch.slurm.live import earlier_jobs, live_jobs, targets_of
 from harness.dispatch.slurm.queue import Job, Queue, read_queue
@@ -25,7 +26,7 @@ from harness.store.kinds import KINDS, Kind
 from harness.store.lease import is_held
 from harness.store.store import Store, Target
 
-State = Literal["done", "running", "queued", "waiting", "failed", "blocked", "cancelled", "lost", "missing"]
+State = Literal["done", "running", "queued", "waiting", "failed", "blocked", "cancelled", "lost", "missing", "unneeded"]
 STATES: tuple[State, ...] = (
     "running",
     "queued",
@@ -35,6 +36,7 @@ STATES: tuple[State, ...] = (
     "cancelled",
     "lost",
     "missing",
+    "unneeded",
     "done",
 )
 WORDS: dict[State, str] = {
@@ -47,6 +49,7 @@ WORDS: dict[State, str] = {
     "cancelled": "a person has cancelled it, or told it to stop",
     "lost": "its job is gone and has left no reason",
     "missing": "nothing runs it",
+    "unneeded": "its result is not there, and nothing that is missing needs it",
 }
 WAITING_FOR: dict[Kind, str] = {
     "training": "for the training that it starts from",
@@ -128,6 +131,7 @@ class _Reader:
         self.planned, self.store, self.assigned, self.queue = planned, store, assigned, queue
         self.now = time.time()
         self.rows: dict[Target, Row] = {}
+        self.to_run = frozenset(planned.targets())
         self.noted = {kind: _names(store.state_path(Target(kind, "x")).parent) for kind in KINDS}
 
     def row(self, target: Target) -> Row:
@@ -168,6 +172,10 @@ class _Reader:
             row.state, row.reason = current["state"], noted_failure(current, assignment)
         else:
             row.state, row.reason = self._ending(target, current, assignment, job)
+        if noted.get("state") == "done" and row.state not in LIVE:
+            row.progress = None  # of a result that has been removed since, nothing is there
+        if row.state == "missing" and row.progress is not None and row.progress[0] >= row.progress[1]:
+            row.reason = f"stopped with all {MAIN_UNITS[target.kind]} made, before its result was written"
         self._blame_need(row)
 
     def _is_held(self, target: Target) -> bool:
@@ -209,10 +217,12 @@ class _Reader:
         self, target: Target, noted: dict[str, Any], assignment: Assignment | None, job: Job | None
     ) -> tuple[State, str]:
         """Why a target whose job is over has no result."""
+        if target not in self.to_run:
+            return "unneeded", "all that needs it is done"
         if assignment is None:
             if noted.get("state") == "running":
                 return "lost", f"its process {noted.get('pid')} on {noted.get('host')} is gone"
-            return "missing", ""
+            return "missing", "its result was there and is gone" if noted.get("state") == "done" else ""
         if assignment.was_cancelled:
             return "cancelled", "by harness cancel"
         if job is not None:
@@ -223,7 +233,7 @@ class _Reader:
 
     def _blame_need(self, row: Row) -> None:
         """What cannot run because of something that it needs says so, with the reason at the root of it."""
-        if row.state in ("done", "running", "failed"):
+        if row.state in ("done", "running", "failed", "unneeded"):
             return
         for need in self.planned.needs(row.target):
             needed = self.rows[need]

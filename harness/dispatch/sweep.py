@@ -9,6 +9,7 @@ resolved experiment it says ``training:ID``, so that the configuration in a reco
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 import json
@@ -324,6 +325,31 @@ def parse_with_beside(values: Mapping[str, Any], source: str) -> Experiment:
     return experiment
 
 
+def _check_two_networks(experiment: Experiment, identify: Identifier, source: str) -> None:
+    """Raise :class:`ConfigError` for a network that is stitched to itself: the two would draw as the one alone."""
+    second = experiment.sample.stitch
+    if second is None:
+        return
+    own = identify.training(experiment)
+    if second == START_TRAINING + own or (_looks_like_a_file(second) and _training_in(second) == own):
+        raise ConfigError(
+            source,
+            [
+                f"{STITCH}: it is this very network, so that nothing changes; name the training of another, or leave "
+                "it out"
+            ],
+        )
+
+
+def _training_in(path: str) -> str | None:
+    """The training that has left a file of weights; None where none says so."""
+    from harness.store.weights import training_of
+
+    with contextlib.suppress(StoreError):
+        return training_of(expanded(path))
+    return None
+
+
 def _network_in(key: str, path: str, source: str) -> dict[str, Any] | None:
     """The configuration in a file of weights; None where there is no file, which its id complains of."""
     from harness.store.weights import load_facts
@@ -382,7 +408,9 @@ class Starts:
         values = {**self.arms[name][0], **point, **self.fixed, "seed": seed}
         source = f"{self.path}: arm {name!r}"
         self._resolve_beside(STITCH, values, seed, source)
-        return self._parsed(values, seed, source)
+        experiment = self._parsed(values, seed, source)
+        _check_two_networks(experiment, self.identify, source)
+        return experiment
 
     def _parsed(self, values: dict[str, Any], seed: int, source: str) -> Experiment:
         start = values.get("train.start")
@@ -558,7 +586,9 @@ def load_with_starts(
         named = flat.get(key)
         if isinstance(named, str) and not named.startswith(START_TRAINING) and not _looks_like_a_file(named):
             raise ConfigError(str(path), [_no_file(key, named)])
-    return parse_with_beside(flat, str(path)), []
+    experiment = parse_with_beside(flat, str(path))
+    _check_two_networks(experiment, Identifier(without_data=True), str(path))
+    return experiment, []
 
 
 def names_a_start(path: Path, overrides: Iterable[str], arm: str | None = None) -> bool:
@@ -638,7 +668,7 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
 
 
 def _inherit(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The mapping of `path` merged over the file that it extends."""
+    """The mapping of `path` merged over the file that it extends: `base` and each arm's `set` key by key."""
     values = load_mapping(path)
     load_kinds(values, str(path))
     parent = values.pop("extends", None)
@@ -665,8 +695,17 @@ def _merged(parent: dict[str, Any], child: dict[str, Any], source: str) -> dict[
         arms = copy.deepcopy(parent["arms"])
         for name, arm in child["arms"].items():  # what an arm does not set anew stays as in the parent
             inherits = isinstance(arms.get(name), dict) and isinstance(arm, dict)
-            arms[name] = {**arms[name], **arm} if inherits else arm
+            arms[name] = _merged_arm(arms[name], arm, f"{source}: arm {name!r}") if inherits else arm
         merged["arms"] = {name: arm for name, arm in arms.items() if arm is not None}
+    return merged
+
+
+def _merged_arm(parent: dict[str, Any], child: dict[str, Any], source: str) -> dict[str, Any]:
+    """The arm of the parent with what the child's of that name says: its `set` key by key, anything else whole."""
+    merged = {**parent, **child}
+    if isinstance(parent.get("set"), dict) and isinstance(child.get("set"), dict):
+        inherited = flatten(parent["set"], f"{source}: set (inherited)")
+        merged["set"] = {**inherited, **flatten(child["set"], f"{source}: set")}
     return merged
 
 

@@ -6,18 +6,22 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 from harness.config.datasets import DATA_SETS
 from harness.config.schema import NO_TRAINING_ID, Experiment, as_plain, is_named, parse_experiment
 from harness.dispatch.checks import check_data
-from harness.dispatch.sweep import is_sweep_file, load_experiment, load_sweep
+from harness.dispatch.sweep import Sweep, is_sweep_file, load_experiment, load_sweep
 from harness.errors import ConfigError, MissingDataError, StoreError
 from harness.files import expanded, read_json
 from harness.store.adopted import check_adoptable
 from harness.store.identity import START_TRAINING, Identifier
 from harness.store.needs import missing_need
 from harness.store.store import Store, Target
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WEIGHTS = "weights.safetensors"
 MOVED = "--data says where they lie now"
@@ -32,17 +36,32 @@ class Trained:
     """The id of its training."""
     experiment: Experiment
     """What made it, with where its data lie now."""
+    is_vouched_for: bool = True
+    """Whether the weights say themselves what has made them; of others only a person's configuration does."""
+    folder: TemporaryDirectory[str] | None = None
+    """What holds `weights` that were marked with their training here: it goes with the last reference to it."""
 
 
 def find_trained(named: str, store: Store, data: str | None, config: Path | None, arm: str | None) -> Trained:
     """The network that `named` means: ``training:ID`` of the results, a file of weights, or the folder of a training.
 
     `data` says where its data lie, if nothing else does; `config` what its configuration is, where the weights do not.
+    A file of weights that nothing is told of at all, not even its training, is taken for that of `config`.
     Raises :class:`HarnessError` for what cannot be used: one clear message.
     """
+    bare = _bare(named)
+    if bare is not None:
+        return _trained_of_bare(named, bare, store, data, config, arm)
     weights, facts = _weights(named, store)
     training = facts["training"]
-    plain = _configuration(weights, facts, data, config, arm)
+    experiment = _experiment(named, _configuration(weights, facts, data, config, arm), data, weights)
+    _check(weights, training, experiment)
+    check_adoptable(store, training, weights)
+    return Trained(weights, training, experiment)
+
+
+def _experiment(named: str, plain: Mapping[str, Any], data: str | None, weights: Path) -> Experiment:
+    """The experiment of a configuration, if its network can become dual-rate."""
     kind = (plain.get("model") or {}).get("kind")
     if kind != "single_rate":
         raise ConfigError(
@@ -56,10 +75,60 @@ def find_trained(named: str, store: Store, data: str | None, config: Path | None
                 "without it"
             ],
         )
-    experiment = parse_experiment({**plain, "data": _located(plain.get("data") or {}, data, named)}, str(weights))
-    _check(weights, training, experiment)
-    check_adoptable(store, training, weights)
-    return Trained(weights, training, experiment)
+    return parse_experiment({**plain, "data": _located(plain.get("data") or {}, data, named)}, str(weights))
+
+
+def _bare(named: str) -> dict[str, Tensor] | None:
+    """The tensors of a file that says nothing of what has made it; None for anything else."""
+    from harness.store.weights import load_bare
+
+    path = expanded(named)
+    is_weights = not named.startswith(START_TRAINING) and path.is_file() and path.suffix not in (".yaml", ".yml")
+    return load_bare(path) if is_weights else None
+
+
+def _trained_of_bare(
+    named: str, tensors: dict[str, Tensor], store: Store, data: str | None, config: Path | None, arm: str | None
+) -> Trained:
+    """The network of weights that only `config` tells of: they are taken for those of its training."""
+    from harness.store.weights import save_tensors
+
+    path = expanded(named)
+    if config is None:
+        raise StoreError(
+            f"{path}: says nothing of what has made it, for it was not written by this project; give the configuration "
+            "of its network: --config FILE, with --arm where that is a sweep with several"
+        )
+    experiment = _experiment(named, as_plain(_one_of_file(config, arm, data)), data, path)
+    _check_data(experiment)
+    training = Identifier().training(experiment)
+    folder = TemporaryDirectory(prefix="harness-adapt-")
+    marked = Path(folder.name) / WEIGHTS
+    plain = as_plain(experiment)
+    plain["data"] = {key: value for key, value in plain["data"].items() if key != "path"}
+    facts = {"step": str(experiment.train.steps), "config": json.dumps(plain, sort_keys=True), "origin": "not known"}
+    save_tensors(marked, tensors, training, **facts)
+    _check(marked, training, experiment, named=path)
+    check_adoptable(store, training, marked, named=path)
+    return Trained(marked, training, experiment, is_vouched_for=False, folder=folder)
+
+
+def _one_of_file(config: Path, arm: str | None, data: str | None) -> Experiment:
+    """The one experiment of `config` whose training weights without a mark may be."""
+    overrides = _located_overrides(data)
+    if not is_sweep_file(config):
+        return load_experiment(config, overrides, arm)
+    first = load_experiment(config, overrides, arm)  # names the choices, where there is no such arm
+    trainings = [one for one in _sweep_of(config, overrides).trainings.values() if arm in one.arms]
+    if len(trainings) > 1:
+        raise ConfigError(
+            str(config),
+            [
+                f"arm {arm!r} has {len(trainings)} trainings, and the weights do not say of which they are; give a "
+                "file with the keys of one experiment, its seed included"
+            ],
+        )
+    return first
 
 
 def _weights(named: str, store: Store) -> tuple[Path, Mapping[str, str]]:
@@ -132,13 +201,10 @@ def _configuration(
 
 def _of_file(config: Path, arm: str | None, data: str | None, training: str) -> Experiment:
     """The experiment of `config` that is `training`; of a sweep that of an arm and a seed."""
-    overrides = [] if data is None or data in DATA_SETS else [f"data.path={data}"]
+    overrides = _located_overrides(data)
     if not is_sweep_file(config):
         return load_experiment(config, overrides, arm)
-    try:
-        sweep = load_sweep(config, overrides)
-    except MissingDataError as error:
-        raise MissingDataError(f"{error}; of data, {MOVED}") from None
+    sweep = _sweep_of(config, overrides)
     if arm is not None and arm not in sweep.config.arms:
         load_experiment(config, overrides, arm)  # names the choices
     found = sweep.trainings.get(training)
@@ -149,6 +215,17 @@ def _of_file(config: Path, arm: str | None, data: str | None, training: str) -> 
             str(config), [f"{has} {training} that wrote the weights, with these data and this version of the harness"]
         )
     return found.experiment
+
+
+def _located_overrides(data: str | None) -> list[str]:
+    return [] if data is None or data in DATA_SETS else [f"data.path={data}"]
+
+
+def _sweep_of(config: Path, overrides: list[str]) -> Sweep:
+    try:
+        return load_sweep(config, overrides)
+    except MissingDataError as error:
+        raise MissingDataError(f"{error}; of data, {MOVED}") from None
 
 
 def _located(data: Mapping[str, Any], given: str | None, named: str) -> dict[str, Any]:
@@ -171,22 +248,28 @@ def _located(data: Mapping[str, Any], given: str | None, named: str) -> dict[str
     return dict(data)
 
 
-def _check(weights: Path, training: str, experiment: Experiment) -> None:
-    """That the weights are the ones which the configuration makes of these data."""
-    from harness.data import open_data
-    from harness.engine.start import misfit, network_shapes
-    from harness.store.weights import tensor_shapes
-
+def _check_data(experiment: Experiment) -> None:
+    """That its data are there and fit its network."""
     try:
         check_data([experiment])
     except MissingDataError as error:
         raise MissingDataError(f"{error}; {MOVED}") from None
+
+
+def _check(weights: Path, training: str, experiment: Experiment, named: Path | None = None) -> None:
+    """That the weights, which a person has `named`, are the ones which the configuration makes of these data."""
+    from harness.data import open_data
+    from harness.engine.start import misfit, network_shapes
+    from harness.store.weights import tensor_shapes
+
+    shown = named or weights
+    _check_data(experiment)
     own = Identifier().training(experiment)
     if (damage := _damage(weights)) is not None:
-        raise StoreError(f"{weights}: {damage}, so it is not what a training of this project has left")
+        raise StoreError(f"{shown}: {damage}, so it is not what a training of this project has left")
     if (problem := misfit(network_shapes(experiment), tensor_shapes(weights))) is not None:
         legend = "there: in the file; here: in the network of its configuration for these data"
-        raise ConfigError(str(weights), [f"{problem} ({legend})"])
+        raise ConfigError(str(shown), [f"{problem} ({legend})"])
     if own != training:
         info = open_data(experiment.data).info
         place = "" if experiment.data.path is None else f" at {experiment.data.path}"

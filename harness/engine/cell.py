@@ -191,7 +191,7 @@ def _record(
     refreshes, interval = refreshing(experiment.sample.model_dump())
     done = store.read_training(training)  # whole: the cell would be blocked else
     inherited = done.inherited or inherited_cost(store, experiment)  # older records do not tell
-    inherited = cost_beside(store, experiment, inherited)
+    inherited = cost_beside(store, experiment, training, inherited)
     compute = {
         **sampling_cost(generator, evaluations),
         "refreshes": refreshes,

@@ -8,7 +8,14 @@ from pathlib import Path
 from harness.config.schema import Experiment, parse_experiment
 from harness.errors import HarnessError
 from harness.files import file_sha256, read_json
-from harness.store.identity import start_file, start_training, stitched_file, stitched_training
+from harness.store.identity import (
+    Identifier,
+    start_file,
+    start_table,
+    start_training,
+    stitched_file,
+    stitched_training,
+)
 from harness.store.records import NOTHING_INHERITED, InheritedCost, training_record_in
 from harness.store.store import Store
 from harness.store.weights import training_of
@@ -20,18 +27,47 @@ UNKNOWN = InheritedCost()
 
 def inherited_cost(store: Store, experiment: Experiment) -> InheritedCost:
     """What the training of `experiment` inherits from the one that it starts from; nothing where it starts from random
-    weights. What no record tells is None.
+    weights. What no record tells is None. Where it needs a table that is measured of that one, this is paid for, too.
 
     A file of weights is known by the record of the training that wrote it, beside it or in the store, if it is still
     what that training wrote.
     """
-    return _cost_of_named(store, start_training(experiment), start_file(experiment))
+    start = _cost_of_named(store, start_training(experiment), start_file(experiment))
+    if start_table(experiment) is None:
+        return start
+    gmacs, seconds = _cost_of_table(store, experiment)
+    return start.model_copy(update={"gmacs": _sum(start.gmacs, gmacs), "seconds": _sum(start.seconds, seconds)})
 
 
-def cost_beside(store: Store, experiment: Experiment, inherited: InheritedCost) -> InheritedCost:
-    """`inherited` and what the training of the network that ``sample.stitch`` names took, which a stitched sampling
-    needs as much as its own."""
+def _cost_of_table(store: Store, experiment: Experiment) -> tuple[float | None, float | None]:
+    """(GMACs, seconds) of measuring the table that the training of `experiment` needs, as far as they are known."""
+    from harness.engine.estimate import table_gmacs
+    from harness.engine.tables import measured_experiment, seconds_of_table
+
+    try:
+        gmacs: float | None = table_gmacs(measured_experiment(store, experiment))
+    except HarnessError as error:
+        log.warning("what the table of %s has cost cannot be told: %s", experiment.train.start, error)
+        gmacs = None
+    table = Identifier(without_data=True).table(experiment)
+    return gmacs, None if table is None else seconds_of_table(store, table)
+
+
+def cost_beside(store: Store, experiment: Experiment, training: str, inherited: InheritedCost) -> InheritedCost:
+    """`inherited` by `training`, the experiment's own, and what the training of the network that ``sample.stitch``
+    names took, which a stitched sampling needs as much. What both have come from is counted once."""
     second = _cost_of_named(store, stitched_training(experiment), stitched_file(experiment))
+    shared = next((one for one in second.trainings if one in (training, *inherited.trainings)), None)
+    if shared is not None and shared == second.trainings[0]:
+        return inherited
+    if shared is not None:  # the second's chain goes on from there as the first one's does
+        common = _cost_of(store, store.training_folder(shared), shared)
+        second = second.model_copy(
+            update={
+                "gmacs": _difference(second.gmacs, common.gmacs),
+                "seconds": _difference(second.seconds, common.seconds),
+            }
+        )
     return InheritedCost(
         gmacs=_sum(inherited.gmacs, second.gmacs),
         seconds=_sum(inherited.seconds, second.seconds),
@@ -75,6 +111,10 @@ def _cost_of(store: Store, folder: Path, training: str) -> InheritedCost:
         seconds=_sum(record.seconds if record is not None else None, before.seconds),
         trainings=(training, *before.trainings),
     )
+
+
+def _difference(whole: float | None, part: float | None) -> float | None:
+    return None if whole is None or part is None else max(whole - part, 0.0)
 
 
 def _sum(own: float | None, before: float | None) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,12 +76,23 @@ def measure_table(
             if ranks.world == 1 and done < total and should_stop():
                 raise Stopped(f"table {table} stopped; it is measured in one go")
 
+        began = time.monotonic()
         tensors = MEASURED[name](store, experiment, tell)
+        seconds = f"{time.monotonic() - began:.6g}"
         if path.exists():
             log.warning("%s is replaced; the old file is kept as %s", path, set_aside(path).name)
-        start = str(experiment.train.start)
-        save_tensors(path, tensors, table, table=name, start=start, provenance=json.dumps(provenance(), sort_keys=True))
+        start, made = str(experiment.train.start), json.dumps(provenance(), sort_keys=True)
+        save_tensors(path, tensors, table, table=name, start=start, seconds=seconds, provenance=made)
     ranks.barrier()
+
+
+def seconds_of_table(store: Store, table: str) -> float | None:
+    """What measuring it has taken; None where it is not there, or an earlier version measured it."""
+    try:
+        told = load_facts(store.table_path(table), table).get("seconds")
+    except StoreError:
+        return None
+    return None if told is None else float(told)
 
 
 def _denoising_error(store: Store, experiment: Experiment, progress: Callable[[int, int], None]) -> dict[str, Tensor]:

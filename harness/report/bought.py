@@ -34,6 +34,11 @@ class Bought:
     def name(self) -> str:
         return f"{self.label} ({self.setting})" if self.setting else self.label
 
+    @property
+    def shown_time(self) -> Comparison | None:
+        """The time, where it is more than a bound and compute is told too; None elsewhere."""
+        return self.time if self.compute is not None and self.time is not None and not self.time.bound else None
+
 
 def bought(panel: Panel, base: str | None = None, subject: str | None = None) -> list[Bought]:
     """Every network outside the base's family whose training's cost is known: by arm, and by what it added."""
@@ -93,6 +98,11 @@ def _compared(panel: Panel, who: Roles, rows: Sequence[Row], cost: Cost) -> Comp
 
 
 ADDED_FIGURE = "by-added-training"
+
+
+def added_any(points: Iterable[Bought]) -> bool:
+    """Whether some network that can be compared added to the training: only then is there something to show."""
+    return any(point.added > 0 for point in points if point.compute is not None)
 
 
 def added_caption(panel: Panel, points: Sequence[Bought]) -> str:

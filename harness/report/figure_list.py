@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from harness.report import figures
-from harness.report.bought import ADDED_FIGURE, added_caption, bought
+from harness.report.bought import ADDED_FIGURE, added_any, added_caption, bought
 from harness.report.options import ReportOptions
 from harness.report.panel import Panel
 from harness.report.reported import Reported, agreeing, has_figure, of_data, read_reported, reported_figure
@@ -58,7 +58,7 @@ def against_each_key(source: Source) -> Iterator[Drawn]:
     kinds = source.options.kinds
     for key, rows in _axes(source.panel).items():
         name = kinds.get(key) or figures.words(key)
-        figure = figures.against_figure(source.panel, key, rows, kinds=kinds)
+        figure = figures.against_figure(source.panel, key, rows, kinds=kinds, base=source.options.base)
         yield Drawn(f"by-{figures.file_word(key)}", f"{source.panel.distance} against {name}.", figure)
 
 
@@ -66,8 +66,8 @@ def against_added_training(source: Source) -> Iterator[Drawn]:
     """What sampling at equal quality costs against what was added to the training, where some arm added any."""
     panel, options = source.panel, source.options
     points = bought(panel, options.base, options.subject)
-    shown = [point for point in points if point.compute is not None]
-    if any(point.added > 0 for point in shown):
+    if added_any(points):
+        shown = [point for point in points if point.compute is not None]
         yield Drawn(ADDED_FIGURE, added_caption(panel, points), figures.bought_figure(panel, shown))
 
 

@@ -29,8 +29,10 @@ from harness.report.style import (
     SHADES,
     Palette,
     column_figure,
+    label_outside,
     log_axis,
     shaded,
+    small_multiples,
     styled,
 )
 from harness.report.tables.numbers import setting_without
@@ -106,20 +108,59 @@ def against_figure(
     rows: Sequence[Row] | None = None,
     label: str | None = None,
     kinds: Mapping[str, str] | None = None,
+    base: str | None = None,
 ) -> Figure:
     """Distance against one varied key: a line joins the rows that differ in nothing else.
 
     Colour and marker stand for the arm; dashes, the markers' filling and the colour's shade for the other varied keys,
-    as far as there are enough of them. Dashes that no key needs stand for the arm.
+    as far as there are enough of them. Dashes that no key needs stand for the arm. More than :data:`MOST_TOGETHER` arms
+    have a picture each, with the rows of the arm `base`, the first unless named, in grey behind.
     """
     kinds = kinds or {}
     measured = [row for row in (panel.measured if rows is None else rows) if row.measured]
     chosen = [row for row in measured if row.has(key) or value_of(row, key) is not None]
-    looks, summaries = looks_of(chosen, key, Palette(panel.arms), kinds), panel.distances
-    figure, axes = column_figure(1.9, looks.legend)
-    few = len(chosen) <= MOST_ERROR_BARS
+    looks = looks_of(chosen, key, Palette(panel.arms), kinds)
+    if len(looks.arms) > MOST_TOGETHER:
+        base = base or panel.arms[0]
+        figure, pictures = small_multiples(
+            {arm: name for arm, name in looks.arms.items() if arm != base}, looks.legend_beside(base)
+        )
+    else:
+        figure, axes = column_figure(1.9, looks.legend)
+        pictures, base = dict.fromkeys(looks.arms, axes), None
     places = _places([value_of(row, key) for row in chosen])
-    for style, lines in _lines(chosen, key, looks).items():
+    few = len(chosen) <= MOST_ERROR_BARS
+    for axes in dict.fromkeys(pictures.values()):
+        behind = [row for row in chosen if row.arm == base]
+        _draw_against(axes, panel, key, behind, replace(looks, grey=True), places, few=False)
+        own = [row for row in chosen if pictures.get(row.arm) is axes]
+        _draw_against(axes, panel, key, own, looks, places, few)
+    limits = np.concatenate([axes.dataLim.get_points() for axes in pictures.values()])
+    for axes in dict.fromkeys(pictures.values()):
+        axes.update_datalim([limits.min(axis=0), limits.max(axis=0)])  # the same for all
+        if key in DERIVED:
+            log_axis(axes, "x")
+        else:
+            _value_axis(axes, [value_of(row, key) for row in chosen], places)
+        _distance_axis(axes, panel)
+        axes.set_xlabel(label or kinds.get(key) or words(key))
+        if base is not None:
+            axes.set_xlim(*_with_margin(limits[:, 0], axes.get_xscale()))
+    if base is not None:
+        label_outside(figure, list(pictures.values()))
+    return figure
+
+
+MOST_TOGETHER = 6
+"""Arms whose lines are told apart in one picture."""
+
+
+def _draw_against(
+    axes: Axes, panel: Panel, key: str, rows: Sequence[Row], looks: Looks, places: Mapping[Rank, float], few: bool
+) -> None:
+    """The lines of `rows` and, where they are `few`, their markers and error bars."""
+    summaries = panel.distances
+    for style, lines in _lines(rows, key, looks).items():
         xs: list[float] = []
         ys: list[float] = []
         errors: list[tuple[float, Distance]] = []
@@ -131,15 +172,20 @@ def against_figure(
         if few:
             axes.plot(xs, ys, **style.line, alpha=0.9)
             _error_bars(axes, np.array([x for x, _ in errors]), [d for _, d in errors], style.colour)
+        elif looks.grey:
+            axes.plot(xs, ys, color=style.colour, linestyle=style.dashes, linewidth=0.9, zorder=1.5)
         else:
             axes.plot(xs, ys, color=style.colour, linestyle=style.dashes, linewidth=0.5, alpha=0.4)
-    if key in DERIVED:
-        log_axis(axes, "x")
-    else:
-        _value_axis(axes, [value_of(row, key) for row in chosen], places)
-    _distance_axis(axes, panel)
-    axes.set_xlabel(label or kinds.get(key) or words(key))
-    return figure
+
+
+def _with_margin(values: np.ndarray, scale: str) -> tuple[float, float]:
+    """The ends of an axis with a twentieth of its length beyond the outermost values."""
+    low, high = float(values.min()), float(values.max())
+    if scale == "log" and low > 0:
+        factor = (high / low) ** 0.05 or 1.1
+        return low / factor, high * factor
+    margin = 0.05 * (high - low) or 0.5
+    return low - margin, high + margin
 
 
 @styled
@@ -151,7 +197,7 @@ def bought_figure(panel: Panel, points: Sequence[Bought]) -> Figure:
     """
     palette = Palette(panel.arms)
     arms = {point.arm: point.label for point in points}
-    timed = any(_shown_time(point) for point in points)
+    timed = any(point.shown_time for point in points)
     legend = [
         Line2D([], [], color=palette.colour(arm), marker=palette.marker(arm), linestyle="", label=label, markersize=4)
         for arm, label in arms.items()
@@ -170,7 +216,7 @@ def bought_figure(panel: Panel, points: Sequence[Bought]) -> Figure:
         own = [point for point in points if point.arm == arm]
         look: dict[str, Any] = {"color": palette.colour(arm), "marker": palette.marker(arm)}
         compute = [(100 * point.added, point.compute) for point in own]
-        time = [(100 * point.added + beside, point.time) for point in own if _shown_time(point)]
+        time = [(100 * point.added + beside, point.shown_time) for point in own if point.shown_time]
         for fill, drawn in (("full", compute), ("none", time)):
             xs = [x for x, _ in drawn]
             costs = [_share_of_base(result) for _, result in drawn if result is not None]
@@ -193,19 +239,13 @@ def bought_figure(panel: Panel, points: Sequence[Bought]) -> Figure:
     return figure
 
 
-def _shown_time(point: Bought) -> bool:
-    return point.time is not None and not point.time.bound
-
-
 MOST_SHOWN = 10.0
 """Interval ends beyond this factor of the point itself are cut: nothing is known there."""
 
 
 def _share_of_base(result: Comparison) -> tuple[float, float, float]:
     """(cost over the base's, its 95 % interval), the interval cut at :data:`MOST_SHOWN`."""
-    cost = 1 / result.ratio
-    low = 1 / result.high if math.isfinite(result.high) and result.high > 0 else 0.0
-    high = 1 / result.low if result.low > 0 else math.inf
+    cost, low, high = result.of_base
     return cost, max(low, cost / MOST_SHOWN), min(high, cost * MOST_SHOWN)
 
 
@@ -338,6 +378,8 @@ class Looks:
     """Arm → its name in print."""
     encodings: dict[str, Encoding]
     """By slot: dashes, fill, shade."""
+    grey: bool = False
+    """Whether all is drawn in grey, as what others are held against."""
 
     def of(self, row: Row) -> Style:
         shown = {
@@ -347,7 +389,7 @@ class Looks:
 
     def _style(self, arm: str, shown: Mapping[str, Any]) -> Style:
         return Style(
-            shaded(self.palette.colour(arm), shown.get("shade") or SHADES[0]),
+            GREY if self.grey else shaded(self.palette.colour(arm), shown.get("shade") or SHADES[0]),
             shown.get("dashes") or (LINES[0] if "dashes" in self.encodings else self.palette.line(arm)),
             self.palette.marker(arm),
             shown.get("fill") or FILLS[0],
@@ -357,6 +399,17 @@ class Looks:
     def legend(self) -> list[Line2D]:
         """One entry per arm, and one per value of each encoding that has more than one, as the first arm shows it."""
         drawn = [Line2D([], [], **self._style(arm, {}).line, label=label) for arm, label in self.arms.items()]
+        return [*drawn, *self._keys()]
+
+    def legend_beside(self, base: str) -> list[Line2D]:
+        """That of pictures with one arm each, all of them with `base` behind."""
+        if base not in self.arms:
+            return self._keys()
+        return [*self._keys(), Line2D([], [], color=GREY, linewidth=0.9, label=f"{self.arms[base]}, in each")]
+
+    def _keys(self) -> list[Line2D]:
+        """The entries of the encodings."""
+        drawn: list[Line2D] = []
         marker, grey = (self.palette.marker(next(iter(self.arms))) if len(self.arms) == 1 else "o"), PLAIN
         plain = Style(grey, LINES[0], marker, FILLS[0])
         for slot, encoding in self.encodings.items():

@@ -232,6 +232,12 @@ class Comparison:
         return self.others.best
 
     @property
+    def of_base(self) -> tuple[float, float, float]:
+        """The method's cost over the base's, and the two ends of its 95 % interval: the inverse of `ratio`."""
+        low = 1 / self.high if math.isfinite(self.high) and self.high > 0 else 0.0
+        return 1 / self.ratio, low, 1 / self.low if self.low > 0 else math.inf
+
+    @property
     def verdict(self) -> Literal["less", "more", "equal"]:
         """Whether the method costs less or more than the base, beyond noise."""
         if self.low > 1 and self.bound != "at most":

@@ -32,6 +32,7 @@ TITLES = {
     "table": "Results",
     "matched-by-sampler": "Cost at equal quality, sampler by sampler",
     "matched": "Cost at equal quality",
+    "added-training": "What was added to the training, and what sampling costs at equal quality",
     "samplers": "Samplers",
     "ablations": "Ablations",
 }

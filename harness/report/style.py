@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import textwrap
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, wraps
 from typing import Any, ParamSpec
@@ -157,8 +158,7 @@ def shaded(colour: str, share: float) -> str:
 
 def column_figure(axes_height: float, legend: Sequence[Line2D] = (), title: str = "") -> tuple[Figure, Axes]:
     """A figure of column width with one axes and, below it, `legend` in as many columns as fit. Sizes in inches."""
-    longest = max((len(str(handle.get_label())) for handle in legend), default=0)
-    columns = max(1, min(len(legend), int((COLUMN - 0.1) / (0.42 + 0.052 * longest)))) if legend else 1
+    columns = _columns_of(legend)
     lines = -(-len(legend) // columns)
     below = 0.42 + (0.13 * lines + 0.08 if legend else 0)
     above = 0.2 if title else 0.08
@@ -167,18 +167,73 @@ def column_figure(axes_height: float, legend: Sequence[Line2D] = (), title: str 
     axes = figure.add_axes((0.5 / COLUMN, below / height, 1 - 0.58 / COLUMN, axes_height / height))
     if title:
         axes.set_title(title, loc="left", pad=3)
-    if legend:
-        figure.legend(
-            handles=list(legend),
-            loc="lower center",
-            ncols=columns,
-            borderaxespad=0.2,
-            handlelength=2.0,
-            columnspacing=1.0,
-            handletextpad=0.5,
-            labelspacing=0.25,
-        )
+    _put_legend(figure, legend, columns)
     return figure, axes
+
+
+def _columns_of(legend: Sequence[Line2D]) -> int:
+    """As many columns as fit."""
+    longest = max((len(str(handle.get_label())) for handle in legend), default=0)
+    return max(1, min(len(legend), int((COLUMN - 0.1) / (0.42 + 0.052 * longest)))) if legend else 1
+
+
+def _put_legend(figure: Figure, legend: Sequence[Line2D], columns: int) -> None:
+    if not legend:
+        return
+    figure.legend(
+        handles=list(legend),
+        loc="lower center",
+        ncols=columns,
+        borderaxespad=0.2,
+        handlelength=2.0,
+        columnspacing=1.0,
+        handletextpad=0.5,
+        labelspacing=0.25,
+    )
+
+
+PICTURE_LETTERS = 32
+"""Letters of the title of a small picture in one line."""
+
+
+def small_multiples(titles: Mapping[str, str], legend: Sequence[Line2D] = ()) -> tuple[Figure, dict[str, Axes]]:
+    """A figure of column width with one small axes per title, two beside each other, and `legend` below. In inches."""
+    columns, left, right, gap, tall = _columns_of(legend), 0.5, 0.08, 0.1, 0.85
+    wrapped = {key: "\n".join(textwrap.wrap(title, PICTURE_LETTERS)) for key, title in titles.items()}
+    keys = list(wrapped)
+    rows = [keys[i : i + 2] for i in range(0, len(keys), 2)]
+    heads = [0.06 + 0.11 * max(wrapped[key].count("\n") + 1 for key in row) for row in rows]
+    below = 0.42 + (0.13 * -(-len(legend) // columns) + 0.08 if legend else 0)
+    height = sum(heads) + tall * len(rows) + below
+    wide = (COLUMN - left - right - gap) / 2
+    figure, top = Figure(figsize=(COLUMN, height)), height
+    pictures: dict[str, Axes] = {}
+    for row, head in zip(rows, heads, strict=True):
+        top -= head + tall
+        for place, key in enumerate(row):
+            place_left = left + place * (wide + gap)
+            axes = figure.add_axes((place_left / COLUMN, top / height, wide / COLUMN, tall / height))
+            axes.set_title(wrapped[key], loc="left", pad=2, fontsize=6.5, linespacing=1.0)
+            pictures[key] = axes
+    _put_legend(figure, legend, columns)
+    return figure, pictures
+
+
+def label_outside(figure: Figure, pictures: Sequence[Axes]) -> None:
+    """Leave numbers and labels of axes that are alike to the outermost of :func:`small_multiples`, and the label of the
+    vertical axes to one beside them all."""
+    for i, axes in enumerate(pictures):
+        if i + 2 < len(pictures):
+            axes.set_xlabel("")
+            axes.tick_params(labelbottom=False)
+        if i % 2:
+            axes.tick_params(labelleft=False)
+    boxes = [axes.get_position() for axes in pictures]
+    middle = (max(box.y1 for box in boxes) + min(box.y0 for box in boxes)) / 2
+    size = matplotlib.rcParams["axes.labelsize"]
+    figure.text(0.02, middle, pictures[0].get_ylabel(), rotation=90, va="center", ha="left", fontsize=size)
+    for axes in pictures:
+        axes.set_ylabel("")
 
 
 def log_axis(axes: Axes, which: str) -> None:

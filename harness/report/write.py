@@ -13,7 +13,8 @@ import pandas as pd
 
 from harness.errors import StoreError
 from harness.files import write_atomically
-from harness.report.bought import ADDED_FIGURE, added_note, bought
+from harness.report.added_table import added_table
+from harness.report.bought import ADDED_FIGURE, added_any, added_note, bought
 from harness.report.cells_file import cells_json
 from harness.report.frontier import Comparison
 from harness.report.headline import Headline, Roles, comparisons, headline, roles
@@ -179,6 +180,8 @@ def report_tables(panel: Panel, options: ReportOptions) -> list[Table]:
         tables.append(matched_table(panel, _pairs(panel, who), "matched", who.family, command))
         by_sampler = _pairs(panel, who, by_sampler=True)
         tables.append(matched_table(panel, by_sampler, "matched-by-sampler", who.family, command))
+        points = bought(panel, options.base, options.subject)
+        tables += [added_table(panel, points, command)] if added_any(points) else []
     tables += [sampler_table(panel), ablation_table(panel, options.kinds)]
     return [table for i, table in enumerate(tables) if i == 0 or len(table.text)]
 

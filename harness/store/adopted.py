@@ -32,8 +32,9 @@ class StoreWith(Store):
         return self.weights if training == self.training else super().weights_path(training)
 
 
-def check_adoptable(store: Store, training: str, weights: Path) -> None:
-    """Raise :class:`StoreError` where `weights` cannot be those of `training` in the results."""
+def check_adoptable(store: Store, training: str, weights: Path, named: Path | None = None) -> None:
+    """Raise :class:`StoreError` where `weights`, which a person has `named`, cannot be those of `training` in the
+    results."""
     digest = file_sha256(weights)
     record = training_record_in(weights.parent, training)
     if record is not None and record.weights_sha256 not in (None, digest):
@@ -42,7 +43,7 @@ def check_adoptable(store: Store, training: str, weights: Path) -> None:
         return
     if file_sha256(store.weights_path(training)) != digest:
         raise StoreError(
-            f"{weights}: {store.root} has training {training} already, with other weights; take those "
+            f"{named or weights}: {store.root} has training {training} already, with other weights; take those "
             f"(harness adapt training:{training}), or keep these apart with --results FOLDER"
         )
 

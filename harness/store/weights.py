@@ -54,6 +54,17 @@ def load_facts(path: Path, training: str | None = None) -> dict[str, str]:
         return _facts(path, file.metadata(), training)
 
 
+def load_bare(path: Path) -> dict[str, Tensor] | None:
+    """The tensors, on the CPU, of a safetensors file that says nothing of any training; None for one of this project.
+
+    Raises as :func:`load_tensors` does.
+    """
+    with _opened(path) as file:
+        if FORMAT in (file.metadata() or {}):
+            return None
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+
+
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     """A hash of the names, types, shapes and bytes of `tensors`, on any device."""
     digest = hashlib.sha256()

@@ -27,6 +27,7 @@ from models.methods.uvit_settings import (
     LevelKind,
     UViTSettings,
     UViTTraining,
+    check_edm_keys,
     uvit_config,
 )
 
@@ -133,7 +134,12 @@ class DualRateMethod(Method):
     def check(self, config: Configuration) -> None:
         if config.diffusion.preconditioning == "edm":
             raise ValueError("diffusion.preconditioning: edm is a single_rate baseline")
-        frozen, train = is_frozen(config), config.train
+        frozen, train, model = is_frozen(config), config.train, config.model
+        if model.context_levels == "output" and model.context_channels is not None:
+            raise ValueError(
+                "model.context_channels: with model.context_levels: output no features are projected; leave it out"
+            )
+        check_edm_keys(config)
         if config.sample.denoise_at_refresh is False and not has_head(config):
             raise ValueError(
                 "sample.denoise_at_refresh: false needs an encoder with an estimate of its own; set "

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, field_validator
 
 from models.methods.base import Configuration, ImageShape, Method, PositiveInt, Settings
-from models.methods.uvit_settings import UViTSettings, UViTTraining, uvit_config
+from models.methods.uvit_settings import UViTSettings, UViTTraining, check_edm_keys, uvit_config
 from models.refresh import KEYS as REFRESH_KEYS
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class SingleRateMethod(Method):
 
     def check(self, config: Configuration) -> None:
         sample, levels = config.sample, len(config.model.levels)
+        check_edm_keys(config)
         refreshing = [key for key in REFRESH_KEYS if getattr(sample, key) is not None]
         if sample.cache_from_level is None:
             if sample.cache_order is not None:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from models.methods.base import ImageShape, PositiveInt, Probability, Settings
+from models.limits import LOG_SIGMA_MEAN, LOG_SIGMA_STD
+from models.methods.base import Configuration, ImageShape, PositiveInt, Probability, Settings
 
 if TYPE_CHECKING:
     from models.uvit import UViTConfig
@@ -74,6 +75,21 @@ class UViTTraining(Settings):
     checkpoint_activations: bool = Field(
         False, description="recompute activations in the backward pass: less memory, a third more compute"
     )
+
+
+EDM_KEYS = {"log_sigma_mean": LOG_SIGMA_MEAN, "log_sigma_std": LOG_SIGMA_STD}
+"""The keys of the section `diffusion` that EDM's preconditioning alone reads, each with its default.
+
+Not `sigma_data`: a dual-rate network's preconditioning reads it too, and shares the section with what it starts from.
+"""
+
+
+def check_edm_keys(config: Configuration) -> None:
+    """Raise ValueError where a key of EDM's is set that nothing reads."""
+    diffusion = config.diffusion
+    for key, default in EDM_KEYS.items():
+        if diffusion.preconditioning != "edm" and getattr(diffusion, key) != default:
+            raise ValueError(f"diffusion.{key}: nothing reads it without diffusion.preconditioning: edm; leave it out")
 
 
 def uvit_config(model: Any, images: ImageShape, recompute: bool, scale: float = 1.0, **changes: Any) -> UViTConfig:

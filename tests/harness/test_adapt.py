@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -237,6 +237,58 @@ def test_an_older_file_is_known_by_what_lies_beside_it_or_by_the_file_that_train
     shutil.copy(old, folder / "weights.safetensors")
     (folder / "config.json").write_text(json.dumps(plain), encoding="utf-8")
     assert adapt(folder, "--dry-run", results=results)["base_training"] == base.training
+
+
+def bare(base: Made, folder: Path, **changed: Tensor) -> Path:
+    """The weights as another project writes them: tensors by name, and nothing else."""
+    path = folder / "bare.safetensors"
+    save_file(load_file(base.weights) | changed, path)
+    return path
+
+
+def test_weights_that_say_nothing_are_what_the_configuration_says(base: Made, tmp_path: Path) -> None:
+    """They become the training of the configuration, as they are; it is said that nothing vouches for them."""
+    results, weights = tmp_path / "results", bare(base, tmp_path)
+    plain = as_plain(parse_experiment(json.loads(load_facts(base.weights)["config"]), "weights"))
+    one = tmp_path / "one.yaml"
+    one.write_text(json.dumps(plain), encoding="utf-8")
+    message = refused(weights, results=results)
+    assert "bare.safetensors: says nothing of what has made it" in message and "--config FILE, with --arm" in message
+    told = adapt(weights, "--config", one, *SMALL, results=results)
+    assert told["failures"] == {} and told["base_training"] == base.training and told["base_is_vouched_for"] is False
+    made = Store(results).weights_path(base.training)
+    assert all(load_file(made)[name].equal(value) for name, value in load_file(weights).items())
+    assert load_facts(made, base.training)["origin"] == "not known"
+    again = adapt(weights, "--config", one, *SMALL, results=results)
+    assert again["base_training"] == base.training
+    asked = ["adapt", weights, "--config", one, *SMALL, "--results", results, "--cluster", "inline", "--dry-run"]
+    said = " ".join(CliRunner().invoke(app, [str(word) for word in asked]).output.split())
+    assert "nothing in it vouches for where it comes from" in said and base.training in said
+    assert adapt(base.weights, "--dry-run", results=tmp_path / "own")["base_is_vouched_for"] is True
+
+
+def test_weights_that_say_nothing_must_fit_and_have_one_training(base: Made, tmp_path: Path) -> None:
+    results, weights = tmp_path / "results", bare(base, tmp_path)
+    plain = as_plain(parse_experiment(json.loads(load_facts(base.weights)["config"]), "weights"))
+    sections = {key: value for key, value in plain.items() if key != "seed"}
+    (tmp_path / "wide.yaml").write_text(json.dumps({**plain, "model": {**plain["model"], "width": 16}}))
+    message = refused(weights, "--config", tmp_path / "wide.yaml", results=results)
+    assert "bare.safetensors: does not fit: " in message and "there: in the file" in message
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text(json.dumps({"name": "s", "base": sections, "arms": {"small": {}}, "seeds": [0, 4]}))
+    message = refused(weights, "--config", sweep, "--arm", "small", results=results)
+    assert "arm 'small' has 2 trainings, and the weights do not say of which they are" in message
+    assert "choose one with --arm; choices: small" in refused(weights, "--config", sweep, results=results)
+    sweep.write_text(json.dumps({"name": "s", "base": sections, "arms": {"small": {}}, "seeds": [0]}))
+    words = [weights, "--config", sweep, "--arm", "small", "--dry-run"]
+    assert adapt(*words, results=results)["base_training"] == base.training
+    name = next(iter(load_file(weights)))
+    nothing = bare(base, tmp_path, **{name: load_file(weights)[name] * float("nan")})
+    message = refused(nothing, "--config", sweep, "--arm", "small", results=results)
+    assert f"bare.safetensors: {name} has numbers that are not finite" in message
+    other = bare(base, tmp_path, **{name: load_file(base.weights)[name] + 1})
+    message = refused(other, "--config", sweep, "--arm", "small", results=base.store.root)
+    assert f"bare.safetensors: {base.store.root} has training {base.training} already, with other weights" in message
 
 
 IMAGES: dict[str, Any] = {

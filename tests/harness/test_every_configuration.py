@@ -89,8 +89,8 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
         "diffusion.preconditioning": "edm" if edm else "none",
         "diffusion.loss_bias": draw(st.floats(-10, 10)),
         "diffusion.sigma_data": draw(st.sampled_from([0.01, 0.5, 3.0])),
-        "diffusion.log_sigma_mean": draw(st.floats(-3, 3)),
-        "diffusion.log_sigma_std": draw(st.floats(0.1, 2)),
+        "diffusion.log_sigma_mean": draw(st.floats(-3, 3)) if edm else None,
+        "diffusion.log_sigma_std": draw(st.floats(0.1, 2)) if edm else None,
         "train.steps": draw(SMALL),
         "train.batch": batch,
         "train.accumulate": draw(st.sampled_from([n for n in range(1, batch + 1) if batch % n == 0])),
@@ -163,8 +163,8 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
     if labelled and draw(st.booleans()):
         values["sample.guidance"] = draw(st.sampled_from([0.0, 1, 3.0]))
         values["sample.guidance_interval"] = draw(maybe(rising(0.0, 100.0)))
-    if not dual and not cached and draw(st.integers(0, 3)) == 0:  # the first steps by the very network of the others
-        values |= {"sample.stitch": "only", "sample.stitch_share": draw(SHARE)}
+    if not dual and not cached and draw(st.integers(0, 3)) == 0:
+        values |= {"sample.stitch": SECOND, "sample.stitch_share": draw(SHARE)}
     values["measure.weights"] = None
     return {key: value for key, value in values.items() if value is not None or key == "train.gradient_clip"}
 
@@ -190,7 +190,7 @@ def dual_rate_keys(draw: st.DrawFn, levels: int) -> dict[str, Any]:
         "model.light_width": draw(maybe(st.sampled_from([0.01, 0.5, 1, 3.0]))),
         "model.light_blocks": draw(maybe(st.just([1] * levels))),
         "model.light_levels": draw(maybe(st.lists(LEVEL, min_size=levels, max_size=levels))),
-        "model.context_channels": draw(maybe(st.integers(1, 9))),
+        "model.context_channels": None if context == "output" else draw(maybe(st.integers(1, 9))),
         "model.context_levels": context,
         "model.context_entry": draw(st.sampled_from([None, "level", "block"])),
         "train.context_dropout": draw(maybe(SHARE)),
@@ -202,10 +202,15 @@ def dual_rate_keys(draw: st.DrawFn, levels: int) -> dict[str, Any]:
 
 START = "start"
 """The arm that a drawn training starts from: a single network."""
+SECOND = "second"
+"""The arm whose network runs the first steps of a stitched sampling: as the drawn one, but trained at another rate."""
 
 
 def arms_of(values: dict[str, Any]) -> dict[str, Any]:
-    """The one arm that is drawn, and what it starts from, if it starts from something."""
+    """The one arm that is drawn, and what it starts from or is stitched to, if there is such."""
+    if values.get("sample.stitch") == SECOND:
+        alone = {"sample.stitch": None, "sample.stitch_share": None, "train.learning_rate": 1e-4}
+        return {"only": {}, SECOND: {"cells": False, "set": alone}}
     if values.get("train.start") != START:
         return {"only": {}}
     of_dual = own_keys()["dual_rate"].keys() - own_keys()["single_rate"].keys()

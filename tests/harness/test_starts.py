@@ -18,14 +18,15 @@ from harness.cli.app import app
 from harness.config.schema import as_plain, parse_experiment
 from harness.data import open_data
 from harness.dispatch.checks import check_starts
-from harness.dispatch.local import describe, run_inline
+from harness.dispatch.labels import describe
+from harness.dispatch.local import run_inline
 from harness.dispatch.plan import Plan, plan
 from harness.dispatch.sweep import Sweep, load_experiment, load_sweep
 from harness.engine import jobs, spent
 from harness.engine.build import build_model
 from harness.engine.distributed import current_ranks
 from harness.engine.estimate import network_costs_of
-from harness.engine.inherited import inherited_cost
+from harness.engine.inherited import cost_beside, inherited_cost
 from harness.engine.start import load_start
 from harness.engine.train import _batches, build_training, optimise
 from harness.errors import Blocked, ConfigError, DataError, Stopped, StoreError
@@ -528,6 +529,31 @@ def test_a_training_inherits_what_its_chain_has_cost(made: tuple[Sweep, Store]) 
     assert made_of.training_chain == last.inherited.trainings
     per_step, steps = record.compute.training_gmacs_per_step, record.compute.training_steps
     assert per_step and steps and per_step * steps == pytest.approx(own_gmacs(sweep, ids["last"]))
+
+
+def test_what_two_stitched_networks_have_both_come_from_is_paid_once(made: tuple[Sweep, Store]) -> None:
+    sweep, store = made
+    ids = by_arm(sweep)
+    own = {arm: own_gmacs(sweep, ids[arm]) for arm in ids}
+    inherited = {arm: store.read_training(ids[arm]).inherited or NOTHING_INHERITED for arm in ids}
+
+    def beside(training: str, before: InheritedCost, second: str) -> InheritedCost:
+        sample = {"stitch": f"training:{ids[second]}", "stitch_share": 0.5}
+        return cost_beside(store, parse_experiment({"sample": sample}, "test"), training, before)
+
+    # the second is what the first has started from: nothing more
+    assert beside(ids["last"], inherited["last"], "first") == inherited["last"]
+    # the second has started from the first
+    told = beside(ids["middle"], inherited["middle"], "last")
+    assert told.gmacs == pytest.approx(own["first"] + own["last"]) and len(told.trainings) == 3
+    # both have started from a third
+    told = beside("0123456789abcdef", inherited["middle"], "last")
+    assert told.gmacs == pytest.approx(own["first"] + own["middle"] + own["last"])
+    seconds = {arm: store.read_training(ids[arm]).seconds or 0.0 for arm in ids}
+    assert told.seconds == pytest.approx(seconds["first"] + seconds["middle"] + seconds["last"])
+    # they share nothing
+    told = beside("0123456789abcdef", NOTHING_INHERITED, "last")
+    assert told.gmacs == pytest.approx(own["first"] + own["middle"] + own["last"])
 
 
 def test_records_that_do_not_tell_what_they_inherit_are_added_up_from_the_configurations(

@@ -167,6 +167,11 @@ def test_arms_may_be_stitched_to_each_other_and_to_one_that_is_only_trained(tmp_
             "{set: {sample.stitch: several, sample.stitch_share: 0.5}}",
             r"sample\.stitch: arm 'several' has 2 trainings per seed, .* model\.width; name an arm that has one",
         ),
+        (
+            "{set: {sample.stitch: wrong, sample.stitch_share: 0.5}}",
+            r"'wrong': sample\.stitch: it is this very network, so that nothing changes; name the training of another",
+        ),
+        ("{set: {sample.stitch: base, sample.stitch_share: 0.5}}", r"sample\.stitch: it is this very network"),
     ],
 )
 def test_a_stitch_that_cannot_be_is_refused(tmp_path: Path, arm: str, message: str) -> None:
@@ -181,9 +186,8 @@ def test_a_stitch_that_cannot_be_is_refused(tmp_path: Path, arm: str, message: s
 
 def test_guidance_needs_label_dropout_of_both(tmp_path: Path) -> None:
     text = SWEEP.replace("head_width: 8}\n  train: {", "head_width: 8, class_conditional: true}\n  train: {")
-    text += (
-        "  guided: {set: {sample.stitch: base, sample.stitch_share: 0.5, sample.guidance: 2, train.label_dropout: 0.1}}"
-    )
+    keys = "sample.stitch: shrunk, sample.stitch_share: 0.5, sample.guidance: 2, train.label_dropout: 0.1"
+    text += f"  guided: {{set: {{{keys}}}}}"
     with pytest.raises(ConfigError, match=r"sample\.stitch names was trained without train\.label_dropout"):
         load_sweep(write(tmp_path, text))
     both = load_sweep(write(tmp_path, text.replace("steps: 4,", "steps: 4, label_dropout: 0.1,")))
@@ -332,6 +336,13 @@ def test_it_can_be_a_file(made: tuple[Sweep, Store], tmp_path: Path) -> None:
     weights.rename(moved)
     again = load_sweep(write(tmp_path, text.replace("light.safetensors", "moved.safetensors")))
     assert cells_of(again, "filed")[0.4].id == cell.id  # the content counts, not where it lies
+    own = tmp_path / "own.yaml"
+    narrow = "{set: {model.width: 4, model.head_width: 4, "
+    own.write_text(text.replace("light.safetensors", "moved.safetensors").replace("{set: {", narrow))
+    with pytest.raises(ConfigError, match=r"arm 'filed': sample\.stitch: it is this very network"):
+        load_sweep(own)
+    with pytest.raises(ConfigError, match=r"sample\.stitch: it is this very network"):
+        load_experiment(own, arm="filed")
     save_tensors(moved, load_tensors(moved)[0], "0123456789abcdef")
     with pytest.raises(ConfigError, match=r"has no configuration in it, .* name the arm that trains it"):
         load_sweep(write(tmp_path, text.replace("light.safetensors", "moved.safetensors")))

@@ -10,6 +10,7 @@ from harness.config.schema import parse_experiment
 from harness.dispatch.sweep import load_experiment, load_sweep
 from harness.errors import ConfigError
 from harness.store.identity import identify
+from models.limits import LOG_SIGMA_MEAN
 from tests.harness.tiny_experiments import model_of
 
 
@@ -68,6 +69,31 @@ def test_like_inherits_an_arm_and_extends_a_file(tmp_path: Path) -> None:
     assert arms == {"dual-rate", "wide"}
     wide = [c.experiment for c in sweep.cells.values() if c.rows[0][0] == "wide"]
     assert {(model_of(e).width, model_of(e).light_width, e.seed, e.train.steps) for e in wide} == {(32, 1.0, 3, 7)}
+
+
+def test_an_arm_of_a_file_that_extends_another_changes_only_the_keys_that_it_sets(tmp_path: Path) -> None:
+    """Nested or dotted, null for what is left unset; its grid is the child's own."""
+    write(
+        tmp_path,
+        "name: p\nbase: {model: {width: 16}}\narms:\n  a:\n    label: A\n"
+        "    set: {model: {kind: dual_rate, light_width: 0.25}, train.steps: 9, sample.refreshes: 2}\n"
+        "    grid: {sample.steps: [4, 8], sample.sampler: [ddim]}\n",
+        "parent.yaml",
+    )
+    child = write(
+        tmp_path,
+        "name: c\nextends: parent.yaml\narms:\n  a:\n"
+        "    set: {model.light_width: 0.75, sample: {refreshes: null, refresh_interval: 4}}\n"
+        "    grid: {sample.steps: [16]}\n",
+    )
+    sweep = load_sweep(child)
+    (cell,) = sweep.cells.values()
+    experiment, model = cell.experiment, model_of(cell.experiment)
+    assert (model.kind, model.width, model.light_width) == ("dual_rate", 16, 0.75)
+    sample = experiment.sample
+    assert (experiment.train.steps, sample.refreshes, sample.refresh_interval) == (9, None, 4)
+    assert experiment.sample.sampler == "ancestral" and cell.rows == [("a", {"sample.steps": 16})]
+    assert sweep.config.arms["a"].label == "A"
 
 
 def test_id_covers_what_changes_figures_and_nothing_else() -> None:
@@ -193,7 +219,26 @@ BAD_ARMS = {
         "set: {sample.cache_from_level: 1, sample.refreshes: 2, sample.cache_order: 2}",
         r"sample\.cache_order: .*2",
     ),
+    "channels of features that are not handed on": (
+        "set: {model.kind: dual_rate, sample.refreshes: 2, model.context_levels: output, model.context_channels: 8}",
+        r"model\.context_channels: with model\.context_levels: output no features are projected; leave it out",
+    ),
+    "EDM's times without EDM": (
+        "set: {model.kind: dual_rate, sample.refreshes: 2, model.preconditioning: input, diffusion.log_sigma_std: 1}",
+        r"diffusion\.log_sigma_std: nothing reads it without diffusion\.preconditioning: edm; leave it out",
+    ),
 }
+READ_ARMS = (
+    "{diffusion.preconditioning: edm, diffusion.sigma_data: 0.75, diffusion.log_sigma_std: 1}",
+    "{model.kind: dual_rate, sample.refreshes: 2, model.preconditioning: conditional, diffusion.sigma_data: 0.75}",
+    "{model.kind: dual_rate, sample.refreshes: 2, model.context_levels: last, model.context_channels: 8}",
+    f"{{diffusion.log_sigma_mean: {LOG_SIGMA_MEAN}}}",
+)
+
+
+@pytest.mark.parametrize("keys", READ_ARMS)
+def test_a_key_is_taken_where_something_reads_it(keys: str, tmp_path: Path) -> None:
+    assert load_sweep(write(tmp_path, f"name: s\narms:\n  a: {{set: {keys}}}\n")).cells
 
 
 @pytest.mark.parametrize("case", BAD_ARMS)

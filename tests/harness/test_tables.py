@@ -23,7 +23,8 @@ from harness.config import methods
 from harness.config.schema import as_plain
 from harness.data import open_data
 from harness.dispatch.checks import check_starts
-from harness.dispatch.local import describe, run_inline
+from harness.dispatch.labels import describe
+from harness.dispatch.local import run_inline
 from harness.dispatch.plan import plan, save_experiments
 from harness.dispatch.progress import WorkClock
 from harness.dispatch.slurm.arrays import After, lay_out
@@ -32,7 +33,7 @@ from harness.dispatch.sweep import Sweep, load_sweep
 from harness.engine import jobs
 from harness.engine.build import build_model, build_schedule
 from harness.engine.estimate import network_costs_of, table_gmacs
-from harness.engine.tables import IMAGES, _chosen_images
+from harness.engine.tables import IMAGES, _chosen_images, seconds_of_table
 from harness.errors import Blocked, ConfigError, Stopped
 from harness.files import file_sha256
 from harness.store.kinds import counted
@@ -101,6 +102,25 @@ def invoke(*words: object, status: int = 0) -> str:
     done = CliRunner().invoke(app, [str(word) for word in words])
     assert done.exit_code == status, (done.output, done.exception)
     return done.stdout
+
+
+# What was paid.
+
+
+def test_measuring_the_table_is_paid_for_by_those_that_need_it(made: tuple[Sweep, Store]) -> None:
+    """By hand: the network runs forward once for each of the levels of noise and each of the images."""
+    sweep, store = made
+    arms, table = by_arm(sweep), table_in(sweep)
+    first, second = (store.read_training(arms[arm].id) for arm in ("first", "second"))
+    (count,) = network_costs_of(sweep.trainings[arms["first"].id].experiment).values()
+    train = sweep.trainings[arms["first"].id].experiment.train
+    assert second.inherited is not None and second.inherited.gmacs == pytest.approx(
+        (3 * train.steps * train.batch + LEVELS * IMAGES) * count.gmacs
+    )
+    seconds = seconds_of_table(store, table.id)
+    assert seconds is not None and seconds > 0 and first.seconds is not None
+    assert second.inherited.seconds == pytest.approx(first.seconds + seconds)
+    assert second.inherited.trainings == (arms["first"].id,)
 
 
 # What needs what.

@@ -208,6 +208,42 @@ def test_compute_and_time_are_drawn_for_each_network(ran: Rows) -> None:
     assert png(bought_figure(panel, points[:2])) != png(bought_figure(panel, points))
 
 
+def test_the_table_prints_the_figure_s_points_with_their_intervals(ran: Rows, report: Report) -> None:
+    """What is said of an arm elsewhere can be read off a report: what it added, and both costs over the base's."""
+    lines = (report.folder / "added-training.md").read_text().splitlines()
+    points = bought(only(ran, *ARMS), "base", "adapted")
+    for point, line in zip(points, lines[-len(points) :], strict=True):
+        compute, time = point.compute, point.shown_time
+        assert compute is not None
+        added, told, timed = (cell.strip() for cell in line.split("|")[2:5])
+        assert added == f"{100 * point.added:.3g} %"
+        assert told.startswith(f"{1 / compute.ratio:.2f} ({1 / compute.high:.2f} to {1 / compute.low:.2f}")
+        assert timed == "–" if time is None else timed.startswith(f"{1 / time.ratio:.2f} (")
+    values = pd.read_csv(report.folder / "added-training.csv")
+    assert values["training_added"].tolist() == pytest.approx([point.added for point in points], rel=1e-5)
+    assert values["arm"].tolist() == [point.arm for point in points]
+    page = (report.folder / "index.html").read_text()
+    assert page.count("What was added to the training, and what sampling costs at equal quality") == 1
+
+
+def test_there_is_no_table_of_added_training_where_none_was_added(ran: Rows, tmp_path: Path) -> None:
+    report = write_report("paid", "Paid", [row for row in ran if row["arm"] in ("base", "cached")], tmp_path, OPTIONS)
+    assert not any(name.startswith("added-training") for name in report.files)
+
+
+def test_the_table_says_what_is_left_out_and_who_falls_short(ran: Rows, tmp_path: Path) -> None:
+    def worse(record: dict[str, Any]) -> None:
+        record["time"].update(trusted=False, reasons=["it was busy"])
+        for seed in record["quality"]["per_seed"]:
+            seed["values"]["frechet"] *= 1.5
+
+    write_report("paid", "Paid", changed(ran, "anew", worse), tmp_path, OPTIONS)
+    *head, anew = (tmp_path / "added-training.md").read_text().splitlines()
+    _, name, _, compute, time, *_ = (cell.strip() for cell in anew.split("|"))
+    assert name == "anew" and "\\*" in compute and time == "–"
+    assert "Times that cannot be trusted are left out: " in head[0]
+
+
 def test_times_that_are_not_to_be_trusted_are_not_drawn(ran: Rows) -> None:
     rows = changed(ran, "base", lambda record: record["time"].update(trusted=False, reasons=["it was busy"]))
     panel = only(rows, *ARMS)

@@ -18,9 +18,9 @@ from PIL import Image
 
 from harness.report import ReportOptions, figure_list, load_options
 from harness.report.figure_list import report_figures
-from harness.report.figures import against_figure, figure_keys, frontier_figure, sample_figure
+from harness.report.figures import MOST_TOGETHER, against_figure, figure_keys, frontier_figure, sample_figure
 from harness.report.panel import Panel
-from harness.report.reported import of_data, read_reported, reported_figure
+from harness.report.reported import GREY, of_data, read_reported, reported_figure
 from harness.report.style import (
     COLOURS,
     COLUMN,
@@ -305,3 +305,29 @@ def test_a_person_adds_a_figure_to_the_list(monkeypatch: pytest.MonkeyPatch, tmp
     report = write_report("r", "", [cell("base", {"sample.steps": steps}) for steps in (4, 8)], tmp_path)
     assert {"mine.png", "mine.pdf"} <= set(report.files)
     assert "My own." in (tmp_path / "index.html").read_text(encoding="utf-8")
+
+
+def test_many_arms_have_a_picture_each_with_the_base_behind() -> None:
+    """All on the same axes, so that they can be held against each other; few arms stay together."""
+    arms = ["base", *(f"arm {i}" for i in range(MOST_TOGETHER))]
+    rows = [
+        cell(arm, {"sample.sampler": sampler, "sample.steps": steps}, frechet=(i + 1) * 8 / steps, label=arm)
+        for i, arm in enumerate(arms)
+        for sampler in ("ddim", "heun")
+        for steps in ((4, 8, 16) if arm == "base" else (8, 16))
+    ]
+    (panel,) = panels(rows, arms)
+    figure = against_figure(panel, "sample.steps")
+    assert [axes.get_title(loc="left") for axes in figure.axes] == arms[1:]
+    for i, axes in enumerate(figure.axes, start=1):
+        lines = [line for line in axes.get_lines() if len(np.asarray(line.get_xdata())) > 1]
+        grey, own = ([line for line in lines if (line.get_color() == GREY) is behind] for behind in (True, False))
+        assert [np.nanmax(np.asarray(line.get_ydata())) for line in grey] == [2.0, 2.0]
+        assert [np.nanmax(np.asarray(line.get_ydata())) for line in own] == [(i + 1) * 1.0] * 2
+        low, high = axes.get_xlim()
+        assert low < 4 and high > 16
+    assert len({(axes.get_xlim(), axes.get_ylim()) for axes in figure.axes}) == 1
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts == ["ddim", "heun", "base, in each"]
+    (few,) = panels([row for row in rows if row["arm"] != arms[-1]], arms[:-1])
+    assert len(against_figure(few, "sample.steps").axes) == 1

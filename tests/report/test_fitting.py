@@ -112,3 +112,23 @@ def test_the_quickstarts_table_fits_eighty_letters_with_costs(tmp_path: Path) ->
     lines = printed(written(quickstart(), tmp_path), 80)
     head = " ".join(lines[: next(i for i, line in enumerate(lines) if set(line) == {"─"})])
     assert "GMACs/" in head and "steps" in head and "sampler" in head
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_no_two_rows_look_alike_for_want_of_room(width: int) -> None:
+    """What tells rows apart stays, whatever else goes: a number of refreshes, a varied key, the end of a name."""
+    columns = ["method", "sampler", "steps", "refreshes", "train.steps", "width", "FD-digits", "GMACs/image", "s/image"]
+    name, figures = "adapted, with a long name of its own,", ["0.982 ± 0.15†‡", "0.0904", "0.00366"]
+    rows = [
+        [f"{name} {share} %", sampler, "16", refreshes, steps, "32", *figures]
+        for share in (25, 50)
+        for sampler in ("ddim", "dpmpp_2m")
+        for refreshes in ("4", "8")
+        for steps in ("100", "1000")
+    ]
+    out = Console(file=io.StringIO(), width=200, color_system=None)
+    out.print(fitted(columns, rows, "FD-digits", width)[0])
+    assert isinstance(out.file, io.StringIO)
+    lines = [line.rstrip() for line in out.file.getvalue().splitlines() if "±" in line]
+    assert max(map(cell_len, lines)) <= width
+    assert len(set(lines)) == len(lines) == len(rows)

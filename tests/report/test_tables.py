@@ -279,3 +279,16 @@ def test_a_forecast_cache_is_another_method_than_one_that_reuses() -> None:
     table = sampler_table(panels(rows)[0]).values
     ratios = table[table["other"] == "× ancestral"].set_index("method")["ddim"]
     assert ratios.to_dict() == {"cached": 0.75, "forecast": 0.5}
+
+
+def test_an_interval_that_is_no_whole_number_has_two_decimals() -> None:
+    """Of 3 refreshes in 5 steps, 3 in 7, 4 in 6 and 4 in 8, and of a row without a result."""
+    rows = [
+        cell("dual", {"sample.steps": steps, "sample.refreshes": refreshes}, fixed=DUAL)
+        for steps, refreshes in ((5, 3), (7, 3), (6, 4), (8, 4))
+    ]
+    rows.append(missing("dual", {"sample.steps": 10, "sample.refreshes": 6}))
+    (panel,) = panels(rows)
+    table = main_table(panel, None)
+    shown = dict(zip(table.text["steps"], table.text["interval"], strict=True))
+    assert shown == {"5": "1.67", "6": "1.5", "7": "2.33", "8": "2", "10": "1.67"}

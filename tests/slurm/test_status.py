@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.cli.hints import Asked
+from harness.cli.status import hints, summary_line
 from harness.dispatch import status as status_module
 from harness.dispatch.plan import plan
 from harness.dispatch.slurm.queue import Job, Queue, expand
@@ -193,6 +195,39 @@ def test_done_is_the_last_word(sweep: Running, submission: Submission, training:
     store.set_state(training, state="failed", job="1", error="x")
     status = read(jobs(Job("1", "t", "FAILED")))
     assert status.rows[sweep.cells[0]].state == "done" and not status.is_complete
+
+
+def test_a_training_whose_cells_are_all_done_is_not_missing(sweep: Running, read: Read, training: Target) -> None:
+    """Its weights may be removed to save room: no run would make them again, nor is it told as far as it came."""
+    for cell in sweep.cells:
+        sweep.store.cell_path(cell.id).parent.mkdir(parents=True, exist_ok=True)
+        sweep.store.cell_path(cell.id).write_text("{}")
+    sweep.store.set_state(training, state="done", progress=[30, 30])
+    status = read(Queue({}))
+    row = status.rows[training]
+    assert told(row) == ("unneeded", "all that needs it is done") and row.progress is None
+    assert status.is_complete and summary_line(status) == "trainings: 1 unneeded; cells: 2 done"
+    assert not any("missing" in line for line in hints(status, Asked(sweep.file)))
+
+
+def test_what_is_missing_is_not_told_as_far_as_a_result_that_is_gone(
+    sweep: Running, read: Read, training: Target, cell: Target
+) -> None:
+    sweep.store.set_state(training, state="done", progress=[30, 30])
+    sweep.store.set_state(cell, state="waiting", progress=[12, 32])
+    rows = read(Queue({})).rows
+    assert told(rows[training]) == ("missing", "its result was there and is gone") and rows[training].progress is None
+    assert told(rows[cell]) == ("missing", "") and rows[cell].progress == (12, 32)
+
+
+def test_what_was_stopped_between_its_last_step_and_its_result_says_so(
+    sweep: Running, read: Read, cell: Target
+) -> None:
+    """All images are drawn and kept, and not yet measured."""
+    sweep.store.set_state(cell, state="waiting", progress=[32, 32])
+    row = read(Queue({})).rows[cell]
+    assert told(row) == ("missing", "stopped with all images made, before its result was written")
+    assert row.progress == (32, 32)
 
 
 def test_who_cancelled_it_is_told(submission: Submission, training: Target, cell: Target, read: Read) -> None:

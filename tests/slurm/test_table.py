@@ -9,7 +9,7 @@ from rich.console import Console
 
 from harness.cli.hints import Asked
 from harness.cli.status import COLUMNS, hints, table_of
-from harness.dispatch.local import describe
+from harness.dispatch.labels import describe
 from harness.dispatch.status import Row, SweepStatus
 from harness.store.store import Target
 from tests.slurm.sweeping import Running

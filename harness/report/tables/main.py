@@ -124,6 +124,11 @@ def _values(row: Row, distance: Distance | None, table: MainTable) -> dict[str, 
     }
 
 
+def _steps(interval: float | None) -> str:
+    """``4``, or ``1.67`` where refreshes are spread over steps that they do not divide: the average."""
+    return DASH if interval is None else f"{interval:.2f}".rstrip("0").rstrip(".")
+
+
 def _text(row: Row, distance: Distance | None, table: MainTable) -> dict[str, str]:
     panel = table.panel
     return {
@@ -131,7 +136,7 @@ def _text(row: Row, distance: Distance | None, table: MainTable) -> dict[str, st
         "sampler": row.sampler,
         "steps": show(row.steps),
         "refreshes": show(row.refreshes),
-        "interval": show(row.interval),
+        "interval": _steps(row.interval),
         **{table.kinds.get(key, short(key)): show(row.setting(key)) for key in table.extra},
         panel.distance: _marked(row, distance, table),
         "seeds": f"{distance.trainings}×{distance.samplings}" if distance else DASH,
