@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness.config.schema import Experiment, parse_experiment
@@ -15,6 +16,8 @@ from harness.store.identity import (
     start_training,
     stitched_file,
     stitched_training,
+    teacher_file,
+    teacher_training,
 )
 from harness.store.records import NOTHING_INHERITED, InheritedCost, training_record_in
 from harness.store.store import Store
@@ -26,17 +29,19 @@ UNKNOWN = InheritedCost()
 
 
 def inherited_cost(store: Store, experiment: Experiment) -> InheritedCost:
-    """What the training of `experiment` inherits from the one that it starts from; nothing where it starts from random
-    weights. What no record tells is None. Where it needs a table that is measured of that one, this is paid for, too.
+    """What the training of `experiment` inherits from the one that it starts from, and from that of a teacher; nothing
+    where it starts from random weights. What no record tells is None. Where it needs a table that is measured of what
+    it starts from, this is paid for, too.
 
     A file of weights is known by the record of the training that wrote it, beside it or in the store, if it is still
     what that training wrote.
     """
     start = _cost_of_named(store, start_training(experiment), start_file(experiment))
-    if start_table(experiment) is None:
-        return start
-    gmacs, seconds = _cost_of_table(store, experiment)
-    return start.model_copy(update={"gmacs": _sum(start.gmacs, gmacs), "seconds": _sum(start.seconds, seconds)})
+    if start_table(experiment) is not None:
+        gmacs, seconds = _cost_of_table(store, experiment)
+        start = start.model_copy(update={"gmacs": _sum(start.gmacs, gmacs), "seconds": _sum(start.seconds, seconds)})
+    teacher = _cost_of_named(store, teacher_training(experiment), teacher_file(experiment))
+    return _together(store, start, teacher, start.trainings)
 
 
 def _cost_of_table(store: Store, experiment: Experiment) -> tuple[float | None, float | None]:
@@ -57,9 +62,14 @@ def cost_beside(store: Store, experiment: Experiment, training: str, inherited: 
     """`inherited` by `training`, the experiment's own, and what the training of the network that ``sample.stitch``
     names took, which a stitched sampling needs as much. What both have come from is counted once."""
     second = _cost_of_named(store, stitched_training(experiment), stitched_file(experiment))
-    shared = next((one for one in second.trainings if one in (training, *inherited.trainings)), None)
+    return _together(store, inherited, second, (training, *inherited.trainings))
+
+
+def _together(store: Store, first: InheritedCost, second: InheritedCost, paid: Sequence[str]) -> InheritedCost:
+    """Both costs, where the trainings `paid` are in the first already: what the two have in common is counted once."""
+    shared = next((one for one in second.trainings if one in paid), None)
     if shared is not None and shared == second.trainings[0]:
-        return inherited
+        return first
     if shared is not None:  # the second's chain goes on from there as the first one's does
         common = _cost_of(store, store.training_folder(shared), shared)
         second = second.model_copy(
@@ -69,9 +79,9 @@ def cost_beside(store: Store, experiment: Experiment, training: str, inherited: 
             }
         )
     return InheritedCost(
-        gmacs=_sum(inherited.gmacs, second.gmacs),
-        seconds=_sum(inherited.seconds, second.seconds),
-        trainings=tuple(dict.fromkeys((*inherited.trainings, *second.trainings))),
+        gmacs=_sum(first.gmacs, second.gmacs),
+        seconds=_sum(first.seconds, second.seconds),
+        trainings=tuple(dict.fromkeys((*first.trainings, *second.trainings))),
     )
 
 
