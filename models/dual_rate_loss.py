@@ -15,7 +15,7 @@ from models.limits import Pairing, check_pairs
 from models.method import RunNetwork, run_network
 from models.noise import Stream
 from models.objective import LossSettings, Randomness, drop_labels, sigmoid_weighted, weighted_error
-from models.process import alpha_sigma, bridge, diffuse, markov_step, per_image
+from models.process import bridge, deterministic_step, diffuse, markov_step
 
 States = Literal["bridge", "rollout"]
 Target = Literal["data", "encoder"]
@@ -139,14 +139,6 @@ def own_estimate(context: Context) -> Tensor:
     if context.anchor is None:
         raise ValueError("encoder_weight: the encoder has no head, so no estimate of its own")
     return context.anchor.x
-
-
-def deterministic_step(z: Tensor, x: Tensor, log_snr_t: Tensor, log_snr_s: Tensor) -> Tensor:
-    """DDIM's step: z_s = (σ_s/σ_t) z_t + (α_s − α_t σ_s/σ_t) x̂ [DDIM]; log-SNRs (B,)."""
-    alpha_t, sigma_t = alpha_sigma(log_snr_t)
-    alpha_s, sigma_s = alpha_sigma(log_snr_s)
-    z_coef = sigma_s / sigma_t
-    return per_image(z_coef, z) * z + per_image(alpha_s - alpha_t * z_coef, z) * x
 
 
 def noisy_pair(

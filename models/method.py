@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -26,6 +26,20 @@ class RunNetwork(Protocol):
 def run_network(name: str, function: Callable[..., Any], *inputs: Any) -> Any:
     """Run a network as it is."""
     return function(*inputs)
+
+
+def names_beside(networks: Sequence[str], role: str) -> dict[str, str]:
+    """What the networks of a model are called that has a `role` beside another model."""
+    return {name: role if len(networks) == 1 else f"{role} {name}" for name in networks}
+
+
+def run_as(run: RunNetwork, names: Mapping[str, str]) -> RunNetwork:
+    """A `run` that calls networks by other `names`."""
+
+    def renamed(name: str, function: Callable[..., Any], *inputs: Any) -> Any:
+        return run(names[name], function, *inputs)
+
+    return renamed
 
 
 class Model(Protocol):

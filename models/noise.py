@@ -39,6 +39,10 @@ class Stream(IntEnum):
     TRANSLATION = 9
     FLIP = 10
     TABLE = 11
+    TARGET_TIME = 12
+    RENOISE = 13
+    ROLLOUT = 14
+    ROLLOUT_START = 15
 
 
 def _product(word: Tensor, multiplier: int) -> tuple[Tensor, Tensor]:

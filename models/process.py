@@ -106,6 +106,14 @@ def posterior(z_t: Tensor, x: Tensor, log_snr_t: Tensor, log_snr_s: Tensor) -> t
     return mean, sigma_s.square() * removed
 
 
+def deterministic_step(z: Tensor, x: Tensor, log_snr_t: Tensor, log_snr_s: Tensor) -> Tensor:
+    """DDIM's step: z_s = (σ_s/σ_t) z_t + (α_s − α_t σ_s/σ_t) x̂ [DDIM]; log-SNRs (B,)."""
+    alpha_t, sigma_t = alpha_sigma(log_snr_t)
+    alpha_s, sigma_s = alpha_sigma(log_snr_s)
+    z_coef = sigma_s / sigma_t
+    return per_image(z_coef, z) * z + per_image(alpha_s - alpha_t * z_coef, z) * x
+
+
 def bridge(z_tau: Tensor, x: Tensor, log_snr_tau: Tensor, log_snr_t: Tensor, noise: Tensor) -> Tensor:
     """A draw of q(z_t | z_τ, x), t ≤ τ: with z_τ ~ q(z_τ | x) the pair has the law of the Markov pair."""
     mean, variance = posterior(z_tau, x, log_snr_tau, log_snr_t)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
-from models.method import Model, RunNetwork, State, run_network
+from models.method import Model, RunNetwork, State, names_beside, run_as, run_network
 
 STITCHED = "stitched"
 """What a second model's network is called beside those of the first."""
@@ -16,7 +16,7 @@ STITCHED = "stitched"
 
 def stitched_names(networks: Sequence[str]) -> dict[str, str]:
     """What the networks of a second model are called beside those of the first."""
-    return {name: STITCHED if len(networks) == 1 else f"{STITCHED} {name}" for name in networks}
+    return names_beside(networks, STITCHED)
 
 
 class Stitched(nn.Module):
@@ -38,11 +38,7 @@ class Stitched(nn.Module):
         run: RunNetwork = run_network,
     ) -> tuple[Tensor, State]:
         """x̂ and the state, as the model itself gives them."""
-
-        def renamed(name: str, function: Callable[..., Any], *inputs: Any) -> Any:
-            return run(self.names[name], function, *inputs)
-
-        estimate: tuple[Tensor, State] = self.model.step(z, log_snr, labels, state, renamed)
+        estimate: tuple[Tensor, State] = self.model.step(z, log_snr, labels, state, run_as(run, self.names))
         return estimate
 
 

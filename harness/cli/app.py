@@ -279,6 +279,28 @@ def train(
 
 
 @app.command()
+def distill(
+    file: ExperimentFile,
+    overrides: Overrides = [],  # noqa: B006
+    arm: Arm = None,
+    results: Results = RESULTS,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="the weights that teach, and that the student starts from unless train.start names others; as --set "
+            "distill.teacher=FILE",
+        ),
+    ] = None,
+    json_output: AsJson = False,
+) -> None:
+    """Teach a trained network to sample in a few steps: one experiment's training, of which `distill` says how."""
+    from harness.cli import experiment as single
+
+    single.distill(file, overrides, arm, results, json_output, teacher)
+
+
+@app.command()
 def sample(
     file: ExperimentFile,
     overrides: Overrides = [],  # noqa: B006

@@ -12,11 +12,12 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from harness.cli.console import console, print_json
 from harness.cli.hints import Asked
+from harness.config.distilling import student_problem
 from harness.config.schema import Experiment
 from harness.dispatch.checks import check_compiler, check_data, check_folder, check_measures, check_store, start_problem
 from harness.dispatch.plan import known_training, nodes_to_run, trainings_to_run
 from harness.dispatch.progress import in_words
-from harness.dispatch.sweep import Training, load_experiment, load_with_starts
+from harness.dispatch.sweep import Training, load_experiment, load_with_starts, names_a_start
 from harness.engine.progress import MAIN, JobProgress
 from harness.errors import ConfigError, StoreError
 from harness.files import atomic_path, set_aside
@@ -26,6 +27,7 @@ from harness.store.needs import missing_need
 from harness.store.records import CellRecord
 from harness.store.store import Store, Target
 from harness.wording import count_of
+from models.distillation import DISTILLERS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -133,11 +135,40 @@ def train(
 ) -> None:
     store, out = Store(results), console(json_output)
     experiment, starts = load_with_starts(file, _with_start(overrides, start), arm)
+    _train_and_tell(store, experiment, starts, out, json_output)
+
+
+def _train_and_tell(
+    store: Store, experiment: Experiment, starts: Sequence[Training], out: Console, json_output: bool
+) -> None:
     training = _trained(store, experiment, starts, out)
     if json_output:
         print_json({**store.read_training(training).plain, "weights": str(store.weights_path(training))})
     else:
         out.print(f"training {training}: {store.weights_path(training)}")
+
+
+def distill(
+    file: Path, overrides: Sequence[str], arm: str | None, results: Path, json_output: bool, teacher: str | None = None
+) -> None:
+    store, out = Store(results), console(json_output)
+    experiment, starts = load_with_starts(file, _with_teacher(file, overrides, arm, teacher), arm)
+    if experiment.distill.method is None:
+        choices = ", ".join(DISTILLERS)
+        raise ConfigError(str(file), [f"distill.method: missing; nothing says how to distil; choices: {choices}"])
+    _train_and_tell(store, experiment, starts, out, json_output)
+    if (problem := student_problem(experiment)) is not None:
+        out.print(problem)
+
+
+def _with_teacher(file: Path, overrides: Sequence[str], arm: str | None, teacher: str | None) -> list[str]:
+    """`overrides` with ``--teacher``, which the student starts from too where nothing else is named."""
+    if teacher is None:
+        return list(overrides)
+    is_file = "/" not in teacher and not teacher.startswith(START_TRAINING)
+    named = f"{'./' if is_file else ''}{teacher}"
+    start = [] if names_a_start(file, overrides, arm) else [f"train.start={named}"]
+    return [*overrides, f"distill.teacher={named}", *start]
 
 
 def profile(file: Path, overrides: Sequence[str], arm: str | None, results: Path, json_output: bool) -> None:

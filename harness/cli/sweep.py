@@ -13,6 +13,7 @@ from rich.table import Table
 from harness.cli.console import console, print_json
 from harness.cli.hints import Asked
 from harness.cli.place import WORDS, Chosen, choose
+from harness.config.distilling import student_problem
 from harness.dispatch.plan import Plan, plan, without_damaged
 from harness.dispatch.sweep import Sweep, load_sweep
 from harness.errors import ConfigError
@@ -62,6 +63,8 @@ def run_loaded(
     if workers is not None and chosen.kind != "local":
         raise ConfigError("--workers", [f"has no meaning where a sweep {WORDS[chosen.kind]}; --cluster local takes it"])
     _set_aside(damaged, store, out, dry_run)
+    for note in student_notes(sweep):
+        out.print(note)
     if dry_run:
         if not sweep.missing:
             from harness.dispatch.checks import check_starts
@@ -111,6 +114,20 @@ def _set_aside(damaged: Mapping[str, str], store: Store, out: Console, dry_run: 
     for cell, reason in damaged.items():
         place = "would be set aside" if dry_run else f"set aside as {set_aside(store.cell_path(cell)).name}"
         out.print(f"{reason}: {place}, and the cell measured again")
+
+
+def student_notes(sweep: Sweep) -> list[str]:
+    """A line for each arm whose students are sampled otherwise than they were taught, which is allowed."""
+    found: dict[str, list[str]] = {}
+    for cell in sweep.cells.values():
+        if (problem := student_problem(cell.experiment)) is not None:
+            for arm, _ in cell.rows:
+                found.setdefault(arm, []).append(problem)
+    return [f"arm {arm!r}: {problems[0]}{_and_more(len(problems) - 1)}" for arm, problems in found.items()]
+
+
+def _and_more(cells: int) -> str:
+    return f" (and {count_of(cells, 'more cell')} so)" if cells else ""
 
 
 def _in_figures(gmacs: float) -> str:

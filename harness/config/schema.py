@@ -32,6 +32,8 @@ from harness.metrics.extractors import EXTRACTORS, extractor_of
 from harness.plugins import failure as failure_of
 from harness.wording import nearest as nearest
 from models import refresh
+from models.distillation import DISTILLERS
+from models.distillation.base import check_student
 from models.limits import (
     LOG_SIGMA_MEAN,
     LOG_SIGMA_STD,
@@ -215,6 +217,89 @@ class TrainConfig(Section):
         if self.batch % self.accumulate:
             raise ValueError(f"accumulate: {self.accumulate} does not divide the batch {self.batch}")
         return self
+
+
+class DistillConfig(Section):
+    """Teaching a student of few steps: of a training that starts from trained weights. Unset, nothing is distilled."""
+
+    method: str | None = Field(
+        None, description="; ".join(f"{name}: {one.description}" for name, one in DISTILLERS.items())
+    )
+    teacher: str | None = Field(
+        None,
+        min_length=1,
+        description="the trained network that teaches, which runs at every step: an arm of the sweep (its training of "
+        "the same seed) or the path of a weights file",
+    )
+    steps: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+        None, description="steps that the student will be sampled in"
+    )
+    refreshes: PositiveInt | None = Field(
+        None, description="of a student that refreshes: at how many of its steps, spread evenly"
+    )
+    times: Literal["discrete", "continuous"] | None = Field(
+        None, description="the steps that are taught: those of the student (discrete, if unset) or anywhere in time"
+    )
+    rollout: Literal["data", "full"] | None = Field(
+        None,
+        description="the state at a refresh: a noised image (data, if unset) or the student's own sampling from noise, "
+        "which needs no image",
+    )
+    guidance: NonNegativeFloat | None = Field(None, description="classifier-free guidance of the teacher; 1 is none")
+    guidance_interval: tuple[NonNegativeFloat, NonNegativeFloat] | None = Field(
+        None, description="guide the teacher only where σ is inside [low, high]"
+    )
+    variant: Literal["alternating", "instant"] | None = Field(
+        None,
+        description="moment_matching: what tracks the student: a trained copy of the teacher (alternating, if unset) "
+        "or one gradient step of the teacher",
+    )
+    auxiliary_learning_rate: PositiveFloat | None = Field(
+        None, description="moment_matching: learning rate of the copy of the teacher; train.learning_rate if unset"
+    )
+    teacher_steps: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+        None, description="regression: steps of the teacher for one of the student; 1 if unset"
+    )
+
+    @field_validator("method")
+    @classmethod
+    def _known_method(cls, method: str | None) -> str | None:
+        if method is not None and method not in DISTILLERS:
+            choices = list(DISTILLERS)
+            raise ValueError(f"{method!r} is not one of {', '.join(map(repr, choices))}{nearest(method, choices)}")
+        return method
+
+    @model_validator(mode="after")
+    def _check_distill(self) -> Self:
+        given = [key for key in type(self).model_fields if key != "method" and getattr(self, key) is not None]
+        if self.method is None:
+            if given:
+                raise ValueError(f"{given[0]}: needs distill.method; choices: {', '.join(DISTILLERS)}")
+            return self
+        of_others = {key: name for name, one in DISTILLERS.items() for key in one.keys if name != self.method}
+        for key in given:
+            if key in of_others:
+                raise ValueError(f"{key}: only {of_others[key]} has it, the method is {self.method}")
+        for key in ("teacher", "steps"):
+            if getattr(self, key) is None:
+                raise ValueError(f"{key}: missing; distill.method: {self.method} needs it")
+        if self.teacher is not None and not is_named(self.teacher):
+            raise ValueError(f"teacher: {self.teacher!r} {NO_TRAINING_ID}")
+        if self.auxiliary_learning_rate is not None and self.variant == "instant":
+            raise ValueError("auxiliary_learning_rate: the instant variant trains no copy of the teacher; leave it out")
+        if self.guidance_interval is not None:
+            if self.guidance is None:
+                raise ValueError("guidance_interval: needs distill.guidance")
+            low, high = self.guidance_interval
+            if low >= high:
+                raise ValueError(f"guidance_interval: {low} is not below {high}")
+        check_student(self.steps or 1, self.refresh_schedule, self.times or "discrete", self.rollout or "data")
+        return self
+
+    @property
+    def refresh_schedule(self) -> refresh.Refreshes | None:
+        """Which of the student's steps refresh; None for one with nothing to refresh."""
+        return refresh.schedule(self.steps or 1, refreshes=self.refreshes)
 
 
 class _SampleConfig(Section):
@@ -408,11 +493,15 @@ class Experiment(Section):
     model: ModelConfig = Field(default_factory=ModelConfig)
     diffusion: DiffusionConfig = DiffusionConfig()
     train: TrainConfig = Field(default_factory=TrainConfig)
+    distill: DistillConfig = DistillConfig()
     sample: SampleConfig = Field(default_factory=SampleConfig)
     measure: MeasureConfig = MeasureConfig()
     seed: Seed = Field(0, description="seed of the training: initial weights, data order, noise")
     stitched: dict[str, Any] | None = Field(
         None, description="keys of the network that sample.stitch names; a sweep fills them in"
+    )
+    teacher: dict[str, Any] | None = Field(
+        None, description="keys of the network that distill.teacher names; a sweep fills them in"
     )
 
     def __new__(cls, **values: Any) -> Self:
@@ -448,6 +537,7 @@ class Experiment(Section):
                 f"sample.{refresh.KEYS[0]}: missing; set one of {', '.join(refresh.KEYS)} for a {self.model.kind} model"
             )
         self._check_freeze()
+        self._check_student(method.needs_refreshes(self))
         if sample.sigma_range is not None:
             try:
                 check_sigma_range(sample.sigma_range, self.diffusion.log_snr_range)
@@ -470,6 +560,30 @@ class Experiment(Section):
         if only is not None and self.data.name != only:
             raise ValueError(f"measure.features: {self.measure.features} is for data.name: {only} alone")
         return self
+
+    def _check_student(self, refreshes: bool) -> None:
+        """Whether the student of a distillation is one that can be taught so."""
+        distill = self.distill
+        if distill.method is None:
+            return
+        if self.train.start is None:
+            raise ValueError(
+                "train.start: missing; a student starts from trained weights: its teacher's, or those of a dual-rate "
+                "network that was adapted from it"
+            )
+        if refreshes and distill.refreshes is None:
+            raise ValueError(
+                f"distill.refreshes: missing; a {self.model.kind} student needs to know at how many steps it refreshes"
+            )
+        if not refreshes and distill.refreshes is not None:
+            raise ValueError(f"distill.refreshes: a {self.model.kind} student refreshes nothing; leave it out")
+        if distill.guidance not in (None, 1) and not self.model.class_conditional:
+            raise ValueError("distill.guidance: needs model.class_conditional: true")
+        images = self.train.batch // self.train.accumulate
+        if distill.variant == "instant" and images % 2:
+            raise ValueError(
+                f"train.batch: the instant variant halves each micro-batch, of {images} images; make it even"
+            )
 
     def _check_freeze(self) -> None:
         frozen, kind = self.train.freeze, self.model.kind

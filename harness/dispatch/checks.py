@@ -10,12 +10,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.config.distilling import teacher_experiment
 from harness.config.methods import method_of
 from harness.config.schema import Experiment, ModelConfig
 from harness.dispatch.plan import Plan
 from harness.dispatch.sweep import Training, table_of
 from harness.errors import ConfigError, DataError, StoreError
-from harness.store.identity import start_file, start_training
+from harness.store.identity import start_file, start_training, teacher_file, teacher_training
 from harness.store.store import Store
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ def start_problem(training: Training, known: Mapping[str, Training], store: Stor
     These may still have to be trained: of the `known` trainings the shapes follow from their configurations.
     """
     experiment = training.experiment
+    if (reason := teacher_problem(training, known, store)) is not None:
+        return reason
     id, path = start_training(experiment), start_file(experiment)
     if id is None and path is None:
         return None
@@ -88,6 +91,26 @@ def start_problem(training: Training, known: Mapping[str, Training], store: Stor
     if reason is not None:
         return f"train.start: {arms[0] if arms else experiment.train.start} {reason}"
     return table_problem(training, known, store)
+
+
+def teacher_problem(training: Training, known: Mapping[str, Training], store: Store) -> str | None:
+    """Why the network that `training` names as its teacher cannot teach; None if it can, or none is named."""
+    experiment = training.experiment
+    id, path = teacher_training(experiment), teacher_file(experiment)
+    teacher = teacher_experiment(experiment)
+    if teacher is None or (id is not None and id in known):
+        return None
+    from harness.engine.start import misfit, network_shapes
+    from harness.store.weights import tensor_shapes
+
+    try:
+        if id is not None and not store.is_trained(id):
+            return f"distill.teacher: {store.runs} holds neither the weights nor the configuration of training {id}"
+        shapes = tensor_shapes(path if path is not None else store.weights_path(id or ""), id)
+    except StoreError as error:
+        return f"distill.teacher: {error}"
+    reason = misfit(network_shapes(teacher), shapes)
+    return None if reason is None else f"distill.teacher: {experiment.distill.teacher} {reason}"
 
 
 def table_problem(training: Training, known: Mapping[str, Training], store: Store) -> str | None:

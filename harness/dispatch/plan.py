@@ -11,7 +11,7 @@ from functools import cached_property
 from harness.dispatch.graph import in_order, with_dependents
 from harness.dispatch.sweep import Cell, Sweep, Table, Training, table_of
 from harness.errors import ConfigError, DataError, StoreError
-from harness.store.identity import UNKNOWN_ID, Identifier, start_training
+from harness.store.identity import UNKNOWN_ID, Identifier
 from harness.store.store import Store, Target
 
 WRITERS = 16
@@ -128,15 +128,21 @@ def nodes_to_run(trainings: Iterable[Training], store: Store) -> list[Training |
 
 
 def trainings_to_run(wanted: Training, known: Iterable[Training], store: Store) -> list[Training]:
-    """`wanted` and what it starts from as far as that is not done, from `known` or the store, in the order to run."""
+    """`wanted` and the trainings that it needs as far as these are not done, from `known` or the store, in the order to
+    run."""
     by_id = {training.id: training for training in known}
-    chain = [wanted]
-    while (start := start_training(chain[-1].experiment)) is not None and not store.is_trained(start):
-        found = by_id.get(start) or known_training(start, store)
-        if found is None:
-            break
-        chain.append(found)
-    return chain[::-1]
+    ordered: dict[str, Training] = {}
+
+    def add(training: Training) -> None:
+        for need in training.needs:
+            if need.kind == "training" and need.id not in ordered and not store.is_trained(need.id):
+                found = by_id.get(need.id) or known_training(need.id, store)
+                if found is not None:
+                    add(found)
+        ordered[training.id] = training
+
+    add(wanted)
+    return list(ordered.values())
 
 
 def without_damaged(plan: Plan, store: Store) -> tuple[Plan, dict[str, str]]:

@@ -20,6 +20,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
+from harness.config.distilling import check_teacher
 from harness.config.dotted import flatten, hint_of, load_kinds, nest
 from harness.config.schema import (
     Experiment,
@@ -290,35 +291,40 @@ Arms = Mapping[str, tuple[dict[str, Any], list[dict[str, Any]]]]
 """By name, the keys that hold in all of an arm's cells, and the points of its grid."""
 
 
-STITCH = "sample.stitch"
-NAMING_KEYS = ("train.start", STITCH)
-"""The keys whose values may be arms."""
+STITCH, TEACHER = "sample.stitch", "distill.teacher"
+BESIDE = {STITCH: "stitched", TEACHER: "teacher"}
+"""The keys that name a second network, and where an experiment holds that one's configuration."""
+OF_TRAINING = ("train.start", TEACHER)
+NAMING_KEYS = (*OF_TRAINING, STITCH)
+"""The keys whose values may be arms; those of them that a training depends on."""
 
 
 def _unstitched(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if not key.startswith("sample.stitch")}
 
 
-def parse_with_stitched(values: dict[str, Any], source: str) -> Experiment:
-    """The experiment of dotted `values`, with the configuration of the network that ``sample.stitch`` names.
+def parse_with_beside(values: Mapping[str, Any], source: str) -> Experiment:
+    """The experiment of dotted `values`, with the configurations of the networks that it names beside its own.
 
     That of a file of weights is in the file. Raises :class:`ConfigError`.
     """
-    second = values.get(STITCH)
-    if not isinstance(second, str) or values.get("stitched") is not None:
-        experiment = parse_experiment(nest(values), source)
-    elif second.startswith(START_TRAINING):
-        if not second.startswith(START_TRAINING + UNKNOWN_ID) and "stitched" not in values and is_named(second):
+    values = dict(values)
+    for key, place in BESIDE.items():
+        named = values.get(key)
+        if not isinstance(named, str) or values.get(place) is not None:
+            continue
+        if not named.startswith(START_TRAINING):
+            values[place] = _network_in(key, named, source)
+        elif not named.startswith(START_TRAINING + UNKNOWN_ID) and place not in values and is_named(named):
             cure = "name the arm that makes it, or the path of its weights.safetensors"
-            raise ConfigError(source, [f"{STITCH}: {second} is of no arm, so that its network is not known; {cure}"])
-        experiment = parse_experiment(nest(values), source)
-    else:
-        experiment = parse_experiment(nest({**values, "stitched": _network_in(second, source)}), source)
+            raise ConfigError(source, [f"{key}: {named} is of no arm, so that its network is not known; {cure}"])
+    experiment = parse_experiment(nest(values), source)
     check_stitched(experiment, source)
+    check_teacher(experiment, source)
     return experiment
 
 
-def _network_in(path: str, source: str) -> dict[str, Any] | None:
+def _network_in(key: str, path: str, source: str) -> dict[str, Any] | None:
     """The configuration in a file of weights; None where there is no file, which its id complains of."""
     from harness.store.weights import load_facts
 
@@ -328,12 +334,12 @@ def _network_in(path: str, source: str) -> dict[str, Any] | None:
     try:
         told = load_facts(place).get("config")
     except StoreError as error:
-        raise ConfigError(source, [f"{STITCH}: {error}"]) from None
+        raise ConfigError(source, [f"{key}: {error}"]) from None
     if told is None:
         raise ConfigError(
             source,
             [
-                f"{STITCH}: {path} has no configuration in it, for an earlier version of the harness wrote it; "
+                f"{key}: {path} has no configuration in it, for an earlier version of the harness wrote it; "
                 "name the arm that trains it, or train it again"
             ],
         )
@@ -342,7 +348,7 @@ def _network_in(path: str, source: str) -> dict[str, Any] | None:
 
 
 class Starts:
-    """Finds the training that each `train.start` and each `sample.stitch` of a sweep names."""
+    """Finds the training that each `train.start`, `distill.teacher` and `sample.stitch` of a sweep names."""
 
     def __init__(self, path: Path, arms: Arms, fixed: Mapping[str, Any], identify: Identifier) -> None:
         self.path, self.arms, self.fixed, self.identify = path, arms, fixed, identify
@@ -351,7 +357,8 @@ class Starts:
         self.broken: ConfigError | None = None
         """The problems of an arm that another starts from."""
         self._of_arm: dict[tuple[str, int], str] = {}
-        if cycle := find_cycle({name: self._named_by(name, "train.start") for name in arms}):
+        named = {name: [arm for key in OF_TRAINING for arm in self._named_by(name, key)] for name in arms}
+        if cycle := find_cycle(named):
             what = "arms start from each other in a circle" if len(cycle) > 2 else "an arm starts from itself"
             cure = (
                 "leave train.start out of one of them"
@@ -361,7 +368,7 @@ class Starts:
             raise ConfigError(str(path), [f"train.start: {what}: {' → '.join(cycle)}; {cure}"])
 
     def named_arms(self) -> set[str]:
-        """The arms that others start from, or are stitched to."""
+        """The arms that others start from, are taught by or are stitched to."""
         return {named for name in self.arms for key in NAMING_KEYS for named in self._named_by(name, key)}
 
     def _named_by(self, name: str, key: str) -> list[str]:
@@ -374,17 +381,22 @@ class Starts:
         """Arm `name` at one point of its grid. Raises :class:`ConfigError`."""
         values = {**self.arms[name][0], **point, **self.fixed, "seed": seed}
         source = f"{self.path}: arm {name!r}"
-        second = values.get(STITCH)
-        if isinstance(second, str) and (named := self._resolved(STITCH, second, seed, source)) != second:
-            trained = self.trainings.get(named.removeprefix(START_TRAINING))
-            values |= {STITCH: named, "stitched": None if trained is None else network_of(trained.experiment)}
+        self._resolve_beside(STITCH, values, seed, source)
         return self._parsed(values, seed, source)
 
     def _parsed(self, values: dict[str, Any], seed: int, source: str) -> Experiment:
         start = values.get("train.start")
         if isinstance(start, str):
             values["train.start"] = self._resolved("train.start", start, seed, source)
-        return parse_with_stitched(values, source)
+        self._resolve_beside(TEACHER, values, seed, source)
+        return parse_with_beside(values, source)
+
+    def _resolve_beside(self, key: str, values: dict[str, Any], seed: int, source: str) -> None:
+        """Put the training that `key` names into `values`, and the configuration of its network."""
+        second = values.get(key)
+        if isinstance(second, str) and (named := self._resolved(key, second, seed, source)) != second:
+            trained = self.trainings.get(named.removeprefix(START_TRAINING))
+            values |= {key: named, BESIDE[key]: None if trained is None else network_of(trained.experiment)}
 
     def _resolved(self, key: str, named: str, seed: int, source: str) -> str:
         """``training:ID`` for the name of an arm; a path, or what is resolved already, as it is."""
@@ -489,7 +501,11 @@ def _arms_for_nothing(config: SweepConfig, starts: Starts) -> list[str]:
     if len(without) == len(config.arms):
         return ["arms: none of them has cells; leave out cells: false"]
     used = starts.named_arms()
-    return [f"arm {name!r}: cells: false, and no arm starts from it" for name in without if name not in used]
+    return [
+        f"arm {name!r}: cells: false, and no arm starts from it or is taught by it"
+        for name in without
+        if name not in used
+    ]
 
 
 def _check_metric(metric: str, cells: Iterable[Cell], source: str) -> None:
@@ -538,13 +554,22 @@ def load_with_starts(
     if "seeds" in fixed:
         raise ConfigError("--set", ["seeds: is a sweep's; one experiment has a seed, as --set seed=3"])
     flat = {**flatten(values, str(path)), **fixed}
-    start = flat.get("train.start")
-    if isinstance(start, str) and not start.startswith(START_TRAINING) and not _looks_like_a_file(start):
-        raise ConfigError(str(path), [_no_file("train.start", start)])
-    second = flat.get(STITCH)
-    if isinstance(second, str) and not second.startswith(START_TRAINING) and not _looks_like_a_file(second):
-        raise ConfigError(str(path), [_no_file(STITCH, second)])
-    return parse_with_stitched(flat, str(path)), []
+    for key in NAMING_KEYS:
+        named = flat.get(key)
+        if isinstance(named, str) and not named.startswith(START_TRAINING) and not _looks_like_a_file(named):
+            raise ConfigError(str(path), [_no_file(key, named)])
+    return parse_with_beside(flat, str(path)), []
+
+
+def names_a_start(path: Path, overrides: Iterable[str], arm: str | None = None) -> bool:
+    """Whether the experiment of `path`, or of `arm` in it, says what its training starts from."""
+    if "train.start" in _as_mapping(overrides):
+        return True
+    values = _inherit(path)
+    if not _is_sweep(values):
+        return "train.start" in flatten(values, str(path))
+    arms = _resolve_arms(_sweep_config(values, path), path)
+    return arm in arms and any("train.start" in {**arms[arm][0], **point} for point in arms[arm][1])
 
 
 def is_sweep_file(path: Path) -> bool:

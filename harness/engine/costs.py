@@ -10,7 +10,8 @@ import torch
 
 from harness.config.schema import LatencyConfig
 from harness.engine.build import method_for
-from harness.measure.flops import network_costs, parameter_counts, sampling_macs, training_macs_per_step
+from harness.engine.distilling import counted_teacher, training_macs
+from harness.measure.flops import network_costs, observe_steps, parameter_counts, sampling_macs
 from harness.measure.latency import largest_batch, measure_time
 from models.method import RunNetwork
 from models.stitch import STITCHED
@@ -26,13 +27,15 @@ def sampling_cost(generator: ImageGenerator, networks_run: Mapping[str, int]) ->
     costs = {name: cost for one in generator.models for name, cost in network_costs(one, shape, classes).items()}
     macs = sampling_macs(costs, networks_run)
     experiment, method = generator.experiment, method_for(generator.experiment)
-    training = training_macs_per_step(
-        network_costs(generator.trained_model, shape, classes, training=True),
-        experiment.train.batch,
-        runs=method.runs_per_iteration(experiment),
-        recomputed=method.recomputes_activations(experiment),
-        frozen=experiment.train.freeze or (),
-        forward_runs=method.forward_runs_per_iteration(experiment),
+    model = generator.trained_model
+    seen = observe_steps(model, shape, classes)
+    training = training_macs(
+        experiment,
+        network_costs(model, shape, classes, training=True),
+        seen.refresh,
+        seen.between,
+        counted_teacher(experiment),
+        recomputed=True,
     )
     return {
         "gmacs_per_image": macs / 1e9,

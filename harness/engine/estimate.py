@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.config.distilling import teacher_experiment
 from harness.config.methods import source_of
 from harness.config.schema import DiffusionConfig, Experiment, ModelConfig, SampleConfig
 from harness.config.stitching import stitched_experiment
@@ -30,6 +31,7 @@ from harness.engine.build import (
     steps_of,
     time_steps,
 )
+from harness.engine.distilling import training_macs
 from harness.engine.tables import evaluations
 from harness.errors import ConfigError, HarnessError
 from harness.measure.flops import (
@@ -39,7 +41,6 @@ from harness.measure.flops import (
     network_costs,
     observe_steps,
     sampling_macs,
-    training_macs_per_step,
 )
 from harness.plugins import failure
 from models.denoise import Denoise
@@ -116,6 +117,11 @@ class _NetworkCosts:
     networks: dict[str, MacCount]
     refresh: tuple[str, ...]
     between: tuple[str, ...]
+
+    @property
+    def whole(self) -> int:
+        """Multiply-adds of a step that refreshes."""
+        return sampling_macs(self.networks, Counter(self.refresh))
 
 
 @cache
@@ -241,17 +247,14 @@ def cell_gmacs(experiment: Experiment) -> float:
 
 
 def training_gmacs_per_step(experiment: Experiment, *, recomputed: bool = False) -> float:
-    """GMACs of one training step over the global batch; with `recomputed` what activation checkpointing adds too."""
-    method = method_for(experiment)
-    per_step = training_macs_per_step(
-        _planned_costs_of(experiment, training=True).networks,
-        experiment.train.batch,
-        runs=method.runs_per_iteration(experiment),
-        recomputed=recomputed and method.recomputes_activations(experiment),
-        frozen=experiment.train.freeze or (),
-        forward_runs=method.forward_runs_per_iteration(experiment),
-    )
-    return per_step / GIGA
+    """GMACs of one training step over the global batch; with `recomputed` what activation checkpointing adds too.
+
+    Of a distillation whose iterations take turns, the mean.
+    """
+    seen = _planned_costs_of(experiment, training=True)
+    teacher = teacher_experiment(experiment)
+    taught = 0 if teacher is None else _planned_costs_of(teacher, training=True).whole
+    return training_macs(experiment, seen.networks, seen.refresh, seen.between, taught, recomputed=recomputed) / GIGA
 
 
 def training_gmacs(experiment: Experiment) -> float:
@@ -262,4 +265,4 @@ def training_gmacs(experiment: Experiment) -> float:
 def table_gmacs(experiment: Experiment) -> float:
     """GMACs of measuring a table of the network of `experiment`, which it runs as at a refresh."""
     costs, images = _planned_costs_of(experiment, training=True), image_info(experiment).images
-    return evaluations(images) * sampling_macs(costs.networks, Counter(costs.refresh)) / GIGA
+    return evaluations(images) * costs.whole / GIGA

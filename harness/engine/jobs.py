@@ -20,7 +20,7 @@ from harness.engine.distributed import current_ranks
 from harness.engine.progress import MAIN, WAITING, JobProgress, silent
 from harness.errors import FULL_CURE, Blocked, DataError, DiskFull, HarnessError, is_full
 from harness.files import set_aside
-from harness.store.identity import Identifier, needs_of, start_weights
+from harness.store.identity import Identifier, needs_of, start_weights, teacher_weights
 from harness.store.lease import LeaseHeld, describe_holder, lease
 from harness.store.needs import missing_need
 from harness.store.provenance import provenance
@@ -140,7 +140,8 @@ def _make(
             table = Identifier().table(experiment)
             path = None if table is None else store.table_path(table)
             inherited = inherited_cost(store, experiment) if current_ranks().is_first else None
-            train_network(experiment, target.id, folder, progress, should_stop, start, path, inherited)
+            teacher = teacher_weights(store, experiment)
+            train_network(experiment, target.id, folder, progress, should_stop, start, path, inherited, teacher)
         case "table":
             measure_table(store, target.id, experiment, progress, should_stop)
         case "cell":
@@ -149,7 +150,8 @@ def _make(
 
 def _check_needs(store: Store, target: Target, experiment: Experiment) -> None:
     """Raise :class:`Blocked` unless all that `target` needs is done, or no longer needed."""
-    if target.kind == "training" and store.checkpoints(target.id) and not experiment.train.freeze:
+    has_frozen = experiment.train.freeze or experiment.distill.method
+    if target.kind == "training" and store.checkpoints(target.id) and not has_frozen:
         return  # what it started from is in its checkpoints
     for need in needs_of(target, experiment):
         if not store.is_done(need):

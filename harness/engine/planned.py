@@ -98,7 +98,9 @@ def _key_of(quantity: Quantity, experiment: Experiment) -> str | None:
     data = experiment.data.model_dump(mode="json", exclude={"path", "label"})
     source = source_of(experiment.model.kind)  # of a method that is not ours
     own = None if source is None else source.digest
-    beside = [] if experiment.stitched is None else [experiment.stitched]
+    beside = [other for other in (experiment.stitched, experiment.teacher) if other is not None]
+    if experiment.distill.method is not None:
+        beside.append(experiment.distill.model_dump(mode="json", exclude={"teacher"}))
     return digest_of([quantity, content, data, sections, train, measure, own, *beside])
 
 

@@ -27,6 +27,7 @@ from harness.data import DataInfo, Dataset, batches, fingerprint, open_data
 from harness.data.loader import Batch
 from harness.engine.build import build_model, build_schedule, method_for
 from harness.engine.compiling import CompiledNetworks
+from harness.engine.distilling import distillation_loss, load_teacher, with_teacher
 from harness.engine.distributed import Ranks, current_ranks, pick_device
 from harness.engine.spent import Spent
 from harness.engine.start import load_start
@@ -35,10 +36,11 @@ from harness.errors import ConfigError, Stopped, StoreError
 from harness.files import file_sha256, set_aside, write_atomically, write_json
 from harness.measure.latency import device_name
 from harness.store.checkpoints import CheckpointWriter, checkpoints, read_newest, set_aside_and_say
-from harness.store.identity import start_training
+from harness.store.identity import start_training, teacher_training
 from harness.store.records import TRAINING_SCHEMA, InheritedCost, Provenance, TrainingRecord
 from harness.store.weights import save_tensors, tensors_digest
 from models.augment import augment
+from models.distillation.networks import Distillation
 from models.method import RunNetwork, run_network
 from models.methods import Loss
 from models.objective import Randomness
@@ -79,23 +81,29 @@ class State:
     """All that changes during a training."""
 
     model: nn.Module
+    """All networks that a training step runs."""
+    result: nn.Module
+    """Those of them whose weights the training leaves: all, or the student alone."""
     average: dict[str, Tensor]
-    """Of what is trained."""
+    """Of what is trained of the result."""
     optimizer: torch.optim.Adam
     step: int = 0
 
     def trained(self) -> dict[str, Tensor]:
-        """The network's tensors, without those of the networks that are frozen."""
-        frozen = {name for name, parameter in self.model.named_parameters() if not parameter.requires_grad}
-        return {name: value for name, value in self.model.state_dict().items() if name not in frozen}
+        """The networks' tensors, without those that are frozen."""
+        return _trained(self.model)
 
     def frozen(self) -> dict[str, Tensor]:
         """Those of the frozen networks."""
-        return {name: value for name, value in self.model.named_parameters() if not value.requires_grad}
+        return _frozen(self.model)
 
     def weights(self) -> dict[str, Tensor]:
         """What a training leaves: the average, and what was frozen."""
-        return {**self.frozen(), **self.average}
+        return {**_frozen(self.result), **self.average}
+
+    def restart_average(self) -> None:
+        """The average is the weights as they are."""
+        self.average = {name: value.detach().clone() for name, value in _trained(self.result).items()}
 
     def tensors(self) -> dict[str, Tensor]:
         """Flat, named tensors: the content of a checkpoint, in which the frozen networks are not."""
@@ -126,6 +134,15 @@ class State:
         self.step = step
 
 
+def _trained(model: nn.Module) -> dict[str, Tensor]:
+    frozen = _frozen(model)
+    return {name: value for name, value in model.state_dict().items() if name not in frozen}
+
+
+def _frozen(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value for name, value in model.named_parameters() if not value.requires_grad}
+
+
 def train_network(
     experiment: Experiment,
     training: str,
@@ -135,13 +152,15 @@ def train_network(
     start: Path | None = None,
     table: Path | None = None,
     inherited: InheritedCost | None = None,
+    teacher: Path | None = None,
 ) -> dict[str, Any]:
     """Train `experiment`'s network to the end and leave weights.safetensors (the average) and done.json in `folder`.
 
     Begins with the weights in `start`, if it is given, and with the `table` that is measured of them, but with a new
     optimiser and at step 0. Goes on from the newest whole checkpoint. Every rank of a job calls it; the first writes.
-    `inherited` is what the weights in `start` have cost. Returns what done.json holds. Raises :class:`Stopped` (saved)
-    when `should_stop`, :class:`Diverged`, and HarnessError for bad input.
+    `inherited` is what the weights in `start` have cost; `teacher` are those of the network that a student is distilled
+    from. Returns what done.json holds. Raises :class:`Stopped` (saved) when `should_stop`, :class:`Diverged`, and
+    HarnessError for bad input.
     """
     settings, ranks = experiment.train, current_ranks()
     micro_batch = micro_batch_of(settings, ranks)
@@ -149,8 +168,8 @@ def train_network(
     dataset = training_data(experiment)
     state, objective = build_training(experiment, dataset.info, device)
     frozen: dict[str, str] = {}
-    if start is not None and experiment.train.freeze:  # what is frozen is in no checkpoint
-        _start_from(state, start, experiment, table)
+    if start is not None and has_frozen(experiment):  # what is frozen is in no checkpoint
+        _start_from(state, start, experiment, table, teacher)
         frozen = {"frozen": tensors_digest(state.frozen())}
     resumed = _resume(state, training, folder, ranks, frozen)
     if resumed is None and start is not None and not frozen:
@@ -166,12 +185,15 @@ def train_network(
             writer.check()
             finished = state.step == settings.steps
             if state.step % settings.log_every == 0 or finished:
-                journal.add(state.step, _mean_over_ranks(value, ranks), settings.batch)
+                with _naming_checkpoint(folder):
+                    journal.add(state.step, _mean_over_ranks(value, ranks), settings.batch, monitored(state.model))
             progress(state.step, settings.steps)
             asked = (ranks.world == 1 or state.step % STOP_EVERY == 0) and _any_rank(should_stop(), ranks, device)
             stopping = asked and not finished
             due = state.step % settings.checkpoint_every == 0 and not finished
             if ranks.is_first and (stopping or due):
+                with _naming_checkpoint(folder):
+                    check_monitored(state.step, monitored(state.model))
                 writer.write(state.tensors(), state.step, **frozen, **spent.facts())
             if stopping:
                 writer.wait()
@@ -196,14 +218,21 @@ def _opened(data: DataConfig, fingerprint: str) -> Dataset:
 def build_training(experiment: Experiment, info: DataInfo, device: torch.device) -> tuple[State, TrainingLoss]:
     """A training at its start, and the loss that it minimises; the networks compiled if the configuration says so."""
     torch.manual_seed(experiment.seed)
-    model = build_model(experiment, info).to(device)
-    _freeze(model, experiment)
+    student = build_model(experiment, info).to(device)
+    _freeze(student, experiment)
+    distils = experiment.distill.method is not None
+    model = with_teacher(experiment, student, info).to(device) if distils else student
     run = CompiledNetworks() if experiment.train.compile else run_network
     schedule = build_schedule(experiment.diffusion, info.size)
-    objective = TrainingLoss(model, method_for(experiment).loss(experiment, schedule), run)
-    state = State(model, {}, _optimizer(model, experiment))
-    state.average = {name: value.detach().clone() for name, value in state.trained().items()}
-    return state, objective
+    loss = (distillation_loss if distils else method_for(experiment).loss)(experiment, schedule)
+    state = State(model, student, {}, _optimizer(model, student, experiment))
+    state.restart_average()
+    return state, TrainingLoss(model, loss, run)
+
+
+def has_frozen(experiment: Experiment) -> bool:
+    """Whether networks take part in the training that it does not change."""
+    return bool(experiment.train.freeze) or experiment.distill.method is not None
 
 
 def _freeze(model: nn.Module, experiment: Experiment) -> None:
@@ -225,7 +254,8 @@ def _distributed(objective: nn.Module, experiment: Experiment, device: torch.dev
     return DistributedDataParallel(
         objective,
         device_ids=[device.index] if device.type == "cuda" else None,
-        find_unused_parameters=method_for(experiment).may_leave_parameters_unused(experiment),
+        find_unused_parameters=experiment.distill.method is not None
+        or method_for(experiment).may_leave_parameters_unused(experiment),
         gradient_as_bucket_view=True,
     )
 
@@ -256,12 +286,19 @@ def micro_batch_of(settings: TrainConfig, ranks: Ranks) -> int:
     return settings.batch // parts
 
 
-def _optimizer(model: nn.Module, experiment: Experiment) -> torch.optim.Adam:
-    """Adam over what is trained, with a group of parameters for each network that has a learning rate of its own."""
+def _optimizer(model: nn.Module, student: nn.Module, experiment: Experiment) -> torch.optim.Adam:
+    """Adam over what is trained, with a group of parameters for each network that has a learning rate of its own.
+
+    A parameter that an iteration gives no gradient is left alone with all its averages: for networks that are trained
+    in turn it is as good as an optimiser for each.
+    """
     settings, method = experiment.train, method_for(experiment)
     own_rates = method.learning_rates(experiment)
-    owned = method.network_parameters(model) if own_rates else {}
+    owned = method.network_parameters(student) if own_rates else {}
     rates = {id(parameter): rate for name, rate in own_rates.items() for parameter in owned[name]}
+    if isinstance(model, Distillation) and model.auxiliary is not None:
+        rate = experiment.distill.auxiliary_learning_rate or settings.learning_rate
+        rates |= {id(parameter): rate for parameter in model.auxiliary.parameters()}
     groups: dict[float, list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -330,20 +367,52 @@ def optimise(
 def _update_average(state: State, decay: float) -> None:
     """Exponential moving average, its decay ramped so that a short training is not held back by its start."""
     decay = min(decay, (1 + state.step) / (10 + state.step))
-    current = state.model.state_dict()
+    current = state.result.state_dict()
     floating = [name for name, value in state.average.items() if value.is_floating_point()]
     torch._foreach_lerp_([state.average[n] for n in floating], [current[n] for n in floating], 1 - decay)
     for name in state.average.keys() - set(floating):
         state.average[name].copy_(current[name])
 
 
-def _start_from(state: State, path: Path, experiment: Experiment, table: Path | None) -> None:
+def _start_from(
+    state: State, path: Path, experiment: Experiment, table: Path | None, teacher: Path | None = None
+) -> None:
     """Begin with the weights in `path`, and with a table measured of them; the average begins with both too."""
-    load_start(state.model, path, start_training(experiment), experiment)
+    load_start(state.result, path, start_training(experiment), experiment)
     if table is not None:
-        load_table(state.model, experiment, table)
-    for name, value in state.trained().items():
-        state.average[name].copy_(value)
+        load_table(state.result, experiment, table)
+    if isinstance(state.model, Distillation):
+        if teacher is None:
+            raise ConfigError("distill.teacher", ["its weights are not there"])
+        load_teacher(state.model, teacher, teacher_training(experiment))
+    state.restart_average()
+
+
+RUNAWAY = 4.0
+"""Root mean square of a student's x̂ beyond which it has run away: the data are within ±1."""
+
+
+def monitored(model: nn.Module) -> dict[str, float]:
+    """What the last iteration of a distillation has to tell beside its loss; nothing of an ordinary training."""
+    return {name: float(value) for name, value in model.monitored.items()} if isinstance(model, Distillation) else {}
+
+
+def check_monitored(step: int, values: Mapping[str, float]) -> None:
+    """Raise :class:`Diverged` where the student has run away; a loss of moments may stay small meanwhile."""
+    size = values.get("estimate_rms", 0.0)
+    if not size < RUNAWAY:
+        raise Diverged(f"the student has run away: its estimates have a root mean square of {size:.3g} at step {step}")
+
+
+@contextlib.contextmanager
+def _naming_checkpoint(folder: Path) -> Iterator[None]:
+    """Say of a training that diverges which checkpoint it leaves."""
+    try:
+        yield
+    except Diverged as error:
+        newest = max(checkpoints(folder), default=None)
+        left = "no checkpoint was written before" if newest is None else f"the last checkpoint before is {newest}"
+        raise Diverged(f"{error}; {left}") from None
 
 
 def _resume(
@@ -444,10 +513,11 @@ class Journal:
             write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
         self.last_time, self.last_step = time.monotonic(), step
 
-    def add(self, step: int, loss: float, batch: int) -> None:
-        """Note the loss; raises :class:`Diverged` where it is not finite."""
+    def add(self, step: int, loss: float, batch: int, further: Mapping[str, float] | None = None) -> None:
+        """Note the loss and `further` values; raises :class:`Diverged` where it is not finite or a student ran away."""
         if not math.isfinite(loss):
             raise Diverged(f"the loss is {loss} at step {step}")
+        check_monitored(step, further or {})
         now = time.monotonic()
         seconds = now - self.last_time
         rate = (step - self.last_step) * batch / seconds if seconds > 0 else None
@@ -458,6 +528,7 @@ class Journal:
                 "loss": round(loss, 6),
                 "seconds": round(seconds, 3),
                 "images_per_second": rate and round(rate, 1),
+                **{name: round(value, 6) for name, value in (further or {}).items()},
             }
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")

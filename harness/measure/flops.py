@@ -23,6 +23,7 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -402,17 +403,17 @@ def training_macs_per_step(
     costs: Mapping[str, MacCount],
     batch: int,
     *,
-    runs: Mapping[str, int] | None = None,
+    runs: Mapping[str, int | Fraction] | None = None,
     recomputed: bool = False,
     frozen: Collection[str] = (),
-    forward_runs: Mapping[str, int] | None = None,
+    forward_runs: Mapping[str, int | Fraction] | None = None,
 ) -> int:
     """Multiply-adds of one training step over a global batch of `batch` images.
 
     By the usual convention the backward pass costs twice the forward pass, so a step is 3 × forward; 4 × where
     activations are recomputed (`recomputed`). `runs` says how often a step runs each network, once where it does not
-    name it; `forward_runs` how often it runs one beyond that without a gradient. `costs` are :func:`network_costs` with
-    `training`.
+    name it, a fraction where steps take turns; `forward_runs` how often it runs one beyond that without a gradient.
+    `costs` are :func:`network_costs` with `training`.
 
     Networks that are `frozen` run forward only, at 1 ×, for nothing that is trained comes before them. What else their
     evaluation does is trained and costs what the trained does: of a frozen encoder's, the projections of its features,
@@ -423,13 +424,13 @@ def training_macs_per_step(
     unknown = sorted({*runs, *forward_runs, *frozen} - costs.keys())
     if unknown:
         raise UnknownOperatorError(f"{unknown[0]}: a training step runs it, but no step of sampling that was counted")
-    total = 0
+    total = Fraction(0)
     for name, count in costs.items():
         alone = count.by_module.get(name, count.macs)  # the network without what else its evaluation does
         forward = sum(count.by_module.get(part, 0) for part in frozen) or (alone if name in frozen else 0)
         trained = (4 if recomputed else 3) * (count.macs - forward)
         total += runs.get(name, 1) * (forward + trained) + forward_runs.get(name, 0) * alone
-    return total * batch
+    return round(total * batch)
 
 
 def parameter_counts(model: nn.Module, by_network: Mapping[str, Iterable[nn.Parameter]]) -> dict[str, int]:

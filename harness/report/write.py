@@ -24,7 +24,7 @@ from harness.report.render import Draw, begin
 from harness.report.rows import ReportCell, Row, rank
 from harness.report.samples import SHOWN, pack, read_samples, unpack
 from harness.report.shown import first_cell, sample_rows
-from harness.report.tables import Table, ablation_table, main_table, matched_table, sampler_table
+from harness.report.tables import Table, ablation_table, distilled_table, main_table, matched_table, sampler_table
 from harness.report.tables.table import markdown_escape
 from harness.report.timing import time_command, untrusted, why
 from harness.store.store import REPORT_CELLS, REPORT_SAMPLES, report_head
@@ -173,6 +173,8 @@ def report_tables(panel: Panel, options: ReportOptions) -> list[Table]:
     who = roles(panel, options.base, options.subject)
     command = time_command(options.command)
     tables = [main_table(panel, base_row(panel, options), options.kinds, command)]
+    distilled = distilled_table(panel, who.base if who is not None else None)
+    tables += [] if distilled is None else [distilled]
     if who is not None:
         tables.append(matched_table(panel, _pairs(panel, who), "matched", who.family, command))
         by_sampler = _pairs(panel, who, by_sampler=True)

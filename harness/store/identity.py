@@ -13,7 +13,6 @@ from harness.config.schema import (
     DataConfig,
     Experiment,
     MeasureConfig,
-    ModelConfig,
     Section,
     TrainConfig,
 )
@@ -31,7 +30,8 @@ SCHEMA = 3
 
 NOT_IN_TRAINING_ID = {"checkpoint_every", "log_every", "workers"}
 START_TRAINING = "training:"
-"""How a `train.start` or `sample.stitch` begins that names a training by its id; any other is the path of a file."""
+"""How a `train.start`, `sample.stitch` or `distill.teacher` begins that names a training by its id; any other is the
+path of a file."""
 
 
 def identify(experiment: Experiment) -> tuple[str, str]:
@@ -57,6 +57,21 @@ def stitched_training(experiment: Experiment) -> str | None:
 def stitched_file(experiment: Experiment) -> Path | None:
     """The file of weights of that network, if it is a file's."""
     return _file_named(experiment.sample.stitch)
+
+
+def teacher_training(experiment: Experiment) -> str | None:
+    """The id of the training whose network teaches in `experiment`'s training, if it is a training's."""
+    return _training_named(experiment.distill.teacher)
+
+
+def teacher_file(experiment: Experiment) -> Path | None:
+    """The file of weights of that network, if it is a file's."""
+    return _file_named(experiment.distill.teacher)
+
+
+def teacher_weights(store: Store, experiment: Experiment) -> Path | None:
+    """The file of weights of the network that ``distill.teacher`` names."""
+    return _weights_file(store, experiment.distill.teacher)
 
 
 def start_weights(store: Store, experiment: Experiment) -> Path | None:
@@ -106,8 +121,10 @@ def needs_of(target: Target, experiment: Experiment, table: str | None = None) -
     """
     if target.kind == "cell":
         return cell_needs(identify(experiment)[0], experiment)
-    start = start_training(experiment)
-    needed = [] if start is None else [Target("training", start)]
+    trainings = [start_training(experiment)]
+    if target.kind == "training":
+        trainings.append(teacher_training(experiment))
+    needed = [Target("training", id) for id in dict.fromkeys(trainings) if id is not None]
     if target.kind == "training":
         table = table or Identifier().table(experiment)
         needed += [] if table is None else [Target("table", table)]
@@ -166,10 +183,11 @@ class Identifier:
 
     def training(self, experiment: Experiment) -> str:
         """The training's id alone, which depends on no file that only measuring needs."""
-        sections = experiment.data, experiment.model, experiment.diffusion, experiment.train, experiment.seed
-        if sections not in self._trainings:
-            self._trainings[sections] = self._training_id(*sections, self.table(experiment))
-        return self._trainings[sections]
+        sections = experiment.data, experiment.model, experiment.diffusion, experiment.train, experiment.distill
+        key = (*sections, experiment.seed)
+        if key not in self._trainings:
+            self._trainings[key] = self._training_id(experiment)
+        return self._trainings[key]
 
     def table(self, experiment: Experiment) -> str | None:
         """The id of the table that `experiment`'s training needs: a hash of what is measured, of which weights, on
@@ -193,25 +211,28 @@ class Identifier:
         content = self._fingerprint(data, "train")
         return {**_dump(data, NOT_IN_DATA_ID), "fingerprint": content, "pixel_rules": PIXEL_RULES}
 
-    def _training_id(
-        self, data: DataConfig, model: ModelConfig, diffusion: Section, train: TrainConfig, seed: int, table: str | None
-    ) -> str:
+    def _training_id(self, experiment: Experiment) -> str:
+        data, model, train, distill = experiment.data, experiment.model, experiment.train, experiment.distill
         content = self._fingerprint(data, "train")
         start = self._start_identity(train)
+        teacher = self._weights_named(distill.teacher, "distill.teacher")
         identity = {
             "schema": SCHEMA,
             "data": self._data_identity(data),
             "model": _dump(model),
-            "diffusion": _dump(diffusion),
+            "diffusion": _dump(experiment.diffusion),
             "train": {**_dump(train, NOT_IN_TRAINING_ID), **({} if train.start is None else {"start": start})},
-            "seed": seed,
+            "seed": experiment.seed,
         }
+        if distill.method is not None:
+            identity["distill"] = {**_dump(distill), "teacher": teacher}
+        table = self.table(experiment)
         if table is not None:
             identity["table"] = table
         source = source_of(model.kind)
         if source is not None:
             identity["source"] = source.digest
-        is_known = content is not None and not (start or "").startswith(UNKNOWN_ID)
+        is_known = content is not None and not any((id or "").startswith(UNKNOWN_ID) for id in (start, teacher))
         return digest_of(identity) if is_known else UNKNOWN_ID + digest_of(identity)
 
     def _start_identity(self, train: TrainConfig) -> str | None:

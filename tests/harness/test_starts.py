@@ -197,7 +197,7 @@ def test_a_start_can_be_said_wherever_a_key_can(tmp_path: Path, way: str) -> Non
             "b: {set: {train.start: 'training:x'}}",
             r"arm.*: train\.start: 'training:x' is no id of a training; write it as",
         ),
-        ("a: {}\n  b: {cells: false}", r"arm 'b': cells: false, and no arm starts from it$"),
+        ("a: {}\n  b: {cells: false}", r"arm 'b': cells: false, and no arm starts from it or is taught by it$"),
         ("a: {cells: false, set: {train.start: null}}", "arms: none of them has cells; leave out cells: false$"),
     ],
 )

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from models.conditional import Anchor, Conditional, ErrorTable, gaussian_error, update
 from models.denoise import Denoise
 from models.dual_rate import DualRate, EncoderAtRefresh
-from models.dual_rate_loss import PairSettings, deterministic_step, draw_pairs, dual_rate_loss
+from models.dual_rate_loss import PairSettings, draw_pairs, dual_rate_loss
 from models.method import RunNetwork, State, run_network
 from models.noise import Stream
 from models.objective import LossSettings, Randomness, sigmoid_weighted, weighted_error
-from models.process import CosineSchedule, alpha_sigma, diffuse, markov_step, posterior
+from models.process import CosineSchedule, alpha_sigma, deterministic_step, diffuse, markov_step, posterior
 from models.refresh import evenly
 from models.samplers import SAMPLERS
 from models.spacing import time_steps

@@ -1,0 +1,180 @@
+"""Moment matching distillation [MMD], and its form for a student that keeps a context [DR].
+
+The student is moved until the posterior mean of its own samples, E[x̃ | z_s], is the teacher's E[x | z_s] at every
+noise level. What tracks the former is a trained copy of the teacher ("alternating", [MMD]'s algorithm 2) or one
+gradient step of the teacher ("instant", its algorithm 3, without a preconditioner).
+"""
+
+from __future__ import annotations
+
+import warnings
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from models.distillation.base import AUXILIARY, TEACHER, Distiller, Runs, StudentSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from models.distillation.networks import Distillation, Estimate
+    from models.method import RunNetwork
+    from models.objective import Randomness
+
+HALF = Fraction(1, 2)
+
+
+def moment_matching(
+    networks: Distillation,
+    x: Tensor,
+    labels: Tensor | None,
+    randomness: Randomness,
+    settings: StudentSettings,
+    run: RunNetwork,
+    *,
+    deterministic: bool = False,
+) -> Tensor:
+    """The loss of one iteration: of the auxiliary network in even ones, of the student in odd ones; in the instant
+    variant of the student alone.
+
+    x (B, C, H, W) in [−1, 1]; labels (B,) int64 or None. Means over images and dimensions, weighted at s by the sigmoid
+    weight of ordinary training. Raises ValueError for an odd number of images in the instant variant.
+    `deterministic` re-noises by DDIM's step, which does not match moments: for tests.
+    """
+    import torch
+
+    from models.distillation.networks import between, renoised, student_estimate
+    from models.objective import drop_labels, sigmoid_weighted
+
+    labels = drop_labels(labels, networks, randomness, settings.loss.label_dropout)
+    instant = settings.variant == "instant"
+    trains_student = instant or randomness.step % 2 == 1
+    with torch.set_grad_enabled(trains_student):
+        estimated = student_estimate(networks.student, x, labels, randomness, settings, run)
+    s = between(estimated, randomness, settings)
+    _, weight = sigmoid_weighted(s, settings.loss, x)
+    z_s, log_snr_s = renoised(estimated, s, settings, randomness, deterministic=deterministic)
+    networks.monitored["estimate_rms"] = estimated.x.detach().square().mean().sqrt()
+    if instant:
+        return _instant(networks, estimated, weight, z_s, log_snr_s, labels, settings)
+    with torch.no_grad():
+        teacher = networks.taught(z_s, log_snr_s, labels, settings.guidance, run)
+    if not trains_student:
+        tracked = networks.tracked(z_s, log_snr_s, labels, run)
+        errors = (estimated.x - tracked).square() + (teacher - tracked).square()
+        value = (errors.flatten(1).mean(1) * weight).mean()
+        networks.monitored["auxiliary_loss"] = value.detach()
+        return value
+    with torch.no_grad():
+        gap = networks.tracked(z_s, log_snr_s, labels, run) - teacher
+    networks.monitored["moment_gap"] = gap.square().mean().sqrt()
+    return ((estimated.x * gap).flatten(1).mean(1) * weight).mean()
+
+
+def _instant(
+    networks: Distillation,
+    estimated: Estimate,
+    weight: Tensor,
+    z_s: Tensor,
+    log_snr_s: Tensor,
+    labels: Tensor | None,
+    settings: StudentSettings,
+) -> Tensor:
+    """Half of the images say where the teacher would move, the other half by how much its x̂ moves there."""
+    images = len(z_s)
+    if images % 2:
+        raise ValueError(f"the instant variant halves its images, which are {images}")
+    first, second = slice(0, None, 2), slice(1, None, 2)  # times rise over the batch: each half has all of them
+    direction = teacher_direction(networks, estimated.x.detach(), z_s, log_snr_s, labels, weight, settings, first)
+    moved = teacher_derivative(networks, direction, z_s, log_snr_s, labels, settings, second)
+    networks.monitored["moment_gap"] = moved.square().mean().sqrt()
+    return ((estimated.x[second] * moved).flatten(1).mean(1) * weight[second]).mean()
+
+
+def teacher_direction(
+    networks: Distillation,
+    x: Tensor,
+    z_s: Tensor,
+    log_snr_s: Tensor,
+    labels: Tensor | None,
+    weight: Tensor,
+    settings: StudentSettings,
+    part: slice,
+) -> dict[str, Tensor]:
+    """ν = −∇_θ of the weighted error of the teacher's x̂(z_s) against the student's x̃, over the images of `part`."""
+    import torch
+
+    def loss(parameters: dict[str, Tensor]) -> Tensor:
+        estimate = _with_parameters(networks, parameters, z_s[part], log_snr_s[part], _part(labels, part), settings)
+        return ((estimate - x[part]).square().flatten(1).mean(1) * weight[part]).mean()
+
+    gradient = torch.func.grad(loss)(_parameters(networks))
+    return {name: -value for name, value in gradient.items()}
+
+
+def teacher_derivative(
+    networks: Distillation,
+    direction: dict[str, Tensor],
+    z_s: Tensor,
+    log_snr_s: Tensor,
+    labels: Tensor | None,
+    settings: StudentSettings,
+    part: slice,
+) -> Tensor:
+    """The derivative of the teacher's x̂(z_s) along `direction` in its weights, over the images of `part`."""
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    def estimate(parameters: dict[str, Tensor]) -> Tensor:
+        return _with_parameters(networks, parameters, z_s[part], log_snr_s[part], _part(labels, part), settings)
+
+    with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+        # fused attention has no forward derivative, and the first one of a process loads functions by torch.jit
+        warnings.simplefilter("ignore", FutureWarning)
+        derivative: Tensor = torch.func.jvp(estimate, (_parameters(networks),), (direction,))[1]
+    return derivative.detach()
+
+
+def _parameters(networks: Distillation) -> dict[str, Tensor]:
+    return {name: parameter.detach() for name, parameter in networks.teacher.named_parameters()}
+
+
+def _with_parameters(
+    networks: Distillation,
+    parameters: dict[str, Tensor],
+    z: Tensor,
+    log_snr: Tensor,
+    labels: Tensor | None,
+    settings: StudentSettings,
+) -> Tensor:
+    """The teacher's x̂ with other weights."""
+    import torch
+
+    from models.distillation.networks import Whole
+
+    whole = Whole(networks.teacher, settings.guidance)
+    named = {f"model.{name}": value for name, value in parameters.items()}
+    estimate: Tensor = torch.func.functional_call(whole, named, (z, log_snr, labels))
+    return estimate
+
+
+def _part(labels: Tensor | None, part: slice) -> Tensor | None:
+    return None if labels is None else labels[part]
+
+
+def _runs(settings: StudentSettings) -> Runs:
+    guided = 1 + settings.is_guided
+    if settings.variant == "alternating":
+        return Runs({AUXILIARY: HALF}, {TEACHER: Fraction(guided), AUXILIARY: HALF})
+    # half of the images: a gradient, 3 ×; the other half: a derivative beside the value, 2 ×
+    return Runs(forward={TEACHER: Fraction(5, 2) * guided})
+
+
+MOMENT_MATCHING = Distiller(
+    "moment_matching",
+    "the moments of the student's samples are those that the teacher expects [MMD]",
+    moment_matching,
+    has_auxiliary=lambda settings: settings.variant == "alternating",
+    student_share=lambda settings: HALF if settings.variant == "alternating" else Fraction(1),
+    runs=_runs,
+    keys=("variant", "auxiliary_learning_rate"),
+)
