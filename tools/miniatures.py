@@ -1,9 +1,9 @@
 """Run the sweeps at the paper's scale in miniature, on made images: `python tools/miniatures.py [NAME…]`.
 
 They differ from the sweeps that they stand for in sizes alone: compiled, bfloat16, guided, with workers and Inception's
-features (of random weights). `harness flops` tells a cost first, then the sweep runs to its report. Most of the time
-goes into compiling C++, so feature maps, widths and batches are the same in all four: what one of them has compiled
-the next finds in torch's cache.
+features (of random weights). `harness flops` tells a cost first, then the sweep runs to its report, then what it has
+made is held against the same uncompiled. Most of the time goes into compiling C++, so feature maps, widths and batches
+are the same in all four: what one of them has compiled the next finds in torch's cache.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from harness.dispatch.sweep import load_sweep  # noqa: E402
+from harness.store.store import Store  # noqa: E402
 from tools.made_images import make, make_cifar10  # noqa: E402
 from tools.made_inception import make_inception  # noqa: E402
+from tools.same_compiled import differences  # noqa: E402
 
 SIDES = {"imagenet64": 64, "imagenet128": 128, "cifar10": None, "tiny_imagenet": 64}
 """Side of the made images of each sweep; CIFAR-10 has its own archive."""
@@ -29,7 +32,7 @@ IMAGES = 64
 def run(name: str, folder: Path, workers: int) -> None:
     """One miniature, from its costs to its report, `workers` of its trainings or cells at once.
 
-    Raises CalledProcessError where a command fails.
+    Raises CalledProcessError where a command fails, SystemExit where compiling has changed what is made.
     """
     side = SIDES[name]
     if side is None:
@@ -47,6 +50,14 @@ def run(name: str, folder: Path, workers: int) -> None:
     )
     place = ["--cluster", "inline"] if workers == 1 else ["--cluster", "local", "--workers", str(workers)]
     subprocess.run([*harness, "sweep", file, *overrides, *place, "--results", folder / "results"], check=True)
+    check_compiled(file, overrides[1::2], folder)
+
+
+def check_compiled(file: Path, overrides: list[str], folder: Path) -> None:
+    """Hold what the sweep has made, compiled, against the same uncompiled."""
+    sweep = load_sweep(file, overrides)
+    if told := list(differences(sweep, Store(folder / "results"), folder / "uncompiled")):
+        raise SystemExit("\n".join(["compiled networks are not what they are uncompiled:", *told]))
 
 
 def main(arguments: list[str]) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from harness.engine.compiled_files import remove_cut_libraries
+from harness.engine.cpp_compiler import avoid_wrong_copies
 from models.noise import normal
 
 RECOMPILE_LIMIT = 64
@@ -26,9 +27,11 @@ def prepare_dynamo() -> None:
     """Make falling back to uncompiled code an error, rather than a slow run that is called compiled.
 
     What earlier networks have compiled is forgotten: they share their code, so it would count against the limit. Files
-    that a killed process has left cut short are removed before they are loaded.
+    that a killed process has left cut short are removed before they are loaded, and the C++ compiler is kept from
+    making wrong code.
     """
     remove_cut_libraries()
+    avoid_wrong_copies()
     torch.compiler.reset()
     torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
     torch._dynamo.config.fail_on_recompile_limit_hit = True

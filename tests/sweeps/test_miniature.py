@@ -19,9 +19,11 @@ from harness.data import open_data
 from harness.dispatch.sweep import Sweep, load_sweep
 from harness.engine.estimate import expected_runs, planned_costs
 from harness.measure.flops import sampling_macs
+from harness.store.store import Store
 from tests.harness.tiny_experiments import model_of
 from tools.made_images import make, make_cifar10
 from tools.made_inception import make_inception
+from tools.same_compiled import differences
 
 ROOT = Path(__file__).parents[2]
 MINIATURES = {"imagenet64": 64, "imagenet128": 128, "cifar10": 32, "tiny_imagenet": 64}
@@ -182,6 +184,7 @@ def test_a_miniature_runs_from_end_to_end(tmp_path: Path) -> None:
     assert made["failures"] == {}
     assert (Path(made["report"]) / "table.md").is_file()
     sweep, info = load_sweep(file), open_data(DataConfig(name="images", path=str(data))).info
+    assert list(differences(sweep, Store(tmp_path / "results"), tmp_path / "uncompiled")) == []
     for cell in sweep.cells.values():
         record = json.loads((tmp_path / "results" / "runs" / "cells" / f"{cell.id}.json").read_text(encoding="utf-8"))
         costs = planned_costs(cell.experiment, info)
