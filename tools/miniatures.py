@@ -3,7 +3,7 @@
 They differ from the sweeps that they stand for in sizes alone: compiled, bfloat16, guided, with workers and Inception's
 features (of random weights). `harness flops` tells a cost first, then the sweep runs to its report, then what it has
 made is held against the same uncompiled. Most of the time goes into compiling C++, so feature maps, widths and batches
-are the same in all four: what one of them has compiled the next finds in torch's cache.
+are the same in all of them: what one of them has compiled the next finds in torch's cache.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tools.made_images import make, make_cifar10  # noqa: E402
 from tools.made_inception import make_inception  # noqa: E402
 from tools.same_compiled import differences  # noqa: E402
 
-SIDES = {"imagenet64": 64, "imagenet128": 128, "cifar10": None, "tiny_imagenet": 64}
+SIDES = {"imagenet64": 64, "imagenet128": 128, "cifar10": None, "tiny_imagenet": 64, "imagenet64_mmd": 64}
 """Side of the made images of each sweep; CIFAR-10 has its own archive."""
 IMAGES = 64
 
@@ -45,9 +45,8 @@ def run(name: str, folder: Path, workers: int) -> None:
         overrides += ["--set", f"measure.weights={weights if weights.exists() else make_inception(weights)}"]
     file = ROOT / "sweeps" / "miniature" / f"{name}.yaml"
     harness = [sys.executable, "-m", "harness.cli"]
-    subprocess.run(
-        [*harness, "flops", file, "--arm", "dual-rate", *overrides, "--json"], check=True, stdout=subprocess.DEVNULL
-    )
+    arm = load_sweep(file, overrides[1::2]).config.report.subject or "base"
+    subprocess.run([*harness, "flops", file, "--arm", arm, *overrides, "--json"], check=True, stdout=subprocess.DEVNULL)
     place = ["--cluster", "inline"] if workers == 1 else ["--cluster", "local", "--workers", str(workers)]
     subprocess.run([*harness, "sweep", file, *overrides, *place, "--results", folder / "results"], check=True)
     check_compiled(file, overrides[1::2], folder)

@@ -26,7 +26,7 @@ from tools.made_inception import make_inception
 from tools.same_compiled import differences
 
 ROOT = Path(__file__).parents[2]
-MINIATURES = {"imagenet64": 64, "imagenet128": 128, "cifar10": 32, "tiny_imagenet": 64}
+MINIATURES = {"imagenet64": 64, "imagenet128": 128, "cifar10": 32, "tiny_imagenet": 64, "imagenet64_mmd": 64}
 SIZES = {
     "data.path",
     "data.label",
@@ -45,6 +45,8 @@ SIZES = {
     "sample.steps",
     "sample.batch",
     "sample.refreshes",
+    "distill.steps",
+    "distill.refreshes",
     "sample.churn",
     "measure.images",
     "measure.weights",
@@ -108,8 +110,9 @@ def settings_of(sweep: Sweep) -> dict[tuple[str, str], set[str]]:
         flat = dict(every_key(cell.experiment.model_dump()))
         for arm, _ in cell.rows:
             for key, value in flat.items():
-                if key not in SIZES:
-                    found.setdefault((arm, key), set()).add(repr(value))
+                if key not in SIZES and not key.startswith("teacher."):  # which is compared as its own arm
+                    is_id = isinstance(value, str) and value.startswith("training:")
+                    found.setdefault((arm, key), set()).add("another's training" if is_id else repr(value))
     return found
 
 
