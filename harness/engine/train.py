@@ -414,7 +414,9 @@ def _start_from(
 
 
 RUNAWAY = 4.0
-"""Root mean square of a student's x̂ beyond which it has run away: the data are within ±1."""
+"""Root mean square of an x̂ beyond which its network has run away: the data are within ±1."""
+WATCHED = {"estimate_rms": "the student", "auxiliary_rms": "the copy of the teacher"}
+"""Where an iteration tells that of each network that is trained."""
 
 
 def monitored(model: nn.Module) -> dict[str, float]:
@@ -423,10 +425,13 @@ def monitored(model: nn.Module) -> dict[str, float]:
 
 
 def check_monitored(step: int, values: Mapping[str, float]) -> None:
-    """Raise :class:`Diverged` where the student has run away; a loss of moments may stay small meanwhile."""
-    size = values.get("estimate_rms", 0.0)
-    if not size < RUNAWAY:
-        raise Diverged(f"the student has run away: its estimates have a root mean square of {size:.3g} at step {step}")
+    """Raise :class:`Diverged` where a network has run away; a loss of moments may stay small meanwhile."""
+    for name, network in WATCHED.items():
+        size = values.get(name, 0.0)
+        if not size < RUNAWAY:
+            raise Diverged(
+                f"{network} has run away: its estimates have a root mean square of {size:.3g} at step {step}"
+            )
 
 
 def _monitored_over_ranks(model: nn.Module, ranks: Ranks) -> dict[str, float]:

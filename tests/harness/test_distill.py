@@ -9,19 +9,33 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
+import yaml
+from rich.console import Console
 from torch import Tensor
+from typer.testing import CliRunner
 
-from harness.config.schema import Experiment
+from harness.cli.app import app
+from harness.config.schema import DataConfig, Experiment
 from harness.config.stitching import network_of
 from harness.data import open_data
-from harness.engine.train import State, build_training, train_network
+from harness.dispatch.local import run_inline
+from harness.dispatch.plan import plan
+from harness.dispatch.sweep import Sweep, load_sweep
+from harness.engine.build import build_model
+from harness.engine.estimate import training_gmacs, training_gmacs_per_step
+from harness.engine.train import Diverged, State, build_training, train_network
 from harness.errors import Stopped, StoreError
+from harness.measure.flops import network_costs
 from harness.store.checkpoints import checkpoints
+from harness.store.records import CellRecord
+from harness.store.store import Store
 from harness.store.weights import load_tensors, save_tensors, tensors_digest
 from tests.harness.test_train import DISTRIBUTED
-from tests.harness.tiny_experiments import tiny
+from tests.harness.tiny import by_arm
+from tests.harness.tiny_experiments import MODEL, tiny
 
 CPU = torch.device("cpu")
 LABELLED: dict[str, Any] = {"class_conditional": True, "dropout": 0.3}
@@ -153,10 +167,9 @@ def test_a_checkpoint_holds_student_and_copy_and_both_their_optimisers_but_no_te
     table = {"errors.log_error"}  # the one state that is no parameter
     held = {name.removeprefix("model.") for name in tensors if name.startswith("model.")}
     assert held == learned | {f"student.{name}" for name in table}
-    for key in ("exp_avg", "exp_avg_sq", "step"):
-        assert {name.removeprefix(f"optimizer.{key}.") for name in tensors if name.startswith(f"optimizer.{key}.")} == (
-            learned
-        )
+    unused = {"student.denoiser.null_context"}  # without context dropout it has no gradient
+    for key in ("optimizer.exp_avg.", "optimizer.exp_avg_sq.", "optimizer.step."):
+        assert {name.removeprefix(key) for name in tensors if name.startswith(key)} == learned - unused
     # each has had one of the two iterations
     assert {float(value) for name, value in tensors.items() if name.startswith("optimizer.step.")} == {1.0}
     average = {name.removeprefix("average.") for name in tensors if name.startswith("average.")}
@@ -240,3 +253,243 @@ def test_two_processes_train_what_one_does(
     for first, second in zip(journal(tmp_path / "one"), journal(tmp_path / "two"), strict=True):
         assert first["loss"] == pytest.approx(second["loss"], rel=1e-3, abs=2e-6)
         assert first.keys() == second.keys()  # of the rest each tells its mean over micro-batches, a root mean square
+
+
+# Run away.
+
+
+@pytest.mark.parametrize("way", [{}, {"variant": "instant"}, REGRESSION])
+def test_what_runs_away_leaves_a_checkpoint_from_before(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: dict[str, Any]
+) -> None:
+    """The learning rate rises by 0.2 a step, until it throws a network out; nothing is logged before the end."""
+    most = 1.5
+    monkeypatch.setattr("harness.engine.train.RUNAWAY", most)
+    rates = {"learning_rate": 200.0, "warmup": 999, "steps": 40, "checkpoint_every": 1, "log_every": 40}
+    experiment = student(teacher, teacher, train=rates, **way)
+    with pytest.raises(Diverged, match=r"run away: its estimates have a root mean square of .* at step") as failure:
+        trained(experiment, tmp_path)
+    (last, *_) = checkpoints(tmp_path)
+    assert str(failure.value).endswith(f"the last checkpoint before is {last}")
+    tensors, metadata = load_tensors(last, "t")
+    step = int(metadata["step"])
+    assert step >= 1 and f"at step {step + 1}; " in str(failure.value)  # the very update that threw it out
+    assert all(value.isfinite().all() for value in tensors.values())
+    state = state_of(experiment)
+    state.restore(tensors, step)
+    model: Any = state.model
+    z = torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    for network in (model.student, *([] if model.auxiliary is None else [model.auxiliary])):
+        x = network.step(z, torch.linspace(-8, 8, 64), torch.arange(64) % 10)[0]
+        assert float(x.detach().square().mean().sqrt()) < 2 * most
+    with pytest.raises(Diverged) as again:  # goes on from there, and ends there
+        trained(experiment, tmp_path)
+    assert str(again.value) == str(failure.value)
+
+
+def test_at_once_thrown_out_it_leaves_nothing(teacher: Path, tmp_path: Path) -> None:
+    for way in ({}, {"variant": "instant"}, REGRESSION):
+        folder = tmp_path / str(way)
+        experiment = student(teacher, teacher, train={"learning_rate": 1e3, "steps": 1, "log_every": 1}, **way)
+        with pytest.raises(Diverged, match="at step 1; no checkpoint was written before"):
+            trained(experiment, folder)
+        assert not (folder / "weights.safetensors").exists()
+
+
+# Other ways to compute the same.
+
+
+@pytest.mark.parametrize(("kind", "way"), [("single_rate", {}), ("dual_rate", FULL), ("dual_rate", REGRESSION)])
+def test_activation_checkpointing_changes_nothing_and_bfloat16_little(
+    teacher: Path, dual_start: Path, tmp_path: Path, kind: str, way: dict[str, Any]
+) -> None:
+    start = dual_start if kind == "dual_rate" else teacher
+    weights = {
+        name: trained(student(start, teacher, kind, train={"learning_rate": 1e-3, **train}, **way), tmp_path / name)
+        for name, train in (
+            ("plain", {}),
+            ("recomputed", {"checkpoint_activations": True}),
+            ("bfloat16", {"precision": "bfloat16"}),
+        )
+    }
+    for name, value in weights["plain"].items():
+        torch.testing.assert_close(weights["recomputed"][name], value, atol=0, rtol=0)
+        torch.testing.assert_close(weights["bfloat16"][name], value, atol=1e-2, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "way"), [("single_rate", {"guidance": 2.0}), ("dual_rate", {}), ("dual_rate", REGRESSION)]
+)
+def test_compiled_it_learns_the_same(
+    teacher: Path, dual_start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, way: dict[str, Any]
+) -> None:
+    original, compiled = torch.compile, []
+
+    def eagerly(function: Any, dynamic: bool, mode: str | None = None) -> Any:
+        compiled.append(function)
+        return original(function, backend="eager", dynamic=dynamic)
+
+    monkeypatch.setattr(torch, "compile", eagerly)
+    start = dual_start if kind == "dual_rate" else teacher
+    plain = trained(student(start, teacher, kind, train={"steps": 3}, **way), tmp_path / "plain")
+    experiment = student(start, teacher, kind, train={"steps": 3, "compile": True}, **way)
+    weights = trained(experiment, tmp_path / "compiled")
+    runs = {"teacher", "auxiliary"} if way is not REGRESSION else {"teacher"}
+    assert len(compiled) == len(runs) + (2 if kind == "dual_rate" else 1)
+    for name, value in plain.items():
+        torch.testing.assert_close(weights[name], value, atol=1e-4, rtol=1e-4)
+
+
+# In a sweep.
+
+SWEEP = f"""
+name: distilled
+base:
+  data: {{name: digits}}
+  model: {json.dumps({"kind": "single_rate", "class_conditional": True, **MODEL})}
+  train: {{steps: 3, batch: 8, label_dropout: 0.2, log_every: 1, checkpoint_every: 1}}
+  sample: {{steps: 4, batch: 16}}
+  measure: {{images: 16, latency: {{repeats: 1, warmup: 0, batch: 8}}}}
+arms:
+  base: {{grid: {{sample.steps: [4, 2]}}}}
+  adapted:
+    set: &dual {{model.kind: dual_rate, model.preconditioning: conditional, sample.steps: 4, sample.refreshes: 2,
+      train.start: base, train.freeze: [encoder]}}
+  plain: {{set: {{train.start: base, distill.method: regression, distill.teacher: base, distill.steps: 2,
+    distill.teacher_steps: 2, sample.sampler: ddim, sample.steps: 2}}}}
+  mmd: {{set: {{train.start: base, distill.method: moment_matching, distill.teacher: base, distill.steps: 2,
+    sample.steps: 2}}}}
+  guided: {{like: mmd, set: {{distill.guidance: 2.0}}}}
+  instant: {{like: mmd, set: {{distill.variant: instant}}}}
+  dual-mmd: {{like: mmd, set: {{model.kind: dual_rate, model.preconditioning: conditional, train.start: adapted,
+    distill.steps: 4, distill.refreshes: 2, sample.steps: 4, sample.refreshes: 2}}}}
+  frozen: {{like: dual-mmd, set: {{train.freeze: [encoder], distill.rollout: full}}}}
+"""
+
+
+def write(folder: Path, text: str = SWEEP) -> Path:
+    path = folder / "s.yaml"
+    path.write_text(text)
+    return path
+
+
+def only(*arms: str, text: str = SWEEP) -> str:
+    """The sweep with these of its arms."""
+    values = yaml.safe_load(text)
+    return yaml.safe_dump({**values, "arms": {name: values["arms"][name] for name in arms}}, sort_keys=False)
+
+
+def invoke(*words: object, status: int = 0) -> str:
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    assert done.exit_code == status, (done.output, done.exception)
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweep, Store]:
+    place = tmp_path_factory.mktemp("made")
+    sweep, store = load_sweep(write(place)), Store(place / "results")
+    assert run_inline(plan(sweep, store), store, Console(quiet=True)).is_complete
+    return sweep, store
+
+
+def records(made: tuple[Sweep, Store]) -> dict[str, CellRecord]:
+    """The record of each arm's first cell."""
+    sweep, store = made
+    found: dict[str, CellRecord] = {}
+    for cell in sweep.cells.values():
+        found.setdefault(cell.rows[0][0], store.read_cell(cell.id))
+    return found
+
+
+def test_each_training_step_costs_what_its_runs_cost(made: tuple[Sweep, Store]) -> None:
+    told = records(made)
+    info = open_data(DataConfig()).info
+    experiments = {arm: training.experiment for training in made[0].trainings.values() for arm in training.arms}
+    evaluation, encoder, light = (
+        network_costs(build_model(experiment, info), (1, 8, 8), 10, training=True)[name].gmacs
+        for experiment, name in (
+            (experiments["base"], "network"),
+            (experiments["adapted"], "encoder"),
+            (experiments["adapted"], "denoiser"),
+        )
+    )
+    runs = told["adapted"].compute.evaluations  # of 4 steps, 2 of them refreshes
+    assert runs["encoder"] == 2
+    lights = {4: 2, 2: 1}[runs["denoiser"]]  # of a segment of two steps: whether it runs at its refresh too
+    expected = {
+        "base": 3 * evaluation,
+        # student: half of the iterations 3, the others 1; its rival the same; the teacher always 1
+        "mmd": 5 * evaluation,
+        "guided": 6 * evaluation,  # the teacher twice
+        "instant": (3 + 2.5) * evaluation,  # half of the images a gradient, 3, the others a derivative, 2
+        "plain": (3 + 2) * evaluation,
+        "dual-mmd": 2 * (encoder + lights * light) + 3 * evaluation,
+        # from noise on: a refresh and a light step before the last refresh. A frozen encoder has no backward pass
+        "frozen": encoder + 2 * lights * light + 3 * evaluation + encoder + lights * light,
+    }
+    for arm, gmacs in expected.items():
+        compute = told[arm].compute
+        assert compute.training_gmacs_per_step == pytest.approx(8 * gmacs, rel=1e-9), arm
+        experiment = experiments[arm]
+        assert training_gmacs_per_step(experiment) == pytest.approx(8 * gmacs, rel=1e-9), arm
+        assert training_gmacs(experiment) == pytest.approx(3 * 8 * gmacs, rel=1e-9), arm
+
+
+def test_what_a_student_has_cost_holds_its_teacher_and_its_start_once(made: tuple[Sweep, Store]) -> None:
+    sweep, store = made
+    ids = {arm: target.id for arm, target in by_arm(sweep).items()}
+    for arm, chain in (("mmd", ["base"]), ("frozen", ["adapted", "base"])):
+        record = store.read_training(ids[arm])
+        assert record.inherited is not None
+        assert list(record.inherited.trainings) == [ids[name] for name in chain]
+        costs = [training_gmacs(sweep.trainings[ids[name]].experiment) for name in chain]
+        assert record.inherited.gmacs == pytest.approx(sum(costs))
+
+
+def test_the_weights_are_the_students_alone_and_load_as_any_network(made: tuple[Sweep, Store], tmp_path: Path) -> None:
+    sweep, store = made
+    ids = {arm: target.id for arm, target in by_arm(sweep).items()}
+    for arm, like in (("mmd", "base"), ("plain", "base"), ("frozen", "adapted"), ("dual-mmd", "adapted")):
+        one, other = (load_tensors(store.weights_path(ids[name]), ids[name])[0] for name in (arm, like))
+        assert one.keys() == other.keys() and {n: v.shape for n, v in one.items()} == {
+            n: v.shape for n, v in other.items()
+        }
+    weights = store.weights_path(ids["mmd"])
+    copy = tmp_path / "student.safetensors"
+    copy.write_bytes(weights.read_bytes())
+    out = tmp_path / "images.png"
+    root = tmp_path / "results"
+    drawn = ("--images", 4, "--out", out, "--results", root)
+    invoke("sample", sweep.path, "--arm", "base", "--set", "sample.steps=2", "--weights", copy, *drawn)
+    assert out.exists()
+    told = json.loads(invoke("measure", sweep.path, "--arm", "mmd", "--results", store.root, "--json"))
+    assert told["training"] == ids["mmd"]
+    # a student of a student, and a network stitched from one
+    again = only("base", text=SWEEP).replace(
+        "arms:",
+        f"arms:\n  next: {{set: {{train.start: {copy}, distill.method: "
+        f"regression, distill.teacher: {copy}, distill.steps: 1, sample.steps: 1, sample.sampler: ddim}}}}",
+    )
+    invoke("sweep", write(tmp_path, again), "--results", root, "--cluster", "inline")
+
+
+def test_the_report_has_its_table_where_something_was_distilled(made: tuple[Sweep, Store], tmp_path: Path) -> None:
+    sweep, store = made
+    invoke("report", sweep.path, "--results", store.root)
+    folder = store.root / "distilled"
+    (csv,) = folder.rglob("distilled.csv")
+    assert list(folder.rglob("distilled.md"))
+    table = pd.read_csv(csv)
+    assert list(table["arm"])[:2] == ["base", "base"] and list(table["steps"])[:2] == [4, 2]
+    students = table[table["distillation"].notna()].set_index("arm")
+    assert set(students.index) == {"plain", "mmd", "guided", "instant", "dual-mmd", "frozen"}
+    told = records(made)
+    for arm, row in students.iterrows():
+        assert row["taught_steps"] == row["steps"] == (4 if arm in ("dual-mmd", "frozen") else 2)
+        compute = told[str(arm)].compute
+        assert row["distilling_gmacs"] == pytest.approx(3 * (compute.training_gmacs_per_step or 0), rel=1e-4)
+        assert row["gmacs_per_image"] == pytest.approx(compute.gmacs_per_image, rel=1e-4)
+    path = write(tmp_path, only("base").replace("name: distilled", "name: none"))
+    invoke("report", path, "--results", store.root)
+    assert not list((store.root / "none").rglob("distilled.*"))
