@@ -331,6 +331,8 @@ def _network_in(key: str, path: str, source: str) -> dict[str, Any] | None:
     place = expanded(path)
     if not place.exists():
         return None
+    if place.is_dir():
+        raise ConfigError(source, [f"{key}: {path} is a folder; give the path of the file of weights"])
     try:
         told = load_facts(place).get("config")
     except StoreError as error:
@@ -359,13 +361,25 @@ class Starts:
         self._of_arm: dict[tuple[str, int], str] = {}
         named = {name: [arm for key in OF_TRAINING for arm in self._named_by(name, key)] for name in arms}
         if cycle := find_cycle(named):
-            what = "arms start from each other in a circle" if len(cycle) > 2 else "an arm starts from itself"
-            cure = (
-                "leave train.start out of one of them"
-                if len(cycle) > 2
-                else "leave train.start out of it, or name another"
-            )
-            raise ConfigError(str(path), [f"train.start: {what}: {' → '.join(cycle)}; {cure}"])
+            raise ConfigError(str(path), [self._circle(cycle)])
+
+    def _circle(self, cycle: Sequence[str]) -> str:
+        """A message of arms whose trainings need each other."""
+        keys = [
+            next(key for key in OF_TRAINING if needed in self._named_by(name, key))
+            for name, needed in itertools.pairwise(cycle)
+        ]
+        key, is_long = keys[0], len(cycle) > 2
+        if TEACHER not in keys:
+            what = "arms start from each other in a circle" if is_long else "an arm starts from itself"
+        elif "train.start" not in keys:
+            what = "arms teach each other in a circle" if is_long else "an arm is taught by itself"
+        else:
+            key, what = " and ".join(dict.fromkeys(keys)), "arms start from or are taught by each other in a circle"
+        cure = f"leave {key} out of one of them" if is_long else f"leave {key} out of it, or name another"
+        if TEACHER in keys:
+            cure = "name another in one of them" if is_long else "name another"
+        return f"{key}: {what}: {' → '.join(cycle)}; {cure}"
 
     def named_arms(self) -> set[str]:
         """The arms that others start from, are taught by or are stitched to."""

@@ -164,6 +164,12 @@ def train_network(
     """
     settings, ranks = experiment.train, current_ranks()
     micro_batch = micro_batch_of(settings, ranks)
+    if experiment.distill.variant == "instant" and micro_batch % 2:
+        over = f"over {ranks.world} × {settings.accumulate} ranks × accumulations"
+        raise ConfigError(
+            "train.batch",
+            [f"the instant variant halves each micro-batch, of {micro_batch} images {over}; make it even"],
+        )
     device = pick_device(ranks)
     dataset = training_data(experiment)
     state, objective = build_training(experiment, dataset.info, device)
