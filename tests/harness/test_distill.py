@@ -18,7 +18,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from harness.cli.app import app
-from harness.config.schema import DataConfig, Experiment
+from harness.config.schema import DataConfig, DistillConfig, Experiment
 from harness.config.stitching import network_of
 from harness.data import open_data
 from harness.dispatch.local import run_inline
@@ -26,6 +26,7 @@ from harness.dispatch.plan import plan
 from harness.dispatch.sweep import Sweep, load_sweep
 from harness.engine.build import build_model
 from harness.engine.estimate import training_gmacs, training_gmacs_per_step
+from harness.engine.planned import PlannedCosts
 from harness.engine.train import Diverged, State, build_training, train_network
 from harness.errors import Stopped, StoreError
 from harness.measure.flops import network_costs
@@ -406,14 +407,12 @@ def test_each_training_step_costs_what_its_runs_cost(made: tuple[Sweep, Store]) 
     told = records(made)
     info = open_data(DataConfig()).info
     experiments = {arm: training.experiment for training in made[0].trainings.values() for arm in training.arms}
-    evaluation, encoder, light = (
-        network_costs(build_model(experiment, info), (1, 8, 8), 10, training=True)[name].gmacs
-        for experiment, name in (
-            (experiments["base"], "network"),
-            (experiments["adapted"], "encoder"),
-            (experiments["adapted"], "denoiser"),
-        )
+    (single,), dual = (
+        network_costs(build_model(experiments[arm], info), (1, 8, 8), 10, training=True).values()
+        for arm in ("base", "adapted")
     )
+    evaluation, encoder, light = single.gmacs, *(count.gmacs for count in dual)
+    projections = encoder - next(iter(dual)).by_module["encoder"] / 1e9  # of the context, which are trained
     runs = told["adapted"].compute.evaluations  # of 4 steps, 2 of them refreshes
     assert runs["encoder"] == 2
     lights = {4: 2, 2: 1}[runs["denoiser"]]  # of a segment of two steps: whether it runs at its refresh too
@@ -426,7 +425,7 @@ def test_each_training_step_costs_what_its_runs_cost(made: tuple[Sweep, Store]) 
         "plain": (3 + 2) * evaluation,
         "dual-mmd": 2 * (encoder + lights * light) + 3 * evaluation,
         # from noise on: a refresh and a light step before the last refresh. A frozen encoder has no backward pass
-        "frozen": encoder + 2 * lights * light + 3 * evaluation + encoder + lights * light,
+        "frozen": 2 * encoder + projections + 3 * lights * light + 3 * evaluation,
     }
     for arm, gmacs in expected.items():
         compute = told[arm].compute
@@ -459,9 +458,7 @@ def test_the_weights_are_the_students_alone_and_load_as_any_network(made: tuple[
     copy = tmp_path / "student.safetensors"
     copy.write_bytes(weights.read_bytes())
     out = tmp_path / "images.png"
-    root = tmp_path / "results"
-    drawn = ("--images", 4, "--out", out, "--results", root)
-    invoke("sample", sweep.path, "--arm", "base", "--set", "sample.steps=2", "--weights", copy, *drawn)
+    invoke("sample", sweep.path, "--arm", "mmd", "--images", 4, "--out", out, "--results", store.root)
     assert out.exists()
     told = json.loads(invoke("measure", sweep.path, "--arm", "mmd", "--results", store.root, "--json"))
     assert told["training"] == ids["mmd"]
@@ -471,7 +468,7 @@ def test_the_weights_are_the_students_alone_and_load_as_any_network(made: tuple[
         f"arms:\n  next: {{set: {{train.start: {copy}, distill.method: "
         f"regression, distill.teacher: {copy}, distill.steps: 1, sample.steps: 1, sample.sampler: ddim}}}}",
     )
-    invoke("sweep", write(tmp_path, again), "--results", root, "--cluster", "inline")
+    invoke("sweep", write(tmp_path, again), "--results", tmp_path / "results", "--cluster", "inline")
 
 
 def test_the_report_has_its_table_where_something_was_distilled(made: tuple[Sweep, Store], tmp_path: Path) -> None:
@@ -493,3 +490,88 @@ def test_the_report_has_its_table_where_something_was_distilled(made: tuple[Swee
     path = write(tmp_path, only("base").replace("name: distilled", "name: none"))
     invoke("report", path, "--results", store.root)
     assert not list((store.root / "none").rglob("distilled.*"))
+
+
+# Ids.
+
+
+def training_id(text: str, place: Path, arm: str = "mmd") -> str:
+    return by_arm(load_sweep(write(place, text)))[arm].id
+
+
+def changed(arm: str, **keys: Any) -> str:
+    """The base, its dual-rate neighbour and the student with other keys; None leaves one out."""
+    values = yaml.safe_load(only("base", "adapted", "mmd"))
+    chosen = values["arms"].setdefault(arm, {}).setdefault("set", {})
+    for key, value in keys.items():
+        chosen[key.replace("__", ".")] = value
+    values["arms"][arm]["set"] = {key: value for key, value in chosen.items() if value is not None}
+    return yaml.safe_dump(values, sort_keys=False)
+
+
+DUAL_STUDENT: dict[str, Any] = {
+    "model__kind": "dual_rate",
+    "model__preconditioning": "conditional",
+    "train__start": "adapted",
+    "distill__steps": 4,
+    "distill__refreshes": 2,
+    "sample__steps": 4,
+    "sample__refreshes": 2,
+}
+
+
+def test_each_key_of_a_distillation_is_in_its_trainings_id_and_so_is_its_teachers_training(tmp_path: Path) -> None:
+    changes: list[dict[str, Any]] = [
+        {},
+        {"method": "regression"},
+        {"method": "regression", "teacher_steps": 2},
+        {"steps": 3},
+        {"times": "continuous"},
+        {"rollout": "full"},
+        {"guidance": 2.0},
+        {"guidance": 2.0, "guidance_interval": [0.1, 1.0]},
+        {"variant": "instant"},
+        {"auxiliary_learning_rate": 1e-4},
+        {"teacher": "mid"},
+    ]
+    mid = {"mid": {"cells": False, "set": {"train.flip": True}}}
+
+    def id_of(change: dict[str, Any], arm: str = "mmd", **others: Any) -> str:
+        keys = {f"distill__{key}": value for key, value in change.items()}
+        values = yaml.safe_load(changed("mmd", **others, **keys))
+        values["arms"] |= mid if "teacher" in change else {}
+        return training_id(yaml.safe_dump(values, sort_keys=False), tmp_path, arm)
+
+    ids = [id_of(change) for change in changes]
+    ids += [id_of({}, **DUAL_STUDENT), id_of({}, **DUAL_STUDENT | {"distill__refreshes": 1})]
+    assert len(set(ids)) == len(ids)
+    drawn = {key for change in changes for key in change} | {"refreshes"}
+    assert drawn == set(DistillConfig.model_fields)
+    # the teacher's training, where the student starts from another
+    mid["mid"]["set"] = {"train.flip": True, "train.steps": 4}
+    assert id_of({"teacher": "mid"}) not in ids
+    mid["mid"]["set"] = {"train.flip": True, "train.workers": 1}
+    assert id_of({"teacher": "mid"}) == ids[changes.index({"teacher": "mid"})]
+    assert id_of({}, "base") == id_of({"steps": 3}, "base") == training_id(only("base"), tmp_path, "base")
+
+
+def test_planned_costs_are_kept_apart_by_all_that_they_depend_on(tmp_path: Path) -> None:
+    changes: list[dict[str, Any]] = [
+        {},
+        {"guidance": 2.0},
+        {"variant": "instant"},
+        {"rollout": "full"},
+        {"method": "regression"},
+        {"method": "regression", "teacher_steps": 2},
+    ]
+    texts = [changed("mmd", **{f"distill__{key}": value for key, value in change.items()}) for change in changes]
+    texts += [changed("mmd", **DUAL_STUDENT), changed("mmd", **DUAL_STUDENT, train__freeze=["encoder"])]
+    texts += [changed("mmd", **DUAL_STUDENT | {"distill__refreshes": 1})]
+    wide = yaml.safe_load(changed("mmd", distill__teacher="wide"))
+    wide["arms"]["wide"] = {"cells": False, "set": {"model.width": 12}}
+    texts.append(yaml.safe_dump(wide, sort_keys=False))
+    kept = PlannedCosts(tmp_path / "costs.json")
+    for text in texts:
+        sweep = load_sweep(write(tmp_path, text))
+        experiment = next(t.experiment for t in sweep.trainings.values() if "mmd" in t.arms)
+        assert kept("training_gmacs", experiment) == training_gmacs(experiment), text
