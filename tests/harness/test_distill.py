@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,21 +22,24 @@ from harness.cli.app import app
 from harness.config.schema import DataConfig, DistillConfig, Experiment
 from harness.config.stitching import network_of
 from harness.data import open_data
+from harness.dispatch.checks import check_starts
 from harness.dispatch.local import run_inline
 from harness.dispatch.plan import plan
 from harness.dispatch.sweep import Sweep, load_sweep
+from harness.engine import jobs
 from harness.engine.build import build_model
+from harness.engine.distributed import Ranks
 from harness.engine.estimate import training_gmacs, training_gmacs_per_step
 from harness.engine.planned import PlannedCosts
 from harness.engine.train import Diverged, State, build_training, train_network
-from harness.errors import Stopped, StoreError
+from harness.errors import Blocked, ConfigError, DataError, Stopped, StoreError
 from harness.measure.flops import network_costs
 from harness.store.checkpoints import checkpoints
 from harness.store.records import CellRecord
 from harness.store.store import Store
 from harness.store.weights import load_tensors, save_tensors, tensors_digest
 from tests.harness.test_train import DISTRIBUTED
-from tests.harness.tiny import by_arm
+from tests.harness.tiny import by_arm, harness
 from tests.harness.tiny_experiments import MODEL, tiny
 
 CPU = torch.device("cpu")
@@ -365,6 +369,7 @@ arms:
   dual-mmd: {{like: mmd, set: {{model.kind: dual_rate, model.preconditioning: conditional, train.start: adapted,
     distill.steps: 4, distill.refreshes: 2, sample.steps: 4, sample.refreshes: 2}}}}
   frozen: {{like: dual-mmd, set: {{train.freeze: [encoder], distill.rollout: full}}}}
+  again: {{like: plain, set: {{train.start: mmd, distill.teacher: plain, distill.teacher_steps: null}}}}
 """
 
 
@@ -438,12 +443,14 @@ def test_each_training_step_costs_what_its_runs_cost(made: tuple[Sweep, Store]) 
 def test_what_a_student_has_cost_holds_its_teacher_and_its_start_once(made: tuple[Sweep, Store]) -> None:
     sweep, store = made
     ids = {arm: target.id for arm, target in by_arm(sweep).items()}
-    for arm, chain in (("mmd", ["base"]), ("frozen", ["adapted", "base"])):
+    for arm, chain in (("mmd", ["base"]), ("frozen", ["adapted", "base"]), ("again", ["mmd", "base", "plain"])):
         record = store.read_training(ids[arm])
         assert record.inherited is not None
         assert list(record.inherited.trainings) == [ids[name] for name in chain]
         costs = [training_gmacs(sweep.trainings[ids[name]].experiment) for name in chain]
         assert record.inherited.gmacs == pytest.approx(sum(costs))
+        seconds = [store.read_training(ids[name]).seconds or 0.0 for name in chain]
+        assert record.inherited.seconds == pytest.approx(sum(seconds), abs=0.01)
 
 
 def test_the_weights_are_the_students_alone_and_load_as_any_network(made: tuple[Sweep, Store], tmp_path: Path) -> None:
@@ -480,7 +487,7 @@ def test_the_report_has_its_table_where_something_was_distilled(made: tuple[Swee
     table = pd.read_csv(csv)
     assert list(table["arm"])[:2] == ["base", "base"] and list(table["steps"])[:2] == [4, 2]
     students = table[table["distillation"].notna()].set_index("arm")
-    assert set(students.index) == {"plain", "mmd", "guided", "instant", "dual-mmd", "frozen"}
+    assert set(students.index) == {"plain", "mmd", "guided", "instant", "dual-mmd", "frozen", "again"}
     told = records(made)
     for arm, row in students.iterrows():
         assert row["taught_steps"] == row["steps"] == (4 if arm in ("dual-mmd", "frozen") else 2)
@@ -575,3 +582,211 @@ def test_planned_costs_are_kept_apart_by_all_that_they_depend_on(tmp_path: Path)
         sweep = load_sweep(write(tmp_path, text))
         experiment = next(t.experiment for t in sweep.trainings.values() if "mmd" in t.arms)
         assert kept("training_gmacs", experiment) == training_gmacs(experiment), text
+
+
+# Refused.
+
+
+def refused(text: str, place: Path) -> str:
+    with pytest.raises((ConfigError, DataError)) as failure:
+        load_sweep(write(place, text))
+    return str(failure.value)
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    (
+        {"distill__method": "moment_match"},
+        "distill.method: 'moment_match' is not one of .*did you mean 'moment_matching'",
+    ),
+    ({"distill__method": None}, "distill.teacher: needs distill.method; choices: moment_matching, regression"),
+    ({"distill__teacher": None}, "distill.teacher: missing"),
+    ({"distill__steps": None}, "distill.steps: missing"),
+    ({"train__start": None}, "train.start: missing; a student starts from trained weights"),
+    ({"distill__refreshes": 1}, "distill.refreshes: a single_rate student refreshes nothing; leave it out"),
+    (DUAL_STUDENT | {"distill__refreshes": None}, "distill.refreshes: missing; a dual_rate student needs to know"),
+    (DUAL_STUDENT | {"distill__refreshes": 9}, "distill.refreshes: 9 is not between 1 and 4, the number of steps"),
+    (DUAL_STUDENT | {"distill__times": "continuous"}, "distill.times: continuous times have no grid, .* set discrete"),
+    ({"distill__times": "continuous", "distill__rollout": "full"}, "distill.times: continuous .* a full rollout lies"),
+    ({"distill__teacher_steps": 2}, "distill.teacher_steps: only regression has it, the method is moment_matching"),
+    (
+        {"distill__method": "regression", "distill__variant": "instant"},
+        "distill.variant: only moment_matching has it, the method is regression",
+    ),
+    (
+        {"distill__variant": "instant", "distill__auxiliary_learning_rate": 1e-4},
+        "distill.auxiliary_learning_rate: the instant variant trains no copy of the teacher; leave it out",
+    ),
+    ({"distill__guidance_interval": [1.0, 2.0]}, "distill.guidance_interval: needs distill.guidance"),
+    ({"distill__variant": "instant", "train__batch": 9}, "train.batch: the instant .* of 9 images; make it even"),
+    (
+        {"distill__variant": "instant", "train__batch": 6, "train__accumulate": 2},
+        "train.batch: the instant .* of 3 images; make it even",
+    ),
+    (DUAL_STUDENT | {"distill__teacher": "adapted"}, "distill.teacher: a dual_rate network, .* cannot teach; name a"),
+    ({"distill__teacher": "bse"}, "distill.teacher: no arm 'bse' .did you mean 'base'"),
+    ({"distill__teacher": "mmd"}, "distill.teacher: an arm is taught by itself: mmd → mmd; name another"),
+    ({"distill__teacher": "training:abc"}, "distill.teacher: 'training:abc' is no id of a training; write it as"),
+    ({"distill__teacher": "./none.safetensors"}, r"distill.teacher: \./none.safetensors does not exist"),
+    ({"distill__teacher": "PLACE"}, "distill.teacher: .* is a folder; give the path of the file of weights"),
+    ({"distill__teacher": "PLACE/cut.safetensors"}, "distill.teacher: .*cut.safetensors: is cut short or damaged"),
+    ({"distill__teacher": "PLACE/bare.safetensors"}, "distill.teacher: .*bare.safetensors has no configuration in it"),
+    ({"diffusion__log_snr_range": [-5.0, 5.0]}, "distill.teacher: the two networks have another schedule"),
+    ({"model__class_conditional": False, "train__label_dropout": 0.0}, "distill.teacher: one of the two networks is"),
+]
+
+
+@pytest.mark.parametrize(("keys", "message"), REFUSED)
+def test_refused_with_one_message_of_the_key(keys: dict[str, Any], message: str, tmp_path: Path) -> None:
+    (tmp_path / "cut.safetensors").write_bytes(b"cut")
+    save_tensors(tmp_path / "bare.safetensors", {"a": torch.zeros(1)}, "base")
+    said = refused(changed("mmd", **keys).replace("PLACE", str(tmp_path)), tmp_path)
+    assert re.search(message, said), said
+    assert len(said.splitlines()) == 1
+
+
+TEACHERS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({"set": {"diffusion.base_resolution": 16}}, {}, "distill.teacher: the two networks have another schedule"),
+    ({"grid": {"train.steps": [3, 4]}}, {}, "distill.teacher: arm 'other' has 2 trainings per seed, .* train.steps"),
+    (
+        {"set": {"train.label_dropout": 0.0}},
+        {"distill.guidance": 2.0},
+        "distill.guidance: the teacher was trained without train.label_dropout",
+    ),
+    (
+        {"set": {"train.start": "base", "distill.method": "regression", "distill.teacher": "mmd", "distill.steps": 2}},
+        {},
+        "distill.teacher: arms teach each other in a circle: mmd → other → mmd; name another in one of them",
+    ),
+    (
+        {"set": {"train.start": "mmd"}},
+        {},
+        "(train.start and distill.teacher|distill.teacher and train.start): arms start from or are taught by each other",
+    ),
+]
+
+
+@pytest.mark.parametrize(("other", "keys", "message"), TEACHERS)
+def test_an_arm_that_cannot_teach_is_refused(
+    other: dict[str, Any], keys: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    values = yaml.safe_load(changed("mmd", distill__teacher="other"))
+    values["arms"]["mmd"]["set"] |= keys
+    values["arms"]["other"] = {"cells": False, **other}
+    said = refused(yaml.safe_dump(values, sort_keys=False), tmp_path)
+    assert re.search(message, said), said
+    assert len(said.splitlines()) == 1
+
+
+def test_what_does_not_fit_is_told_before_anything_is_trained(tmp_path: Path, teacher: Path) -> None:
+    store = Store(tmp_path / "results")
+    sweep = load_sweep(write(tmp_path, changed("mmd", model__width=16)))
+    with pytest.raises(ConfigError, match=r"arm 'mmd': train\.start: base does not fit"):
+        check_starts(plan(sweep, store), store)
+    tensors, facts = load_tensors(teacher)
+    fewer = dict(list(tensors.items())[1:])
+    save_tensors(tmp_path / "fewer.safetensors", fewer, "base", config=facts["config"])
+    sweep = load_sweep(write(tmp_path, changed("mmd", distill__teacher=str(tmp_path / "fewer.safetensors"))))
+    with pytest.raises(
+        ConfigError, match=r"arm 'mmd': distill\.teacher: .*fewer.safetensors does not fit: .* not there"
+    ):
+        check_starts(plan(sweep, store), store)
+
+
+def test_halves_must_be_whole_on_each_rank(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = student(teacher, teacher, train={"batch": 6}, variant="instant")
+    monkeypatch.setattr("harness.engine.train.current_ranks", lambda: Ranks(0, 2, 0))
+    with pytest.raises(ConfigError, match=r"train\.batch: the instant .* of 3 images over 2 × 1 ranks × accumulations"):
+        train_network(experiment, "t", tmp_path, start=teacher, teacher=teacher)
+
+
+def test_the_command_refuses_with_status_two_and_distils_with_a_teacher_of_its_own(
+    made: tuple[Sweep, Store], tmp_path: Path
+) -> None:
+    sweep, store = made
+    ids = {arm: target.id for arm, target in by_arm(sweep).items()}
+    for words, message in (
+        (["distill", sweep.path, "--arm", "base"], "distill.method: missing; nothing says how to distil"),
+        (["distill", sweep.path, "--arm", "mmd", "--set", "distill.teacher=none"], "distill.teacher: no arm 'none'"),
+        (["sweep", sweep.path, "--set", "distill.steps=0"], "distill.steps: "),
+    ):
+        said = harness(tmp_path / "results", *words)
+        assert said.returncode == 2 and message in said.stderr and "Traceback" not in said.stderr, said.stderr
+    assert not (tmp_path / "results" / "runs" / "trainings").exists()
+    done = json.loads(invoke("distill", sweep.path, "--arm", "mmd", "--results", store.root, "--json"))
+    assert done["training"] == ids["mmd"]
+    named = ("--set", "distill.teacher=plain", "--set", "train.steps=1")
+    other = json.loads(invoke("distill", sweep.path, "--arm", "mmd", "--results", store.root, "--json", *named))
+    assert other["training"] not in ids.values()
+    assert set(other["inherited"]["trainings"]) > {ids["base"]}
+    file = tmp_path / "one.yaml"
+    values = yaml.safe_load(SWEEP)["base"]
+    file.write_text(yaml.safe_dump({**values, "distill": {"method": "regression", "steps": 2}}))
+    weights = tmp_path / "teacher.safetensors"
+    weights.write_bytes(store.weights_path(ids["base"]).read_bytes())
+    one = json.loads(invoke("distill", file, "--teacher", weights, "--results", tmp_path / "results", "--json"))
+    assert one["steps"] == 3
+
+
+# Run, stopped, failed.
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from harness.engine import jobs
+from harness.store.store import Store, Target
+def kill(done, total, phase=None):
+    if done == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+jobs.run(Store(Path(sys.argv[1])), Target("training", sys.argv[2]), kill)
+"""
+
+
+def test_killing_the_teacher_then_the_student_loses_nothing(made: tuple[Sweep, Store], tmp_path: Path) -> None:
+    sweep, whole = made
+    store, arms = Store(tmp_path / "results"), by_arm(sweep)
+    for arm in ("base", "mmd"):
+        store.save_experiment(arms[arm], sweep.nodes[arms[arm]].experiment)
+    with pytest.raises(Blocked, match=f"training {arms['base'].id}"):
+        jobs.run(store, arms["mmd"])
+    for arm in ("base", "mmd"):
+        killed = subprocess.run([sys.executable, "-c", KILLED, str(store.root), arms[arm].id], check=False)
+        assert killed.returncode == -9 and not store.is_done(arms[arm])
+        jobs.run(store, arms[arm])
+    id = arms["mmd"].id
+    assert store.weights_path(id).read_bytes() == whole.weights_path(id).read_bytes()
+    (store.training_folder(arms["base"].id) / "done.json").unlink()  # a student that has not finished needs it again
+    student = arms["mmd"]
+    (store.training_folder(id) / "done.json").unlink()
+    assert plan(load_sweep(write(tmp_path, only("base", "mmd"))), store).targets()[:2] == [arms["base"], student]
+
+
+def test_a_teacher_that_fails_blocks_its_student_alone(tmp_path: Path) -> None:
+    values = yaml.safe_load(changed("mmd", distill__teacher="other"))
+    values["arms"]["other"] = {"cells": False, "set": {"train.learning_rate": 1e30}}
+    path = write(tmp_path, yaml.safe_dump(values, sort_keys=False))
+    sweep, store = load_sweep(path), Store(tmp_path / "results")
+    arms = by_arm(sweep)
+    assert sweep.needs[arms["mmd"]] == (arms["base"], arms["other"])
+    order = list(plan(sweep, store).targets())
+    assert order.index(arms["other"]) < order.index(arms["mmd"])
+    outcome = run_inline(plan(sweep, store), store, Console(quiet=True))
+    assert set(outcome.failed) == {arms["other"]} and arms["mmd"] in outcome.blocked
+    assert arms["base"] in outcome.done and arms["adapted"] in outcome.done
+    told = json.loads(invoke("status", path, "--results", store.root, "--json"))
+    states = {row["id"]: row["state"] for row in told["targets"]}
+    assert states[arms["other"].id] == "failed" and states[arms["mmd"].id] == "blocked"
+
+
+def test_a_sweep_says_once_for_each_arm_that_students_are_sampled_otherwise(tmp_path: Path) -> None:
+    values = yaml.safe_load(only("base", "mmd", "plain"))
+    values["arms"]["mmd"]["grid"] = {"sample.steps": [2, 3, 4]}
+    values["arms"]["plain"]["set"]["sample.sampler"] = "ancestral"
+    path = write(tmp_path, yaml.safe_dump(values, sort_keys=False))
+    done = CliRunner().invoke(app, ["sweep", str(path), "--results", str(tmp_path / "r"), "--dry-run", "--json"])
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)
+    lines = [line for line in " ".join(done.stderr.split()).split("arm ") if "the student is sampled" in line]
+    assert len(lines) == 2
+    assert "'mmd': the student is sampled in 3 steps, it was taught 2 (distill.steps) (and 1 more cell so)" in lines[0]
+    assert "'plain': the student is sampled by ancestral, regression is made for ddim" in lines[1]
