@@ -294,9 +294,14 @@ Arms = Mapping[str, tuple[dict[str, Any], list[dict[str, Any]]]]
 STITCH, TEACHER = "sample.stitch", "distill.teacher"
 BESIDE = {STITCH: "stitched", TEACHER: "teacher"}
 """The keys that name a second network, and where an experiment holds that one's configuration."""
+METHOD = "distill.method"
 OF_TRAINING = ("train.start", TEACHER)
 NAMING_KEYS = (*OF_TRAINING, STITCH)
 """The keys whose values may be arms; those of them that a training depends on."""
+
+
+def _without(values: Mapping[str, Any], left_out: str) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key != left_out}
 
 
 def _unstitched(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -388,15 +393,20 @@ class Starts:
     def _named_by(self, name: str, key: str) -> list[str]:
         """The arms that arm `name` has as its `key`."""
         arm_set, points = self.arms[name]
-        named = [{**arm_set, **point, **self.fixed}.get(key) for point in points]
+        named = [self._held({**arm_set, **point}).get(key) for point in points]
         return list(dict.fromkeys(arm for arm in named if isinstance(arm, str) and arm in self.arms))
 
     def experiment(self, name: str, point: Mapping[str, Any], seed: int) -> Experiment:
         """Arm `name` at one point of its grid. Raises :class:`ConfigError`."""
-        values = {**self.arms[name][0], **point, **self.fixed, "seed": seed}
+        values = {**self._held({**self.arms[name][0], **point}), "seed": seed}
         source = f"{self.path}: arm {name!r}"
         self._resolve_beside(STITCH, values, seed, source)
         return self._parsed(values, seed, source)
+
+    def _held(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """`values` with what holds in every cell; a teacher in those that are distilled alone."""
+        held = {**values, **self.fixed}
+        return held if held.get(METHOD) is not None or TEACHER in values else _without(held, TEACHER)
 
     def _parsed(self, values: dict[str, Any], seed: int, source: str) -> Experiment:
         start = values.get("train.start")
@@ -424,8 +434,7 @@ class Starts:
         """The id of the one training of arm `name` with `seed`; a placeholder where the arm has problems of its own."""
         if (name, seed) not in self._of_arm:
             arm_set, points = self.arms[name]
-            fixed = {**self.fixed, "seed": seed}
-            own = [{**arm_set, **point, **fixed} for point in points]
+            own = [{**self._held({**arm_set, **point}), "seed": seed} for point in points]
             try:  # what it is stitched to is no part of its training, and may be the very arm that asks
                 experiments = [self._parsed(_unstitched(values), seed, f"{self.path}: arm {name!r}") for values in own]
             except ConfigError as error:
