@@ -42,6 +42,14 @@ def check_teacher(experiment: Experiment, source: str) -> None:
             source, ["distill.teacher: the two networks have another schedule (diffusion.base_resolution or "
                      "log_snr_range); a student keeps its teacher's"]
         )  # fmt: skip
+    if teacher.diffusion.prediction == "epsilon":
+        raise ConfigError(
+            source,
+            [
+                "distill.teacher: predicts epsilon, which says nothing about an image at pure noise, where a student's "
+                "first step is; name one that predicts v or x"
+            ],
+        )
     if experiment.distill.guidance not in (None, 1) and teacher.train.label_dropout == 0:
         raise ConfigError(source, ["distill.guidance: the teacher was trained without train.label_dropout"])
 

@@ -577,6 +577,11 @@ class Experiment(Section):
             )
         if not refreshes and distill.refreshes is not None:
             raise ValueError(f"distill.refreshes: a {self.model.kind} student refreshes nothing; leave it out")
+        if self.diffusion.prediction == "epsilon":
+            raise ValueError(
+                "diffusion.prediction: epsilon says nothing about an image at pure noise, where a student's first step "
+                "is; distill networks that predict v or x"
+            )
         if distill.guidance not in (None, 1) and not self.model.class_conditional:
             raise ValueError("distill.guidance: needs model.class_conditional: true")
         images = self.train.batch // self.train.accumulate

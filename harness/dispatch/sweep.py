@@ -295,9 +295,14 @@ Arms = Mapping[str, tuple[dict[str, Any], list[dict[str, Any]]]]
 STITCH, TEACHER = "sample.stitch", "distill.teacher"
 BESIDE = {STITCH: "stitched", TEACHER: "teacher"}
 """The keys that name a second network, and where an experiment holds that one's configuration."""
+METHOD = "distill.method"
 OF_TRAINING = ("train.start", TEACHER)
 NAMING_KEYS = (*OF_TRAINING, STITCH)
 """The keys whose values may be arms; those of them that a training depends on."""
+
+
+def _without(values: Mapping[str, Any], left_out: str) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key != left_out}
 
 
 def _unstitched(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -357,6 +362,8 @@ def _network_in(key: str, path: str, source: str) -> dict[str, Any] | None:
     place = expanded(path)
     if not place.exists():
         return None
+    if place.is_dir():
+        raise ConfigError(source, [f"{key}: {path} is a folder; give the path of the file of weights"])
     try:
         told = load_facts(place).get("config")
     except StoreError as error:
@@ -385,13 +392,25 @@ class Starts:
         self._of_arm: dict[tuple[str, int], str] = {}
         named = {name: [arm for key in OF_TRAINING for arm in self._named_by(name, key)] for name in arms}
         if cycle := find_cycle(named):
-            what = "arms start from each other in a circle" if len(cycle) > 2 else "an arm starts from itself"
-            cure = (
-                "leave train.start out of one of them"
-                if len(cycle) > 2
-                else "leave train.start out of it, or name another"
-            )
-            raise ConfigError(str(path), [f"train.start: {what}: {' → '.join(cycle)}; {cure}"])
+            raise ConfigError(str(path), [self._circle(cycle)])
+
+    def _circle(self, cycle: Sequence[str]) -> str:
+        """A message of arms whose trainings need each other."""
+        keys = [
+            next(key for key in OF_TRAINING if needed in self._named_by(name, key))
+            for name, needed in itertools.pairwise(cycle)
+        ]
+        key, is_long = keys[0], len(cycle) > 2
+        if TEACHER not in keys:
+            what = "arms start from each other in a circle" if is_long else "an arm starts from itself"
+        elif "train.start" not in keys:
+            what = "arms teach each other in a circle" if is_long else "an arm is taught by itself"
+        else:
+            key, what = " and ".join(dict.fromkeys(keys)), "arms start from or are taught by each other in a circle"
+        cure = f"leave {key} out of one of them" if is_long else f"leave {key} out of it, or name another"
+        if TEACHER in keys:
+            cure = "name another in one of them" if is_long else "name another"
+        return f"{key}: {what}: {' → '.join(cycle)}; {cure}"
 
     def named_arms(self) -> set[str]:
         """The arms that others start from, are taught by or are stitched to."""
@@ -400,17 +419,22 @@ class Starts:
     def _named_by(self, name: str, key: str) -> list[str]:
         """The arms that arm `name` has as its `key`."""
         arm_set, points = self.arms[name]
-        named = [{**arm_set, **point, **self.fixed}.get(key) for point in points]
+        named = [self._held({**arm_set, **point}).get(key) for point in points]
         return list(dict.fromkeys(arm for arm in named if isinstance(arm, str) and arm in self.arms))
 
     def experiment(self, name: str, point: Mapping[str, Any], seed: int) -> Experiment:
         """Arm `name` at one point of its grid. Raises :class:`ConfigError`."""
-        values = {**self.arms[name][0], **point, **self.fixed, "seed": seed}
+        values = {**self._held({**self.arms[name][0], **point}), "seed": seed}
         source = f"{self.path}: arm {name!r}"
         self._resolve_beside(STITCH, values, seed, source)
         experiment = self._parsed(values, seed, source)
         _check_two_networks(experiment, self.identify, source)
         return experiment
+
+    def _held(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """`values` with what holds in every cell; a teacher in those that are distilled alone."""
+        held = {**values, **self.fixed}
+        return held if held.get(METHOD) is not None or TEACHER in values else _without(held, TEACHER)
 
     def _parsed(self, values: dict[str, Any], seed: int, source: str) -> Experiment:
         start = values.get("train.start")
@@ -438,8 +462,7 @@ class Starts:
         """The id of the one training of arm `name` with `seed`; a placeholder where the arm has problems of its own."""
         if (name, seed) not in self._of_arm:
             arm_set, points = self.arms[name]
-            fixed = {**self.fixed, "seed": seed}
-            own = [{**arm_set, **point, **fixed} for point in points]
+            own = [{**self._held({**arm_set, **point}), "seed": seed} for point in points]
             try:  # what it is stitched to is no part of its training, and may be the very arm that asks
                 experiments = [self._parsed(_unstitched(values), seed, f"{self.path}: arm {name!r}") for values in own]
             except ConfigError as error:

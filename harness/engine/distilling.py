@@ -98,6 +98,7 @@ def training_macs(
     method, distiller = method_for(experiment), distiller_of(experiment)
     runs: Mapping[str, int | Fraction] = method.runs_per_iteration(experiment)
     forward: Mapping[str, int | Fraction] = method.forward_runs_per_iteration(experiment)
+    further = 0
     if distiller is not None:
         size = known_info(experiment.data, labelled=experiment.model.class_conditional).size
         settings = student_settings(experiment, build_schedule(experiment.diffusion, size))
@@ -105,8 +106,10 @@ def training_macs(
         beside = distiller.runs(settings)
         costs = {**costs, **dict.fromkeys({*beside.trained, *beside.forward}, MacCount(teacher, {}, {}))}
         runs = {**dict.fromkeys(costs, 0), **own.trained, **beside.trained}
-        forward = {**own.forward, **beside.forward}
-    return training_macs_per_step(
+        # a student's step without a gradient runs all that an evaluation does, the projections of a context too
+        whole = sum(costs[name].macs * count for part in (own, beside) for name, count in part.forward.items())
+        forward, further = {}, round(whole * experiment.train.batch)
+    return further + training_macs_per_step(
         costs,
         experiment.train.batch,
         runs=runs,

@@ -96,12 +96,18 @@ def _key_of(quantity: Quantity, experiment: Experiment) -> str | None:
     train = experiment.train.model_dump(mode="json", exclude={"start"})
     measure = experiment.measure.model_dump(mode="json", include={"images", "latency"})
     data = experiment.data.model_dump(mode="json", exclude={"path", "label"})
-    source = source_of(experiment.model.kind)  # of a method that is not ours
-    own = None if source is None else source.digest
-    beside = [other for other in (experiment.stitched, experiment.teacher) if other is not None]
+    networks = [other for other in (experiment.stitched, experiment.teacher) if other is not None]
+    own = _source_digest(experiment.model.kind)
+    beside = [*networks, *(_source_digest(other["model"]["kind"]) for other in networks)]
     if experiment.distill.method is not None:
         beside.append(experiment.distill.model_dump(mode="json", exclude={"teacher"}))
     return digest_of([quantity, content, data, sections, train, measure, own, *beside])
+
+
+def _source_digest(kind: str) -> str | None:
+    """That of a method that is not ours."""
+    source = source_of(kind)
+    return None if source is None else source.digest
 
 
 @lru_cache

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -164,6 +164,12 @@ def train_network(
     """
     settings, ranks = experiment.train, current_ranks()
     micro_batch = micro_batch_of(settings, ranks)
+    if experiment.distill.variant == "instant" and micro_batch % 2:
+        over = f"over {ranks.world} × {settings.accumulate} ranks × accumulations"
+        raise ConfigError(
+            "train.batch",
+            [f"the instant variant halves each micro-batch, of {micro_batch} images {over}; make it even"],
+        )
     device = pick_device(ranks)
     dataset = training_data(experiment)
     state, objective = build_training(experiment, dataset.info, device)
@@ -171,7 +177,7 @@ def train_network(
     if start is not None and has_frozen(experiment):  # what is frozen is in no checkpoint
         _start_from(state, start, experiment, table, teacher)
         frozen = {"frozen": tensors_digest(state.frozen())}
-    resumed = _resume(state, training, folder, ranks, frozen)
+    resumed = _resume(state, experiment, training, folder, ranks, frozen)
     if resumed is None and start is not None and not frozen:
         _start_from(state, start, experiment, table)
     module = objective if ranks.world == 1 else _distributed(objective, experiment, device)
@@ -185,15 +191,17 @@ def train_network(
             writer.check()
             finished = state.step == settings.steps
             if state.step % settings.log_every == 0 or finished:
-                with _naming_checkpoint(folder):
-                    journal.add(state.step, _mean_over_ranks(value, ranks), settings.batch, monitored(state.model))
+                with _naming_checkpoint(writer):
+                    told = _monitored_over_ranks(state.model, ranks)
+                    journal.add(state.step, _mean_over_ranks(value, ranks), settings.batch, told)
             progress(state.step, settings.steps)
             asked = (ranks.world == 1 or state.step % STOP_EVERY == 0) and _any_rank(should_stop(), ranks, device)
             stopping = asked and not finished
             due = state.step % settings.checkpoint_every == 0 and not finished
+            if stopping or due or finished:
+                with _naming_checkpoint(writer):
+                    _check_sound(state, objective, experiment, batch, value, micro_batch, device, ranks)
             if ranks.is_first and (stopping or due):
-                with _naming_checkpoint(folder):
-                    check_monitored(state.step, monitored(state.model))
                 writer.write(state.tensors(), state.step, **frozen, **spent.facts())
             if stopping:
                 writer.wait()
@@ -233,6 +241,12 @@ def build_training(experiment: Experiment, info: DataInfo, device: torch.device)
 def has_frozen(experiment: Experiment) -> bool:
     """Whether networks take part in the training that it does not change."""
     return bool(experiment.train.freeze) or experiment.distill.method is not None
+
+
+def _holding_frozen(experiment: Experiment) -> str:
+    """The keys that name the weights which a training leaves as they are."""
+    given = {"train.start": experiment.train.freeze, "distill.teacher": experiment.distill.method}
+    return " and ".join(key for key, value in given.items() if value)
 
 
 def _freeze(model: nn.Module, experiment: Experiment) -> None:
@@ -327,33 +341,16 @@ def optimise(
 ) -> Tensor:
     """One optimiser step on this rank's part of the global batch; returns the mean loss as a tensor on the device."""
     settings = experiment.train
-    images, labels, positions = (part.to(device, non_blocking=True) for part in batch)
-    count = len(images) // micro_batch
+    parts = _parts(batch, micro_batch, device)
     total = torch.zeros((), device=device)
-    precision = torch.autocast(
-        device.type,
-        torch.bfloat16,
-        enabled=settings.precision == "bfloat16",
-        # what is recomputed must cast as the first pass did, whatever the cache of casts held then
-        cache_enabled=not method_for(experiment).recomputes_activations(experiment),
-    )
     state.optimizer.zero_grad(set_to_none=True)
-    for number in range(count):
-        part = slice(number * micro_batch, (number + 1) * micro_batch)
-        randomness = Randomness(experiment.seed, state.step, positions[part], settings.batch)
-        # torch's own generator, for dropout and the like: keyed, so that a resumed run repeats it
-        torch.manual_seed(_generator_key(experiment.seed, state.step, int(batch.positions[part.start])))
-        scaled = augment(
-            images[part].float().div_(127.5).sub_(1), randomness, settings.translation, settings.flip, BLACK
-        )
-        last = number == count - 1
+    for part in parts:
         with contextlib.ExitStack() as stack:
-            if isinstance(module, DistributedDataParallel) and not last:
+            if isinstance(module, DistributedDataParallel) and part is not parts[-1]:
                 stack.enter_context(module.no_sync())
-            stack.enter_context(precision)
-            value = module(scaled, labels[part] if experiment.model.class_conditional else None, randomness)
-        (value / count).backward()
-        total += value.detach() / count
+            value = _loss_of_part(module, experiment, state.step, part)
+        (value / len(parts)).backward()
+        total += value.detach() / len(parts)
     if settings.gradient_clip is not None:
         nn.utils.clip_grad_norm_(state.model.parameters(), settings.gradient_clip)
     for group in state.optimizer.param_groups:
@@ -361,6 +358,40 @@ def optimise(
     state.optimizer.step()
     _update_average(state, settings.ema)
     return total
+
+
+class _Part(NamedTuple):
+    """A micro-batch on the device, and the place of its first image in the global batch."""
+
+    batch: Batch
+    first: int
+
+
+def _parts(batch: Batch, micro_batch: int, device: torch.device) -> list[_Part]:
+    """The micro-batches of this rank's part of the global batch."""
+    moved = [tensor.to(device, non_blocking=True) for tensor in batch]
+    return [
+        _Part(Batch(*(tensor[start : start + micro_batch] for tensor in moved)), int(batch.positions[start]))
+        for start in range(0, len(batch.images), micro_batch)
+    ]
+
+
+def _loss_of_part(module: nn.Module, experiment: Experiment, step: int, part: _Part) -> Tensor:
+    """The loss of a micro-batch at `step`."""
+    settings, (images, labels, positions) = experiment.train, part.batch
+    randomness = Randomness(experiment.seed, step, positions, settings.batch)
+    # torch's own generator, for dropout and the like: keyed, so that a resumed run repeats it
+    torch.manual_seed(_generator_key(experiment.seed, step, part.first))
+    scaled = augment(images.float().div_(127.5).sub_(1), randomness, settings.translation, settings.flip, BLACK)
+    with torch.autocast(
+        images.device.type,
+        torch.bfloat16,
+        enabled=settings.precision == "bfloat16",
+        # what is recomputed must cast as the first pass did, whatever the cache of casts held then
+        cache_enabled=not method_for(experiment).recomputes_activations(experiment),
+    ):
+        value: Tensor = module(scaled, labels if experiment.model.class_conditional else None, randomness)
+    return value
 
 
 @torch.no_grad()
@@ -389,7 +420,9 @@ def _start_from(
 
 
 RUNAWAY = 4.0
-"""Root mean square of a student's x̂ beyond which it has run away: the data are within ±1."""
+"""Root mean square of an x̂ beyond which its network has run away: the data are within ±1."""
+WATCHED = {"estimate_rms": "the student", "auxiliary_rms": "the copy of the teacher"}
+"""Where an iteration tells that of each network that is trained."""
 
 
 def monitored(model: nn.Module) -> dict[str, float]:
@@ -398,25 +431,65 @@ def monitored(model: nn.Module) -> dict[str, float]:
 
 
 def check_monitored(step: int, values: Mapping[str, float]) -> None:
-    """Raise :class:`Diverged` where the student has run away; a loss of moments may stay small meanwhile."""
-    size = values.get("estimate_rms", 0.0)
-    if not size < RUNAWAY:
-        raise Diverged(f"the student has run away: its estimates have a root mean square of {size:.3g} at step {step}")
+    """Raise :class:`Diverged` where a network has run away; a loss of moments may stay small meanwhile."""
+    for name, network in WATCHED.items():
+        size = values.get(name, 0.0)
+        if not size < RUNAWAY:
+            raise Diverged(
+                f"{network} has run away: its estimates have a root mean square of {size:.3g} at step {step}"
+            )
+
+
+def _monitored_over_ranks(model: nn.Module, ranks: Ranks) -> dict[str, float]:
+    """:func:`monitored`, the mean over all ranks: each knows the same, and stops for the same."""
+    own = monitored(model)
+    if ranks.world == 1 or not own:
+        return own
+    values = torch.tensor(list(own.values()), device=next(model.parameters()).device)
+    torch.distributed.all_reduce(values)
+    return dict(zip(own, (values / ranks.world).tolist(), strict=True))
+
+
+def _check_sound(
+    state: State,
+    objective: TrainingLoss,
+    experiment: Experiment,
+    batch: Batch,
+    value: Tensor,
+    micro_batch: int,
+    device: torch.device,
+    ranks: Ranks,
+) -> None:
+    """Raise :class:`Diverged` unless the weights as they are may be kept, so that what is kept is from before.
+
+    `value` is the last iteration's loss. Of a distillation the loss is computed once more, after its update.
+    """
+    if isinstance(state.model, Distillation):
+        value = _loss_of_part(objective, experiment, state.step, _parts(batch, micro_batch, device)[0]).detach()
+        check_monitored(state.step, _monitored_over_ranks(state.model, ranks))
+    check_loss(state.step, _mean_over_ranks(value.clone(), ranks))
+
+
+def check_loss(step: int, loss: float) -> None:
+    """Raise :class:`Diverged` for one that is not finite."""
+    if not math.isfinite(loss):
+        raise Diverged(f"the loss is {loss} at step {step}")
 
 
 @contextlib.contextmanager
-def _naming_checkpoint(folder: Path) -> Iterator[None]:
+def _naming_checkpoint(writer: CheckpointWriter) -> Iterator[None]:
     """Say of a training that diverges which checkpoint it leaves."""
     try:
         yield
     except Diverged as error:
-        newest = max(checkpoints(folder), default=None)
+        writer.wait()
+        newest = max(checkpoints(writer.folder), default=None)
         left = "no checkpoint was written before" if newest is None else f"the last checkpoint before is {newest}"
         raise Diverged(f"{error}; {left}") from None
 
 
 def _resume(
-    state: State, training: str, folder: Path, ranks: Ranks, frozen: Mapping[str, str]
+    state: State, experiment: Experiment, training: str, folder: Path, ranks: Ranks, frozen: Mapping[str, str]
 ) -> dict[str, str] | None:
     """Take over the newest whole checkpoint, if there is one; the first rank sets a damaged one aside and says so.
 
@@ -428,8 +501,8 @@ def _resume(
     if found is not None:
         if found.metadata.get("frozen") != frozen.get("frozen"):
             raise StoreError(
-                f"{found.path}: was made beside other frozen weights than those of train.start; move {folder} away to "
-                "train anew"
+                f"{found.path}: was made beside other frozen weights than those of {_holding_frozen(experiment)}; move "
+                f"{folder} away to train anew"
             )
         state.restore(found.tensors, found.step)
         log.info("training %s goes on from step %d", training, state.step)
@@ -515,8 +588,7 @@ class Journal:
 
     def add(self, step: int, loss: float, batch: int, further: Mapping[str, float] | None = None) -> None:
         """Note the loss and `further` values; raises :class:`Diverged` where it is not finite or a student ran away."""
-        if not math.isfinite(loss):
-            raise Diverged(f"the loss is {loss} at step {step}")
+        check_loss(step, loss)
         check_monitored(step, further or {})
         now = time.monotonic()
         seconds = now - self.last_time

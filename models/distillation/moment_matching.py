@@ -58,14 +58,15 @@ def moment_matching(
         return _instant(networks, estimated, weight, z_s, log_snr_s, labels, settings)
     with torch.no_grad():
         teacher = networks.taught(z_s, log_snr_s, labels, settings.guidance, run)
-    if not trains_student:
+    with torch.set_grad_enabled(not trains_student):
         tracked = networks.tracked(z_s, log_snr_s, labels, run)
+    networks.monitored["auxiliary_rms"] = tracked.detach().square().mean().sqrt()
+    if not trains_student:
         errors = (estimated.x - tracked).square() + (teacher - tracked).square()
         value = (errors.flatten(1).mean(1) * weight).mean()
         networks.monitored["auxiliary_loss"] = value.detach()
         return value
-    with torch.no_grad():
-        gap = networks.tracked(z_s, log_snr_s, labels, run) - teacher
+    gap = tracked - teacher
     networks.monitored["moment_gap"] = gap.square().mean().sqrt()
     return ((estimated.x * gap).flatten(1).mean(1) * weight).mean()
 

@@ -165,6 +165,8 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
         values["sample.guidance_interval"] = draw(maybe(rising(0.0, 100.0)))
     if not dual and not cached and draw(st.integers(0, 3)) == 0:
         values |= {"sample.stitch": SECOND, "sample.stitch_share": draw(SHARE)}
+    if draw(st.integers(0, 2)) == 0:
+        values |= distillation_keys(draw, refreshes=dual or cached, labelled=labelled)
     values["measure.weights"] = None
     return {key: value for key, value in values.items() if value is not None or key == "train.gradient_clip"}
 
@@ -200,8 +202,34 @@ def dual_rate_keys(draw: st.DrawFn, levels: int) -> dict[str, Any]:
     }
 
 
+def distillation_keys(draw: st.DrawFn, *, refreshes: bool, labelled: bool) -> dict[str, Any]:
+    """Of a student that starts from its teacher."""
+    steps = draw(st.integers(1, 4))
+    rollout = draw(st.sampled_from([None, "data", "full"]))
+    guidance = draw(st.sampled_from([None, 1, 3.0])) if labelled else None
+    own: dict[str, Any] = {"distill.teacher_steps": draw(maybe(SMALL))}
+    method = draw(st.sampled_from(["moment_matching", "moment_matching", "regression"]))
+    if method == "moment_matching":
+        variant = draw(st.sampled_from([None, "alternating", "instant"]))
+        rate = None if variant == "instant" else draw(st.sampled_from([None, 1e-4]))
+        own = {"distill.variant": variant, "distill.auxiliary_learning_rate": rate}
+    return {
+        "distill.method": method,
+        "distill.teacher": START,
+        "train.start": START,
+        "diffusion.prediction": None,
+        "distill.steps": steps,
+        "distill.refreshes": draw(st.integers(1, steps)) if refreshes else None,
+        "distill.times": draw(st.sampled_from([None, "discrete"] + ["continuous"] * (rollout != "full"))),
+        "distill.rollout": rollout,
+        "distill.guidance": guidance,
+        "distill.guidance_interval": None if guidance is None else draw(maybe(rising(0.0, 100.0))),
+        **own,
+    }
+
+
 START = "start"
-"""The arm that a drawn training starts from: a single network."""
+"""The arm that a drawn training starts from, or is distilled from: a single network."""
 SECOND = "second"
 """The arm whose network runs the first steps of a stitched sampling: as the drawn one, but trained at another rate."""
 
@@ -214,8 +242,9 @@ def arms_of(values: dict[str, Any]) -> dict[str, Any]:
     if values.get("train.start") != START:
         return {"only": {}}
     of_dual = own_keys()["dual_rate"].keys() - own_keys()["single_rate"].keys()
-    others = {*of_dual, "train.start", "train.freeze", *(f"sample.{key}" for key in REFRESH_KEYS)}
-    nothing = {key: None for key in values if key in others}
+    caching = {"sample.cache_from_level", "sample.cache_order"}
+    others = {*of_dual, *caching, "train.start", "train.freeze", *(f"sample.{key}" for key in REFRESH_KEYS)}
+    nothing = {key: None for key in values if key in others or key.startswith(("distill.", "sample.stitch"))}
     return {"only": {}, START: {"cells": False, "set": {**nothing, "model.kind": "single_rate"}}}
 
 
@@ -241,7 +270,7 @@ def test_every_key_of_the_schema_is_drawn() -> None:
         seen.update(values)
 
     collect()
-    assert set(key_types()) - seen == {"measure.weights", "stitched"}, "a file, and what a sweep fills in"
+    assert set(key_types()) - seen == {"measure.weights", "stitched", "teacher"}, "a file, and what a sweep fills in"
 
 
 @settings(

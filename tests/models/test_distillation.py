@@ -368,7 +368,7 @@ def test_the_two_networks_are_trained_in_turn() -> None:
         for network in (student, teacher, auxiliary):
             moved = any(p.grad is not None and bool(p.grad.any()) for p in network.parameters())
             assert moved == (network is trained)
-    assert {"estimate_rms", "auxiliary_loss", "moment_gap"} == networks.monitored.keys()
+    assert {"estimate_rms", "auxiliary_rms", "auxiliary_loss", "moment_gap"} == networks.monitored.keys()
 
 
 def test_the_student_is_moved_by_the_gap_of_the_two_estimates() -> None:
