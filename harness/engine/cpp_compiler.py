@@ -1,9 +1,9 @@
 """torch.compile's C++ is compiled without a pass of GCC's that makes wrong code of it on x86.
 
-Seen with GCC 11.3 and 12.2 at -O3 and their generic tuning: where it copies a block by `rep movsq`, it removes the stores
-that fill the block as if they were dead. torch's transposition of a 32×32 tile of bfloat16 ends in such a copy. A layer
-norm over the tokens of a convolution's output reads it: at widths from 64 on the stream is nan, or worse, finite and
-wrong. Copies by memcpy are not affected, nor is what other tunings and -O2 make of the same file.
+Seen with GCC 11.3 and 12.2 at -O3 and their generic tuning: where it copies a block by `rep movsq`, it removes the
+stores that fill the block as if they were dead. torch's transposition of a 32×32 tile of bfloat16 ends in such a copy.
+A layer norm over the tokens of a convolution's output reads it: at widths from 64 on the stream is nan, or worse,
+finite and wrong. Copies by memcpy are not affected, nor is what other tunings and -O2 make of the same file.
 """
 
 from __future__ import annotations

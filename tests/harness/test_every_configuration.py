@@ -163,10 +163,10 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
     if labelled and draw(st.booleans()):
         values["sample.guidance"] = draw(st.sampled_from([0.0, 1, 3.0]))
         values["sample.guidance_interval"] = draw(maybe(rising(0.0, 100.0)))
-    if not dual and not cached and draw(st.integers(0, 3)) == 0:
-        values |= {"sample.stitch": SECOND, "sample.stitch_share": draw(SHARE)}
     if draw(st.integers(0, 2)) == 0:
         values |= distillation_keys(draw, refreshes=dual or cached, labelled=labelled)
+    elif not dual and not cached and draw(st.integers(0, 3)) == 0:
+        values |= {"sample.stitch": SECOND, "sample.stitch_share": draw(SHARE)}
     values["measure.weights"] = None
     return {key: value for key, value in values.items() if value is not None or key == "train.gradient_clip"}
 
