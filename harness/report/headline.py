@@ -27,15 +27,17 @@ class Roles:
 def roles(panel: Panel, base: str | None = None, subject: str | None = None) -> Roles | None:
     """The roles in a panel; None where the base has no measured row.
 
-    The base is the first arm unless named; its family are the arms with exactly the same network, uncached and not
-    stitched to another, with any sampler or preconditioning. The subject is the arm named, or ``dual-rate``, or the
-    first arm whose own method keeps something between refreshes, or the first of another method than the base's.
+    The base is the first arm unless named; its family are the arms with exactly the same network, uncached, not
+    stitched to another and distilled alike, with any sampler or preconditioning. The subject is the arm named, or
+    ``dual-rate``, or the first arm whose own method keeps something between refreshes, or the first of another method
+    than the base's.
     """
     arms = [arm for arm in panel.arms if any(row.arm == arm for row in panel.measured)]
     if not arms or (base is not None and base not in arms):
         return None
     base = base or arms[0]
-    network = next(row.config.get("model") for row in panel.measured if row.arm == base)
+    own = next(row for row in panel.measured if row.arm == base)
+    network, taught = own.config.get("model"), own.setting("distill.method")
     family = tuple(
         arm
         for arm in arms
@@ -44,6 +46,7 @@ def roles(panel: Panel, base: str | None = None, subject: str | None = None) -> 
             row.config.get("model") == network
             and row.setting("sample.cache_from_level") is None
             and row.setting("sample.stitch") is None
+            and row.setting("distill.method") == taught
             for row in panel.measured
             if row.arm == arm
         )

@@ -49,7 +49,7 @@ def cell(
     config = copy.deepcopy(BASE)
     for key, value in {**(fixed or {}), **varied}.items():
         section, name = key.split(".")
-        config[section][name] = value
+        config.setdefault(section, {})[name] = value
     values = frechet if isinstance(frechet, list) else [frechet]
     config["seed"] = seed
     per_seed = []

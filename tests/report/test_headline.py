@@ -208,6 +208,19 @@ def test_an_arm_stitched_to_another_network_is_compared_with_the_base_not_counte
     assert found == {"stitch": 2.0, "dual-rate": 1.25}
 
 
+def test_a_student_of_the_same_network_is_compared_with_the_base_not_counted_as_it() -> None:
+    student = {"distill.method": "moment_matching", "distill.steps": 8}
+    panel = panel_of(
+        curve("base", 1.0, seeds=(0,)),
+        curve("student", 0.5, seeds=(0,), fixed=student),
+        curve("dual-rate", 0.8, seeds=(0,), fixed={**DUAL, **student}),
+    )
+    who = roles(panel)
+    assert who is not None and (who.family, who.subject) == (("base",), "dual-rate")
+    of_students = roles(panel, base="student")
+    assert of_students is not None and (of_students.family, of_students.subject) == (("student",), "dual-rate")
+
+
 def test_sampler_against_the_same_sampler() -> None:
     rows = []
     for sampler, factor in (("ancestral", 0.5), ("ddim", 2.0)):
