@@ -19,6 +19,7 @@ from harness.store.adopted import check_adoptable
 from harness.store.identity import START_TRAINING, Identifier
 from harness.store.needs import missing_need
 from harness.store.store import Store, Target
+from harness.wording import count_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -124,8 +125,8 @@ def _one_of_file(config: Path, arm: str | None, data: str | None) -> Experiment:
         raise ConfigError(
             str(config),
             [
-                f"arm {arm!r} has {len(trainings)} trainings, and the weights do not say of which they are; give a "
-                "file with the keys of one experiment, its seed included"
+                f"arm {arm!r} has {count_of(len(trainings), 'training')}, and the weights do not say of which they "
+                "are; give a file with the keys of one experiment, its seed included"
             ],
         )
     return first

@@ -35,8 +35,8 @@ def _note(panel: Panel, base: str, command: str) -> str:
         "values from … to …, which both reach (in compute; in time a frontier may begin at another).",
         "Training added: its compute as a share of the training that a network started from, else of the costliest of "
         f"{base}; one that started from nothing adds all that it took.",
-        "≤: already the method's cheapest row is as good. *: the method does not reach the best of the base, so that "
-        f"only the worse of its values are compared. {DASH}: cannot be compared.",
+        "≤: an upper bound, by its cheapest row. *: does not reach the best of the base, and is compared over the "
+        f"worse of the base's values alone. {DASH}: cannot be compared.",
         f"Times that cannot be trusted are left out: {why(timed, command)}" if untrusted(timed) else "",
     ]
     return " ".join(sentence for sentence in sentences if sentence)

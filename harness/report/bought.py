@@ -118,7 +118,7 @@ def added_note(panel: Panel, points: Sequence[Bought]) -> str:
     left_out = [point.name for point in points if point.compute is None]
     sentences = [
         f"Against added training: a point per network; costs relative to {base}, means over the values both reach; "
-        f"training as a share of the one that a network started from, else of the costliest of {base}. A network of "
+        f"training relative to that of its start, or where it had none to the costliest of {base}. A network of "
         "the base itself adds nothing, one that started from nothing all that it took.",
         "Arrows: upper bounds." if any(point.compute.bound for point in points if point.compute is not None) else "",
         f"Do not reach the best of {base}, so that only the worse of its values are compared: {', '.join(short_of)}."
