@@ -18,7 +18,7 @@ from rich.table import Table
 from harness.cli.console import console, main_of, print_json
 from harness.config.schema import DistillConfig, Experiment
 from harness.dispatch.sweep import load_experiment
-from harness.engine.profiling import profile_training
+from harness.engine.profiling import conditions_of, memory_in_words, profile_training
 
 OTHER_VARIANT = {None: "instant", "alternating": "instant", "instant": "alternating"}
 
@@ -55,18 +55,16 @@ def show(title: str, rows: list[dict[str, Any]]) -> None:
     for column in ("GMACs", "seconds", "GMACs ×", "time ×", "peak memory"):
         table.add_column(column, justify="right")
     for row in rows:
-        memory = row["peak_memory_bytes"]
         table.add_row(
             row["what"],
             f"{row['gmacs_per_step']:.4g}",
             f"{row['seconds_per_step']:.4g}",
             f"{row['gmacs_per_step'] / first['gmacs_per_step']:.2f}",
             f"{row['seconds_per_step'] / first['seconds_per_step']:.2f}",
-            "–" if memory is None else f"{memory / 2**30:.2f} GiB",
+            memory_in_words(row),
         )
     out.print(table)
-    conditions = ("device", "precision", "compiled", "threads", "batch", "steps", "peak_memory_of")
-    out.print(", ".join(f"{key.replace('_', ' ')}: {first[key]}" for key in conditions), highlight=False)
+    out.print(conditions_of(first), highlight=False)
 
 
 def main(arguments: list[str]) -> None:

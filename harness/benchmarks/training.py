@@ -17,7 +17,7 @@ from harness.cli.console import console, main_of, print_json
 from harness.config.schema import Experiment
 from harness.data import loader_throughput, open_data
 from harness.dispatch.sweep import load_experiment
-from harness.engine.profiling import profile_training
+from harness.engine.profiling import conditions_of, memory_in_words, profile_training
 from harness.wording import count_of
 
 LOADER_SECONDS = 3.0
@@ -67,7 +67,6 @@ def show(title: str, rows: list[dict[str, Any]], loader: dict[str, Any]) -> None
         table.add_column(column, justify="right")
     first = rows[0]
     for row in rows:
-        memory = row["peak_memory_bytes"]
         table.add_row(
             str(row["denoiser_times"] or "–"),
             f"{row['gmacs_per_step']:.4g}",
@@ -76,11 +75,10 @@ def show(title: str, rows: list[dict[str, Any]], loader: dict[str, Any]) -> None
             f"{row['gmacs_per_time']:.4g}",
             f"{row['gmacs_per_time'] / first['gmacs_per_time']:.3f}",
             f"{row['seconds_per_time'] / first['seconds_per_time']:.3f}",
-            "–" if memory is None else f"{memory / 2**30:.2f} GiB",
+            memory_in_words(row),
         )
     out.print(table)
-    conditions = ("device", "precision", "compiled", "threads", "batch", "steps", "peak_memory_of")
-    out.print(", ".join(f"{key.replace('_', ' ')}: {first[key]}" for key in conditions), highlight=False)
+    out.print(conditions_of(first), highlight=False)
     out.print(
         f"the loader alone: {loader['images_per_second']:,.0f} images/s with {count_of(loader['workers'], 'worker')}"
         f"{', data in memory' if loader['in_memory'] else ''}; training: {first['images_per_second']:,.1f} images/s",

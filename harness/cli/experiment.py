@@ -124,10 +124,12 @@ def _weights_of(store: Store, experiment: Experiment, command: str) -> Path:
 
 def _with_start(overrides: Sequence[str], start: str | None) -> list[str]:
     """`overrides` with ``--start``, which names a file even where an arm has its name."""
-    if start is None:
-        return list(overrides)
-    is_file = "/" not in start and not start.startswith(START_TRAINING)
-    return [*overrides, f"train.start={'./' if is_file else ''}{start}"]
+    return list(overrides) if start is None else [*overrides, f"train.start={_as_weights(start)}"]
+
+
+def _as_weights(named: str) -> str:
+    """A file or training named on the command line, so that no arm can be meant."""
+    return named if "/" in named or named.startswith(START_TRAINING) else f"./{named}"
 
 
 def train(
@@ -165,8 +167,7 @@ def _with_teacher(file: Path, overrides: Sequence[str], arm: str | None, teacher
     """`overrides` with ``--teacher``, which the student starts from too where nothing else is named."""
     if teacher is None:
         return list(overrides)
-    is_file = "/" not in teacher and not teacher.startswith(START_TRAINING)
-    named = f"{'./' if is_file else ''}{teacher}"
+    named = _as_weights(teacher)
     start = [] if names_a_start(file, overrides, arm) else [f"train.start={named}"]
     return [*overrides, f"distill.teacher={named}", *start]
 

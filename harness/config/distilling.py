@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.config.schema import Experiment, as_plain, parse_experiment
+from harness.config.beside import checked_beside, experiment_beside
+from harness.config.schema import Experiment
 from harness.errors import ConfigError
 from models.distillation import DISTILLERS
 from models.distillation.base import Distiller
+
+KEY = "distill.teacher"
 
 
 def distiller_of(experiment: Experiment) -> Distiller | None:
@@ -17,26 +20,16 @@ def distiller_of(experiment: Experiment) -> Distiller | None:
 
 def teacher_experiment(experiment: Experiment) -> Experiment | None:
     """That of the network that teaches in `experiment`'s training, on the same data; None without one."""
-    if experiment.distill.method is None or experiment.teacher is None:
-        return None
-    plain = as_plain(experiment)
-    beside: dict[str, Any] = {section: plain[section] for section in ("data", "measure") if section in plain}
-    return parse_experiment({**experiment.teacher, **beside}, "distill.teacher")
+    return None if experiment.distill.method is None else experiment_beside(experiment, experiment.teacher, KEY)
 
 
 def check_teacher(experiment: Experiment, source: str) -> None:
     """Raise :class:`ConfigError` unless the teacher of `experiment` can teach its student."""
-    try:
-        teacher = teacher_experiment(experiment)
-    except ConfigError as error:
-        kind = ((experiment.teacher or {}).get("model") or {}).get("kind")
-        refreshing = any(problem.startswith("sample.refresh") for problem in error.problems)
-        problem = f"a {kind} network, which refreshes, cannot teach; name a single one" if refreshing else str(error)
-        raise ConfigError(source, [f"distill.teacher: {problem}"]) from None
+    if experiment.distill.method is None:
+        return
+    teacher = checked_beside(experiment, experiment.teacher, KEY, source, "cannot teach; name a single one")
     if teacher is None:
         return
-    if teacher.model.class_conditional != experiment.model.class_conditional:
-        raise ConfigError(source, ["distill.teacher: one of the two networks is class-conditional, the other is not"])
     if _process(teacher) != _process(experiment):
         raise ConfigError(
             source, ["distill.teacher: the two networks have another schedule (diffusion.base_resolution or "

@@ -732,6 +732,13 @@ def as_plain(section: Section) -> dict[str, Any]:
     return _without_unset(plain, type(section))
 
 
+def standing_by_itself(experiment: Experiment) -> str:
+    """The configuration that a file of weights holds, as JSON: the same wherever the data lie."""
+    plain = as_plain(experiment)
+    plain["data"].pop("path", None)
+    return json.dumps(plain, sort_keys=True)
+
+
 def _without_unset(values: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
     kept: dict[str, Any] = {}
     for key, value in values.items():

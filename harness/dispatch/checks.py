@@ -72,19 +72,11 @@ def start_problem(training: Training, known: Mapping[str, Training], store: Stor
     if id is None and path is None:
         return None
     from harness.engine.start import misfit, network_shapes
-    from harness.store.weights import tensor_shapes
 
     try:
-        if id is not None and store.is_trained(id):
-            shapes = tensor_shapes(store.weights_path(id), id)
-        elif id is not None and id in known:
-            shapes = network_shapes(known[id].experiment)
-        elif path is not None:
-            shapes = tensor_shapes(path)
-        else:
-            return f"train.start: {store.runs} holds neither the weights nor the configuration of training {id}"
+        shapes = _shapes_of("train.start", id, path, known, store)
     except StoreError as error:
-        return f"train.start: {error}"
+        return str(error)
     names = method_of(experiment.model.kind).start_names(experiment, shapes.keys())
     reason = misfit(network_shapes(experiment), shapes, names)
     arms = known[id].arms if id is not None and id in known else []
@@ -96,21 +88,37 @@ def start_problem(training: Training, known: Mapping[str, Training], store: Stor
 def teacher_problem(training: Training, known: Mapping[str, Training], store: Store) -> str | None:
     """Why the network that `training` names as its teacher cannot teach; None if it can, or none is named."""
     experiment = training.experiment
-    id, path = teacher_training(experiment), teacher_file(experiment)
-    teacher = teacher_experiment(experiment)
-    if teacher is None or (id is not None and id in known):
+    id, teacher = teacher_training(experiment), teacher_experiment(experiment)
+    if teacher is None or id in known:
         return None
     from harness.engine.start import misfit, network_shapes
-    from harness.store.weights import tensor_shapes
 
     try:
-        if id is not None and not store.is_trained(id):
-            return f"distill.teacher: {store.runs} holds neither the weights nor the configuration of training {id}"
-        shapes = tensor_shapes(path if path is not None else store.weights_path(id or ""), id)
+        shapes = _shapes_of("distill.teacher", id, teacher_file(experiment), known, store)
     except StoreError as error:
-        return f"distill.teacher: {error}"
+        return str(error)
     reason = misfit(network_shapes(teacher), shapes)
     return None if reason is None else f"distill.teacher: {experiment.distill.teacher} {reason}"
+
+
+def _shapes_of(
+    key: str, id: str | None, path: Path | None, known: Mapping[str, Training], store: Store
+) -> Mapping[str, tuple[int, ...]]:
+    """The shape of each of the weights that the configuration's `key` names by a training's `id` or by a `path`.
+
+    Of the `known` trainings that are still to run they follow from the configuration. Raises :class:`StoreError`.
+    """
+    from harness.engine.start import network_shapes
+    from harness.store.weights import tensor_shapes
+
+    if id is not None and not store.is_trained(id):
+        if id not in known:
+            raise StoreError(f"{key}: {store.runs} holds neither the weights nor the configuration of training {id}")
+        return network_shapes(known[id].experiment)
+    try:
+        return tensor_shapes(path or store.weights_path(id or ""), id)
+    except StoreError as error:
+        raise StoreError(f"{key}: {error}") from None
 
 
 def table_problem(training: Training, known: Mapping[str, Training], store: Store) -> str | None:

@@ -29,11 +29,6 @@ def labels_of(sweep: Sweep) -> dict[Target, str]:
     }
 
 
-def describe(target: Target, sweep: Sweep) -> str:
-    """One target in words; of several :func:`labels_of` tells them at once."""
-    return labels_of(sweep)[target]
-
-
 class _Words:
     def __init__(self, sweep: Sweep) -> None:
         self.sweep = sweep

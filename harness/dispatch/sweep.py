@@ -21,6 +21,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
+from harness.config.beside import SECTIONS, network_of
 from harness.config.distilling import check_teacher
 from harness.config.dotted import flatten, hint_of, load_kinds, nest
 from harness.config.schema import (
@@ -34,7 +35,7 @@ from harness.config.schema import (
     parse_experiment,
     parse_section,
 )
-from harness.config.stitching import SECTIONS, check_stitched, network_of
+from harness.config.stitching import check_stitched
 from harness.config.values import ReadBy, as_typed, decoded, from_text
 from harness.config.yamlfile import load_mapping
 from harness.dispatch.graph import find_cycle, in_order

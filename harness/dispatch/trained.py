@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from harness.config.datasets import DATA_SETS
-from harness.config.schema import NO_TRAINING_ID, Experiment, as_plain, is_named, parse_experiment
+from harness.config.schema import NO_TRAINING_ID, Experiment, as_plain, is_named, parse_experiment, standing_by_itself
 from harness.dispatch.checks import check_data
 from harness.dispatch.sweep import Sweep, is_sweep_file, load_experiment, load_sweep
 from harness.errors import ConfigError, MissingDataError, StoreError
@@ -105,9 +105,7 @@ def _trained_of_bare(
     training = Identifier().training(experiment)
     folder = TemporaryDirectory(prefix="harness-adapt-")
     marked = Path(folder.name) / WEIGHTS
-    plain = as_plain(experiment)
-    plain["data"] = {key: value for key, value in plain["data"].items() if key != "path"}
-    facts = {"step": str(experiment.train.steps), "config": json.dumps(plain, sort_keys=True), "origin": "not known"}
+    facts = {"step": str(experiment.train.steps), "config": standing_by_itself(experiment), "origin": "not known"}
     save_tensors(marked, tensors, training, **facts)
     _check(marked, training, experiment, named=path)
     check_adoptable(store, training, marked, named=path)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from harness.config.methods import method_of
-from harness.config.schema import DiffusionConfig, Experiment, ModelConfig, SampleConfig
+from harness.config.schema import DiffusionConfig, DistillConfig, Experiment, ModelConfig, SampleConfig
 from harness.errors import ConfigError
 from harness.store.weights import load_tensors
 from models import spacing
@@ -108,9 +108,9 @@ def build_schedule(diffusion: DiffusionConfig, size: int) -> CosineSchedule:
     return CosineSchedule(shift, diffusion.log_snr_range)
 
 
-def build_guidance(sample: SampleConfig) -> Guidance | None:
-    """Classifier-free guidance, or none."""
-    return None if sample.guidance is None else Guidance(sample.guidance, sample.guidance_interval)
+def build_guidance(section: SampleConfig | DistillConfig) -> Guidance | None:
+    """Classifier-free guidance as a section says it, of sampling or of a teacher; or none."""
+    return None if section.guidance is None else Guidance(section.guidance, section.guidance_interval)
 
 
 def clips(experiment: Experiment) -> bool:

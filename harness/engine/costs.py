@@ -10,7 +10,8 @@ import torch
 
 from harness.config.schema import LatencyConfig
 from harness.engine.build import method_for
-from harness.engine.distilling import counted_teacher, training_macs
+from harness.engine.distilling import training_macs
+from harness.engine.estimate import teacher_macs
 from harness.measure.flops import network_costs, observe_steps, parameter_counts, sampling_macs
 from harness.measure.latency import largest_batch, measure_time
 from models.method import RunNetwork
@@ -34,7 +35,7 @@ def sampling_cost(generator: ImageGenerator, networks_run: Mapping[str, int]) ->
         network_costs(model, shape, classes, training=True),
         seen.refresh,
         seen.between,
-        counted_teacher(experiment),
+        teacher_macs(experiment),
         recomputed=True,
     )
     return {

@@ -12,13 +12,12 @@ from torch import nn
 from harness.config.distilling import distiller_of, teacher_experiment
 from harness.config.schema import Experiment
 from harness.data import known_info
-from harness.engine.build import ImageInfo, build_model, build_schedule, label_count, method_for
+from harness.engine.build import ImageInfo, build_guidance, build_model, build_schedule, method_for
 from harness.errors import ConfigError
-from harness.measure.flops import MacCount, network_costs, observe_steps, sampling_macs, training_macs_per_step
+from harness.measure.flops import MacCount, training_macs_per_step
 from harness.store.weights import load_tensors
 from models.distillation.base import StudentSettings, student_runs
 from models.distillation.networks import Distillation
-from models.guidance import Guidance
 from models.methods import Loss
 from models.process import CosineSchedule
 
@@ -26,17 +25,14 @@ from models.process import CosineSchedule
 def student_settings(experiment: Experiment, schedule: CosineSchedule) -> StudentSettings:
     """What the section `distill` of `experiment` says."""
     distill = experiment.distill
-    guidance = None
-    if distill.guidance is not None:
-        guidance = Guidance(distill.guidance, distill.guidance_interval)
     return StudentSettings(
         steps=distill.steps or 1,
         loss=method_for(experiment).loss_settings(experiment, schedule),
-        refreshes=distill.refresh_schedule if distill.refreshes is not None else None,
+        refreshes=distill.refresh_schedule,
         times=distill.times or "discrete",
         rollout=distill.rollout or "data",
         clips=method_for(experiment).clips(experiment),
-        guidance=guidance,
+        guidance=build_guidance(distill),
         variant=distill.variant or "alternating",
         teacher_steps=distill.teacher_steps or 1,
     )
@@ -117,16 +113,3 @@ def training_macs(
         frozen=experiment.train.freeze or (),
         forward_runs=forward,
     )
-
-
-def counted_teacher(experiment: Experiment) -> int:
-    """Multiply-adds of one evaluation of `experiment`'s teacher for an image, counted on the network itself; 0 without
-    a teacher."""
-    teacher = teacher_experiment(experiment)
-    if teacher is None:
-        return 0
-    info = known_info(teacher.data, labelled=teacher.model.class_conditional)
-    model, shape = build_model(teacher, info), (info.channels, info.size, info.size)
-    classes = label_count(teacher.model, info) or 0
-    seen = observe_steps(model, shape, classes)
-    return sampling_macs(network_costs(model, shape, classes, training=True), Counter(seen.refresh))

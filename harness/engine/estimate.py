@@ -173,6 +173,12 @@ def network_costs_of(experiment: Experiment, *, training: bool = False) -> dict[
     return costs if second is None else costs | _renamed(_counted(_Costed.of(second, info, training=False))).networks
 
 
+def teacher_macs(experiment: Experiment) -> int:
+    """Multiply-adds of an evaluation of the network that teaches in `experiment`'s training; 0 without one."""
+    teacher = teacher_experiment(experiment)
+    return 0 if teacher is None else _counted(_Costed.of(teacher, image_info(teacher), training=True)).whole
+
+
 def planned_costs(experiment: Experiment, info: DataInfo, *, training: bool = False) -> dict[str, MacCount]:
     """Multiply-adds of one evaluation of each network for one image of `info`, without allocating a weight."""
     costed = _Costed.of(experiment, info, training=training)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -106,6 +107,18 @@ def _summary(
         "peak_memory_of": peak_memory_of(device),
         "trace": None if trace is None else str(trace),
     }
+
+
+def conditions_of(summary: Mapping[str, Any]) -> str:
+    """What the times of a summary were taken with, in a line."""
+    keys = ("device", "precision", "compiled", "threads", "batch", "steps", "peak_memory_of")
+    return ", ".join(f"{key.replace('_', ' ')}: {summary[key]}" for key in keys)
+
+
+def memory_in_words(summary: Mapping[str, Any]) -> str:
+    """Its peak memory; a dash where the system does not tell."""
+    memory = summary["peak_memory_bytes"]
+    return "–" if memory is None else f"{memory / 2**30:.2f} GiB"
 
 
 def describe_profile(summary: dict[str, Any]) -> list[str]:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from harness.config.schema import DataConfig, Experiment, TrainConfig, as_plain
+from harness.config.schema import DataConfig, Experiment, TrainConfig, standing_by_itself
 from harness.data import DataInfo, Dataset, batches, fingerprint, open_data
 from harness.data.loader import Batch
 from harness.engine.build import build_model, build_schedule, method_for
@@ -193,7 +193,7 @@ def train_network(
             if state.step % settings.log_every == 0 or finished:
                 with _naming_checkpoint(writer):
                     told = _monitored_over_ranks(state.model, ranks)
-                    journal.add(state.step, _mean_over_ranks(value, ranks), settings.batch, told)
+                    journal.add(state.step, float(_mean_over_ranks(value, ranks)), settings.batch, told)
             progress(state.step, settings.steps)
             asked = (ranks.world == 1 or state.step % STOP_EVERY == 0) and _any_rank(should_stop(), ranks, device)
             stopping = asked and not finished
@@ -446,8 +446,7 @@ def _monitored_over_ranks(model: nn.Module, ranks: Ranks) -> dict[str, float]:
     if ranks.world == 1 or not own:
         return own
     values = torch.tensor(list(own.values()), device=next(model.parameters()).device)
-    torch.distributed.all_reduce(values)
-    return dict(zip(own, (values / ranks.world).tolist(), strict=True))
+    return dict(zip(own, _mean_over_ranks(values, ranks).tolist(), strict=True))
 
 
 def _check_sound(
@@ -467,7 +466,7 @@ def _check_sound(
     if isinstance(state.model, Distillation):
         value = _loss_of_part(objective, experiment, state.step, _parts(batch, micro_batch, device)[0]).detach()
         check_monitored(state.step, _monitored_over_ranks(state.model, ranks))
-    check_loss(state.step, _mean_over_ranks(value.clone(), ranks))
+    check_loss(state.step, float(_mean_over_ranks(value, ranks)))
 
 
 def check_loss(step: int, loss: float) -> None:
@@ -529,11 +528,7 @@ def _finish(
     if ranks.is_first:
         if weights.exists():
             log.warning("%s is replaced; the old file is kept as %s", weights, set_aside(weights).name)
-        config = as_plain(experiment)  # so that the file stands by itself
-        config["data"].pop("path", None)  # and is the same wherever the data lie
-        save_tensors(
-            weights, state.weights(), training, step=str(state.step), config=json.dumps(config, sort_keys=True)
-        )
+        save_tensors(weights, state.weights(), training, step=str(state.step), config=standing_by_itself(experiment))
         record = TrainingRecord(
             schema_=TRAINING_SCHEMA,
             training=training,
@@ -560,11 +555,12 @@ def _finish(
     return done
 
 
-def _mean_over_ranks(value: Tensor, ranks: Ranks) -> float:
-    if ranks.world > 1:
-        torch.distributed.all_reduce(value)
-        value = value / ranks.world
-    return float(value)
+def _mean_over_ranks(values: Tensor, ranks: Ranks) -> Tensor:
+    if ranks.world == 1:
+        return values
+    total = values.clone()
+    torch.distributed.all_reduce(total)
+    return total / ranks.world
 
 
 def _any_rank(flag: bool, ranks: Ranks, device: torch.device) -> bool:

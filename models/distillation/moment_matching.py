@@ -8,6 +8,7 @@ gradient step of the teacher ("instant", its algorithm 3, without a precondition
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from models.method import RunNetwork
     from models.objective import Randomness
 
+Weights = dict[str, "Tensor"]
 HALF = Fraction(1, 2)
 
 
@@ -85,81 +87,57 @@ def _instant(
     if images % 2:
         raise ValueError(f"the instant variant halves its images, which are {images}")
     first, second = slice(0, None, 2), slice(1, None, 2)  # times rise over the batch: each half has all of them
-    direction = teacher_direction(networks, estimated.x.detach(), z_s, log_snr_s, labels, weight, settings, first)
-    moved = teacher_derivative(networks, direction, z_s, log_snr_s, labels, settings, second)
+    teaching, moving = (_of_weights(networks, z_s, log_snr_s, labels, settings, half) for half in (first, second))
+    weights = {name: parameter.detach() for name, parameter in networks.teacher.named_parameters()}
+    direction = descent(teaching, weights, estimated.x.detach()[first], weight[first])
+    moved = derivative(moving, weights, direction)
     networks.monitored["moment_gap"] = moved.square().mean().sqrt()
     return ((estimated.x[second] * moved).flatten(1).mean(1) * weight[second]).mean()
 
 
-def teacher_direction(
+def _of_weights(
     networks: Distillation,
-    x: Tensor,
-    z_s: Tensor,
-    log_snr_s: Tensor,
-    labels: Tensor | None,
-    weight: Tensor,
-    settings: StudentSettings,
-    part: slice,
-) -> dict[str, Tensor]:
-    """ν = −∇_θ of the weighted error of the teacher's x̂(z_s) against the student's x̃, over the images of `part`."""
-    import torch
-
-    def loss(parameters: dict[str, Tensor]) -> Tensor:
-        estimate = _with_parameters(networks, parameters, z_s[part], log_snr_s[part], _part(labels, part), settings)
-        return ((estimate - x[part]).square().flatten(1).mean(1) * weight[part]).mean()
-
-    gradient = torch.func.grad(loss)(_parameters(networks))
-    return {name: -value for name, value in gradient.items()}
-
-
-def teacher_derivative(
-    networks: Distillation,
-    direction: dict[str, Tensor],
-    z_s: Tensor,
-    log_snr_s: Tensor,
-    labels: Tensor | None,
-    settings: StudentSettings,
-    part: slice,
-) -> Tensor:
-    """The derivative of the teacher's x̂(z_s) along `direction` in its weights, over the images of `part`."""
-    import torch
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    def estimate(parameters: dict[str, Tensor]) -> Tensor:
-        return _with_parameters(networks, parameters, z_s[part], log_snr_s[part], _part(labels, part), settings)
-
-    with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH), torch.no_grad():
-        # fused attention has no forward derivative, and the first one of a process loads functions by torch.jit
-        warnings.simplefilter("ignore", FutureWarning)
-        derivative: Tensor = torch.func.jvp(estimate, (_parameters(networks),), (direction,))[1]
-    return derivative.detach()
-
-
-def _parameters(networks: Distillation) -> dict[str, Tensor]:
-    return {name: parameter.detach() for name, parameter in networks.teacher.named_parameters()}
-
-
-def _with_parameters(
-    networks: Distillation,
-    parameters: dict[str, Tensor],
     z: Tensor,
     log_snr: Tensor,
     labels: Tensor | None,
     settings: StudentSettings,
-) -> Tensor:
-    """The teacher's x̂ with other weights."""
-    import torch
+    half: slice,
+) -> Callable[[Weights], Tensor]:
+    """The teacher's x̂ of half of the images, as a function of its weights."""
+    from torch.func import functional_call
 
     from models.distillation.networks import Whole
 
     whole = Whole(networks.teacher, settings.guidance)
-    named = {f"model.{name}": value for name, value in parameters.items()}
-    estimate: Tensor = torch.func.functional_call(whole, named, (z, log_snr, labels))
+    inputs = z[half], log_snr[half], None if labels is None else labels[half]
+
+    def estimate(weights: Weights) -> Tensor:
+        answer: Tensor = functional_call(whole, {f"model.{name}": value for name, value in weights.items()}, inputs)
+        return answer
+
     return estimate
 
 
-def _part(labels: Tensor | None, part: slice) -> Tensor | None:
-    return None if labels is None else labels[part]
+def descent(estimate: Callable[[Weights], Tensor], weights: Weights, x: Tensor, weight: Tensor) -> Weights:
+    """ν = −∇_θ of the mean over images of `weight` (B,) times the squared error of the `estimate` at `weights` against
+    x (B, C, H, W)."""
+    from torch.func import grad
+
+    from models.objective import weighted_error
+
+    return {name: -value for name, value in grad(lambda at: weighted_error(estimate(at), x, weight))(weights).items()}
+
+
+def derivative(estimate: Callable[[Weights], Tensor], weights: Weights, direction: Weights) -> Tensor:
+    """The derivative of the `estimate` at `weights` along `direction`, (B, C, H, W)."""
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+        # fused attention has no forward derivative, and the first one of a process loads functions by torch.jit
+        warnings.simplefilter("ignore", FutureWarning)
+        moved: Tensor = torch.func.jvp(estimate, (weights,), (direction,))[1]
+    return moved.detach()
 
 
 def _runs(settings: StudentSettings) -> Runs:

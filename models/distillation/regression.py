@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from models.objective import Randomness
 
 LARGEST_WEIGHT = 1e4
+"""Of max(SNR, 1): at continuous times t comes as near to 0 as it likes."""
 
 
 def regression(

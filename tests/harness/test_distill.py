@@ -19,8 +19,8 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from harness.cli.app import app
+from harness.config.beside import network_of
 from harness.config.schema import DataConfig, DistillConfig, Experiment
-from harness.config.stitching import network_of
 from harness.data import open_data
 from harness.dispatch.checks import check_starts
 from harness.dispatch.local import run_inline

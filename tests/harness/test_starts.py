@@ -18,7 +18,7 @@ from harness.cli.app import app
 from harness.config.schema import as_plain, parse_experiment
 from harness.data import open_data
 from harness.dispatch.checks import check_starts
-from harness.dispatch.labels import describe
+from harness.dispatch.labels import labels_of
 from harness.dispatch.local import run_inline
 from harness.dispatch.plan import Plan, plan
 from harness.dispatch.sweep import Sweep, load_experiment, load_sweep
@@ -148,7 +148,7 @@ def test_each_training_is_followed_by_its_cells(tmp_path: Path) -> None:
 
 
 def test_a_training_says_what_it_is_for_and_from(chain: Sweep) -> None:
-    words = {describe(training.target, chain) for training in chain.trainings.values()}
+    words = {labels_of(chain)[training.target] for training in chain.trainings.values()}
     assert words == {
         "training for first seed=0",
         "training for middle from first seed=0",

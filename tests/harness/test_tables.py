@@ -23,7 +23,7 @@ from harness.config import methods
 from harness.config.schema import as_plain
 from harness.data import open_data
 from harness.dispatch.checks import check_starts
-from harness.dispatch.labels import describe
+from harness.dispatch.labels import labels_of
 from harness.dispatch.local import run_inline
 from harness.dispatch.plan import plan, save_experiments
 from harness.dispatch.progress import WorkClock
@@ -136,7 +136,7 @@ def test_trainings_of_one_start_share_a_table_and_are_made_after_it(sweep: Sweep
     assert order[:3] == [arms["first"], table, arms["second"]]
     assert planned.waits_for(arms["second"]) == (table,)  # the first goes without saying
     assert counted(target.kind for target in order) == "3 trainings, 1 table and 2 cells"
-    assert describe(table, sweep) == "denoising_error of first seed=0"
+    assert labels_of(sweep)[table] == "denoising_error of first seed=0"
 
 
 @pytest.mark.parametrize(
@@ -413,7 +413,7 @@ def test_a_file_s_network_is_known_from_its_configuration(made: tuple[Sweep, Sto
     weights = shutil.copy(store.weights_path(by_arm(sweep)["first"].id), tmp_path / "w.safetensors")
     filed, results = from_file(tmp_path, Path(weights)), Store(tmp_path / "results")
     table = table_in(filed)  # one for both seeds: the file is the same
-    assert table != table_in(sweep) and describe(table, filed) == f"denoising_error of {weights}"
+    assert table != table_in(sweep) and labels_of(filed)[table] == f"denoising_error of {weights}"
     assert filed.needs[table] == ()
     run_all(filed, results)
     here, there = (load_tensors(s.table_path(table_in(of).id))[0] for s, of in ((results, filed), (store, sweep)))

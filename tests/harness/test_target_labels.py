@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from harness.cli.status import table_of
-from harness.dispatch.labels import describe, labels_of
+from harness.dispatch.labels import labels_of
 from harness.dispatch.plan import plan
 from harness.dispatch.progress import SweepProgress
 from harness.dispatch.status import read_status
@@ -38,7 +38,7 @@ def sweep(tmp_path: Path) -> Sweep:
 
 
 def test_a_cell_says_which_steps_and_which_seed(sweep: Sweep) -> None:
-    labels = {describe(cell.target, sweep) for cell in sweep.cells.values()}
+    labels = {labels_of(sweep)[cell.target] for cell in sweep.cells.values()}
     steps = {f"base train.steps={t} sample.steps={s} seed={seed}" for t in (4, 8) for s in (4, 8) for seed in (0, 1)}
     batches = {
         f"batches sample.batch={s} measure.latency.batch={b} seed={seed}"
@@ -50,14 +50,14 @@ def test_a_cell_says_which_steps_and_which_seed(sweep: Sweep) -> None:
 
 
 def test_a_training_says_which_steps(sweep: Sweep) -> None:
-    of_base = {describe(t.target, sweep) for t in sweep.trainings.values() if t.arms == ["base"]}
+    of_base = {labels_of(sweep)[t.target] for t in sweep.trainings.values() if t.arms == ["base"]}
     assert of_base == {f"training for base train.steps={steps} seed={seed}" for steps in (4, 8) for seed in (0, 1)}
 
 
 def test_one_seed_is_not_told_of_cells(tmp_path: Path) -> None:
     (tmp_path / "labels.yaml").write_text(TWO_STEPS)
     one = load_sweep(tmp_path / "labels.yaml", ["seeds=[3]"])
-    assert not any("seed" in describe(cell.target, one) for cell in one.cells.values())
+    assert not any("seed" in labels_of(one)[cell.target] for cell in one.cells.values())
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: f"{path.parent.name}-{path.stem}")

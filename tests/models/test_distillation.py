@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from models.denoise import Denoise
 from models.distillation import DISTILLERS
 from models.distillation.base import Runs, StudentSettings, refresh_of_step, student_runs
-from models.distillation.moment_matching import moment_matching, teacher_derivative, teacher_direction
+from models.distillation.moment_matching import _of_weights, derivative, descent, moment_matching
 from models.distillation.networks import Distillation, between, estimate, renoised, student_estimate
 from models.distillation.regression import regression, teacher_target
 from models.dual_rate import DualRate, EncoderAtRefresh
@@ -395,7 +395,9 @@ def test_the_instant_derivative_is_that_of_finite_differences() -> None:
     z, x = images().double(), images().double().flip(0)
     log_snr, weight = torch.linspace(-3, 3, COUNT).double(), torch.linspace(0.5, 2, COUNT).double()
     first, second = slice(0, None, 2), slice(1, None, 2)
-    direction = teacher_direction(networks, x, z, log_snr, LABELS, weight, chosen, first)
+    weights = {name: parameter.detach() for name, parameter in teacher.named_parameters()}
+    teaching, moving = (_of_weights(networks, z, log_snr, LABELS, chosen, half) for half in (first, second))
+    direction = descent(teaching, weights, x[first], weight[first])
 
     def error() -> Tensor:
         guess = teacher.step(z[first], log_snr[first], LABELS[first])[0]
@@ -407,7 +409,7 @@ def test_the_instant_derivative_is_that_of_finite_differences() -> None:
     for name, parameter in teacher.named_parameters():
         expected = torch.zeros_like(parameter) if parameter.grad is None else -parameter.grad
         torch.testing.assert_close(direction[name], expected, atol=1e-12, rtol=1e-9)
-    derivative = teacher_derivative(networks, direction, z, log_snr, LABELS, chosen, second)
+    moved_by = derivative(moving, weights, direction)
     ends = []
     with torch.no_grad():
         for size in (1e-5, -1e-5):
@@ -415,8 +417,8 @@ def test_the_instant_derivative_is_that_of_finite_differences() -> None:
             shifted = single_rate().double()
             shifted.load_state_dict({**teacher.state_dict(), **moved})
             ends.append(shifted.step(z[second], log_snr[second], LABELS[second])[0])
-    torch.testing.assert_close(derivative, (ends[0] - ends[1]) / 2e-5, atol=1e-7, rtol=1e-5)
-    assert float(derivative.abs().max()) > 1e-3
+    torch.testing.assert_close(moved_by, (ends[0] - ends[1]) / 2e-5, atol=1e-7, rtol=1e-5)
+    assert float(moved_by.abs().max()) > 1e-3
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from harness.cli.hints import Asked
 from harness.cli.status import COLUMNS, hints, table_of
-from harness.dispatch.labels import describe
+from harness.dispatch.labels import labels_of
 from harness.dispatch.status import Row, SweepStatus
 from harness.store.store import Target
 from tests.slurm.sweeping import Running
@@ -53,12 +53,12 @@ def test_names_are_the_last_to_shrink(status: SweepStatus, sweep: Running, width
     assert all(len(line) <= width for line in table)
     names = " ".join(line.split("│")[1].strip() for line in table if line.count("│") >= 2)
     for target in status.rows:  # whole, though perhaps over two lines
-        assert describe(target, sweep.sweep).replace(" ", "") in names.replace(" ", "")
+        assert labels_of(sweep.sweep)[target].replace(" ", "") in names.replace(" ", "")
     head = next(line for line in table if "training or cell" in line)
     kept = [name for name in COLUMNS if name in head]
     assert kept[:3] == ["id", "training or cell", "state"]
     if width >= 120:
-        assert all(any(describe(target, sweep.sweep) in line for line in table) for target in status.rows)
+        assert all(any(labels_of(sweep.sweep)[target] in line for line in table) for target in status.rows)
     if width == 160:
         assert kept == list(COLUMNS)
 

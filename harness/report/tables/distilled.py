@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
 
 import pandas as pd
 
@@ -26,10 +26,11 @@ def distilled_table(panel: Panel, base: str | None) -> Table | None:
     students = [row for row in panel.measured if row.setting("distill.method") is not None]
     if not students:
         return None
-    rows = [*_best_by_steps(panel, _teachers(panel, students)), *_by_steps(students, panel.arms)]
+    rows = [*_best_by_steps(panel, _teachers(panel, students)), *_in_order(panel, students)]
     best = panel.distances[winner] if (winner := panel.best(rows)) is not None else None
-    values = [_values(panel, base, row) for row in rows]
-    text = [_text(panel, base, row) for row in rows]
+    added = {row: added_share(panel, base, row) if base is not None else math.nan for row in rows}
+    values = [_values(panel, row, added[row]) for row in rows]
+    text = [_text(panel, row, added[row]) for row in rows]
     strong = {(i, panel.distance) for i, row in enumerate(rows) if panel.distances[row] is best}
     note = (
         "Students by the steps that they were taught and sampled in (refreshes of a dual-rate one beside them), after "
@@ -48,22 +49,21 @@ def _teachers(panel: Panel, students: list[Row]) -> list[Row]:
     ]
 
 
-def _best_by_steps(panel: Panel, rows: list[Row]) -> Iterator[Row]:
-    groups: dict[tuple[str, int, int], list[Row]] = {}
+def _best_by_steps(panel: Panel, rows: list[Row]) -> list[Row]:
+    groups: dict[tuple[str, int | None, int | None], list[Row]] = {}
     for row in rows:
-        groups.setdefault((row.arm, row.steps or 0, row.refreshes or 0), []).append(row)
-    order = {arm: place for place, arm in enumerate(panel.arms)}
-    for key in sorted(groups, key=lambda key: (order[key[0]], -key[1], -key[2])):
-        if (best := panel.best(groups[key])) is not None:
-            yield best
+        groups.setdefault((row.arm, row.steps, row.refreshes), []).append(row)
+    return _in_order(panel, [best for group in groups.values() if (best := panel.best(group)) is not None])
 
 
-def _by_steps(rows: list[Row], arms: tuple[str, ...]) -> list[Row]:
-    order = {arm: place for place, arm in enumerate(arms)}
-    return sorted(rows, key=lambda row: (order[row.arm], -(row.steps or 0), -(row.refreshes or 0), row.point))
+def _in_order(panel: Panel, rows: list[Row]) -> list[Row]:
+    """By arm, and the most steps and refreshes first."""
+    return sorted(
+        rows, key=lambda row: (panel.arms.index(row.arm), -(row.steps or 0), -(row.refreshes or 0), row.point)
+    )
 
 
-def _values(panel: Panel, base: str | None, row: Row) -> dict[str, object]:
+def _values(panel: Panel, row: Row, added: float) -> dict[str, object]:
     distance: Distance = panel.distances[row]
     return {
         "arm": row.arm,
@@ -78,12 +78,11 @@ def _values(panel: Panel, base: str | None, row: Row) -> dict[str, object]:
         "gmacs_per_image": row.gmacs,
         "seconds_per_image": row.seconds,
         "distilling_gmacs": row.training_gmacs if row.setting("distill.method") is not None else 0.0,
-        "added_training": added_share(panel, base, row) if base is not None else float("nan"),
+        "added_training": added,
     }
 
 
-def _text(panel: Panel, base: str | None, row: Row) -> dict[str, str]:
-    share = added_share(panel, base, row) if base is not None else float("nan")
+def _text(panel: Panel, row: Row, added: float) -> dict[str, str]:
     is_student = row.setting("distill.method") is not None
     return {
         "method": row.label,
@@ -94,5 +93,5 @@ def _text(panel: Panel, base: str | None, row: Row) -> dict[str, str]:
         "GMACs": number(row.gmacs),
         "s/image": number(row.seconds) if row.time_trusted is not False else DASH,
         "distilling GMACs": number(row.training_gmacs) if is_student else DASH,
-        "added": f"{percentage(share)} %" if share == share else UNKNOWN,
+        "added": f"{percentage(added)} %" if math.isfinite(added) else UNKNOWN,
     }
