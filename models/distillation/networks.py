@@ -32,8 +32,7 @@ class Distillation(nn.Module):
         beside = {TEACHER: teacher, **({} if auxiliary is None else {AUXILIARY: auxiliary})}
         self._names = {role: names_beside(model.networks, role) for role, model in beside.items()}
         self.networks = (*student.networks, *(name for names in self._names.values() for name in names.values()))
-        self.monitored: dict[str, Tensor] = {}
-        """What the last iteration has to tell beside its loss, by name."""
+        self._told: dict[str, _Told] = {}
         for model in beside.values():
             model.eval()
         for parameter in teacher.parameters():
@@ -63,6 +62,19 @@ class Distillation(nn.Module):
             raise ValueError("there is no auxiliary network")
         return estimate(self.auxiliary, z, log_snr, labels, None, run_as(run, self._names[AUXILIARY]))
 
+    @property
+    def monitored(self) -> dict[str, Tensor]:
+        """What the newest iterations have to tell beside their loss, by name: the mean over micro-batches."""
+        return {name: told.total / told.parts for name, told in self._told.items()}
+
+    def tell(self, name: str, value: Tensor, step: int) -> None:
+        """Note the `value` of a micro-batch of iteration `step`; what an iteration before has told under that name is
+        forgotten."""
+        told = self._told.get(name)
+        if told is None or told.step != step:
+            told = _Told(step, torch.zeros_like(value, dtype=torch.float32), 0)
+        self._told[name] = _Told(step, told.total + value.detach().float(), told.parts + 1)
+
     @torch.no_grad()
     def begin(self) -> None:
         """The auxiliary network begins as the teacher."""
@@ -81,6 +93,14 @@ class Distillation(nn.Module):
                     if torch.equal(parameter, there):
                         parameter.data = there.data
                         break
+
+
+class _Told(NamedTuple):
+    """The sum of a figure over the first `parts` micro-batches of iteration `step`."""
+
+    step: int
+    total: Tensor
+    parts: int
 
 
 def estimate(
