@@ -157,13 +157,21 @@ def student_estimate(
         return Estimate(z, model.step(z, settings.schedule.log_snr(t).to(x.dtype), labels, None, run)[0], t, s)
     step = (u * settings.steps).long().clamp(max=settings.steps - 1)
     rollout = _Rollout(model, labels, randomness, settings, run, deterministic, x)
-    refresh = torch.tensor(settings.refresh_of_step, device=x.device)[step]
+    refresh = _on_device(settings.refresh_of_step, x.device)[step]
     if settings.rollout == "full":
         z_refresh = rollout.from_noise(refresh)
     else:
         z_refresh = diffuse(x, rollout.log_snr[refresh], _noise(randomness, Stream.NOISE, x))
     z, estimated = rollout.of_segment(z_refresh, refresh, step)
     return Estimate(z, estimated, 1 - step.double() / settings.steps, 1 - (step + 1).double() / settings.steps)
+
+
+def _on_device(refresh_of_step: list[int], device: torch.device) -> Tensor:
+    """The same, int64 (k,): filled in there, as the host would wait for a copy to be over."""
+    filled = torch.zeros(len(refresh_of_step), dtype=torch.int64, device=device)
+    for refresh in sorted(set(refresh_of_step)):
+        filled[refresh:] = refresh
+    return filled
 
 
 def _continuous(u: Tensor, randomness: Randomness, steps: int) -> tuple[Tensor, Tensor]:
@@ -215,8 +223,8 @@ class _Rollout:
         x: Tensor,
     ) -> None:
         self.model, self.labels, self.settings, self.run = model, labels, settings, run
-        times = torch.linspace(1, 0, settings.steps + 1, dtype=torch.float64)
-        self.log_snr = settings.schedule.log_snr(times).to(x.device, x.dtype)
+        times = torch.linspace(1, 0, settings.steps + 1, dtype=torch.float64, device=x.device)
+        self.log_snr = settings.schedule.log_snr(times).to(x.dtype)
         self.start = _noise(randomness, Stream.ROLLOUT_START, x) if settings.rollout == "full" else None
         walks = settings.longest_segment > 1 or settings.rollout == "full"
         self.noise = None
