@@ -90,8 +90,7 @@ class NoiseSchedule(nn.Module):
         t, ends = t.double(), self.ends()
         bin = (torch.searchsorted(ends, t.contiguous(), right=True) - 1).clamp(0, self.knots - 1)
         width = ends[bin + 1] - ends[bin]
-        inside = ((t - ends[bin]) / width).clamp(0, 1)
-        return Drawn((bin + inside) / self.knots, 1 / (self.knots * width))
+        return Drawn((bin + (t - ends[bin]) / width) / self.knots, 1 / (self.knots * width))
 
     def weight_of(self, start: Tensor, end: Tensor) -> Tensor:
         """The mean of ds/dt over the draws between the process's times `start` < `end`: their share of the process's

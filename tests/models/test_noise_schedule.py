@@ -123,7 +123,8 @@ def test_it_starts_as_the_fixed_schedule(noise: NoiseSchedule) -> None:
 @settings(max_examples=30, deadline=None)
 def test_the_bound_of_one_network_does_not_depend_on_the_schedule_between_its_ends(values: list[float]) -> None:
     """½∫ e^λ r(λ) dλ with r = 1/(1/σ² + e^λ) is ½ log of the ratio of 1/σ² + e^λ at the ends."""
-    noise, within = learned(values), 3000
+    noise = learned(values)
+    within = 40_000 // noise.knots
     nodes = (torch.arange(within, dtype=torch.float64) + 0.5) / within
     ends = noise.ends()
     t = (ends[:-1, None] + nodes * ends.diff()[:, None]).flatten()
