@@ -238,9 +238,7 @@ class TrainConfig(Section):
         if self.noise_knots is not None and self.noise_schedule is None:
             raise ValueError("noise_knots: the fixed schedule has none; set train.noise_schedule: learned or adaptive")
         if self.noise_learning_rate is not None and self.noise_schedule != "learned":
-            raise ValueError(
-                "noise_learning_rate: only the learned schedule has one; set train.noise_schedule: learned"
-            )
+            raise ValueError("noise_learning_rate: only train.noise_schedule: learned has one; leave it out")
         return self
 
 
