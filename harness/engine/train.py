@@ -444,7 +444,7 @@ WATCHED = {"estimate_rms": "the student", "auxiliary_rms": "the copy of the teac
 
 
 def monitored(model: nn.Module) -> dict[str, float]:
-    """What a training has to tell beside its loss: a distillation of its last iteration, one that trains a noise
+    """What a training has to tell beside its loss: a distillation of its newest iterations, one that trains a noise
     schedule of its loss's variance, with it and without; any other nothing."""
     if isinstance(model, Distillation):
         return {name: float(value) for name, value in model.monitored.items()}
