@@ -56,9 +56,14 @@ def test_resumed_at_every_step_is_uninterrupted_bit_for_bit(kind: str, schedule:
     whole = trained(experiment, tmp_path / "whole")
     stops = 0
     while not (tmp_path / "cut" / "done.json").exists():
-        seen = iter([False, True])
+        asked: list[bool] = []
+
+        def second_time(asked: list[bool] = asked) -> bool:
+            asked.append(True)
+            return len(asked) > 1
+
         try:
-            train_network(experiment, "t", tmp_path / "cut", should_stop=lambda seen=seen: next(seen, True))
+            train_network(experiment, "t", tmp_path / "cut", should_stop=second_time)
         except Stopped:
             stops += 1
     assert stops > 1
