@@ -22,6 +22,7 @@ running mean, as the adaptive schedule of [KG].
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -64,6 +65,12 @@ class NoiseSchedule(nn.Module):
         self.knots = knots
         self._seen: list[Tensor] = []
         self._running = {"moments": torch.zeros(3), "updates": torch.zeros(())}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> NoiseSchedule:
+        """What moves the module moves what it remembers."""
+        super()._apply(fn, recurse)
+        self._running = {name: fn(value) for name, value in self._running.items()}
+        return self
 
     def shares(self) -> Tensor:
         """p, float64 (K,): positive, of sum 1."""
@@ -120,7 +127,6 @@ class NoiseSchedule(nn.Module):
         images = count.sum().clamp(min=1)
         at_process = (second * self.knots * self.shares()).sum()  # E[ℓ²] = E[L²·K p] over the same draws
         seen = torch.stack([first.sum(), second.sum(), at_process]) / images
-        self._running = {name: value.to(sums.device) for name, value in self._running.items()}
         self._running["updates"] = self._running["updates"] + 1
         rate = torch.clamp(1 / self._running["updates"], min=1 - MEMORY)
         self._running["moments"] = torch.lerp(self._running["moments"], seen.float(), rate)
@@ -166,12 +172,11 @@ class LearnedNoise(NoiseSchedule):
 
     def gradient(self, sums: Tensor) -> Tensor:
         """The estimate of ∂E[L²]/∂increments, float64 (K,), from :meth:`take_seen`'s sums."""
-        with torch.enable_grad():
-            raw = self.increments.detach().double().requires_grad_()
-            shares = _floored(nn.functional.softplus(raw))
-            by_share = -sums[2] / sums[0].sum().clamp(min=1) / shares.detach()
-            (answer,) = torch.autograd.grad(shares, raw, by_share)
-        return answer
+        raw = self.increments.double()
+        positive = nn.functional.softplus(raw)
+        by_share = -sums[2] / sums[0].sum().clamp(min=1) / self.shares()
+        around = (by_share * positive).sum() / positive.sum()  # all shares have one sum
+        return (1 - FLOOR) * raw.sigmoid() / positive.sum() * (by_share - around)
 
     def _move(self, count: Tensor, first: Tensor, second: Tensor, images: Tensor) -> None:
         gradient = self.gradient(torch.stack([count, first, second])).float()
