@@ -32,6 +32,7 @@ from harness.errors import ConfigError, MissingDataError
 from models.denoise import Denoise
 from models.method import Model, RunNetwork, run_network
 from models.noise import ImageNoise, normal
+from models.noise_schedule import noise_schedule_of
 from models.samplers import SAMPLERS
 from models.stitch import Stitched
 
@@ -57,7 +58,7 @@ class ImageGenerator:
         self.model = sampled_model(experiment, self.trained_model)
         self.steps = steps_of(sample, self.model, self.second)
         self.schedule = build_schedule(experiment.diffusion, info.size)
-        self.times = time_steps(sample, self.schedule)
+        self.times = time_steps(sample, self.schedule, noise_schedule_of(self.trained_model))
         self.refreshes = sample.refresh_schedule
         self._normal: Callable[..., Tensor] = normal
         self._run_network: RunNetwork = run_network
