@@ -324,8 +324,8 @@ def sample(
     out: Annotated[
         Path,
         typer.Option(
-            help="a .png: a grid, with the images beside it as .npz; else a folder of PNGs, a .zip as EDM has it, or an "
-            ".npz as ADM has it",
+            help="a .png: a grid, with the images beside it as .npz; else a folder of PNGs, a .zip as EDM has it, or "
+            "an .npz as ADM has it",
             callback=_expanded,
         ),
     ] = Path("samples.png"),

@@ -5,12 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from harness.cli.console import console, print_json
-from harness.cli.report import width_of
 from harness.errors import ConfigError
 from harness.store.store import REPORT_CELLS
 from harness.wording import count_of
@@ -53,53 +50,49 @@ def _kept(path: Path) -> KeptReport:
 
 
 def _show(found: Comparison, before: Path, after: Path, out: Console) -> None:
-    from harness.report.tables.numbers import number, with_spread
-
-    listed = [change for change in found.changes if change.verdict not in QUIET or change.compute_changed]
-    listed.sort(key=lambda change: ORDER.index(change.verdict))
+    """Rows by what became of them, one line each; those that nothing happened to are counted only."""
     _say(f"{before} → {after}, by {found.measure}", out)
-    if listed:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-        heads = ("row", "before", "after", "difference", "GMACs", "what")
-        for head in heads:
-            table.add_column(head, justify="left" if head in ("row", "what") else "right", overflow="fold")
-        for change in listed:
-            table.add_row(
-                change.name,
-                "–" if change.before is None else with_spread(change.before.distance),
-                "–" if change.after is None else with_spread(change.after.distance),
-                _difference(change),
-                f"×{number(change.compute_ratio)}" if change.compute_changed and change.compute_ratio else "",
-                _what(change),
-            )
-        Console(file=out.file, emoji=False, width=width_of(out) or 160).print(table)
+    listed = [change for change in found.changes if change.verdict not in QUIET or change.compute_changed]
+    for head in dict.fromkeys(_head(change) for change in sorted(listed, key=_place)):
+        of_head = [change for change in listed if _head(change) == head]
+        _say(f"{head}: {count_of(len(of_head), 'row')}", out, style="bold")
+        for change in of_head:
+            _say(f"  {_line(change)}", out)
     for line in _sentences(found):
         _say(line, out)
+
+
+def _place(change: RowChange) -> int:
+    return ORDER.index(change.verdict)
+
+
+def _head(change: RowChange) -> str:
+    if change.verdict == "beyond noise":
+        return f"beyond noise, {'better' if change.better else 'worse'}"
+    return f"{change.verdict}, at another compute" if change.verdict in QUIET else change.verdict
+
+
+def _line(change: RowChange) -> str:
+    """``base (ddim, 8 steps): 1.32 ± 0.11 → 1.48 ± 0.14 (+0.16 ± 0.31); compute ×1.06; differs in model.width``."""
+    from harness.report.tables.numbers import number, with_spread
+
+    values = [with_spread(side.distance) for side in (change.before, change.after) if side is not None]
+    parts = [f"{change.name}: {' → '.join(values)}{_difference(change)}"]
+    if change.compute_changed:
+        parts.append(f"compute ×{number(change.compute_ratio or 0)}")
+    if change.settings:
+        more = f" and {len(change.settings) - 3} more" if len(change.settings) > 3 else ""
+        parts.append(f"differs in {', '.join(change.settings[:3])}{more}")
+    return "; ".join([*parts, change.why] if change.why else parts)
 
 
 def _difference(change: RowChange) -> str:
     from harness.report.tables.numbers import number
 
-    if change.difference is None or change.interval is None or change.verdict == "same":
-        return "–"
+    if not change.difference or change.interval is None:
+        return ""
     sign = "+" if change.difference > 0 else "−"
-    return f"{sign}{number(abs(change.difference))} ± {number(change.interval, 2)}"
-
-
-def _what(change: RowChange) -> str:
-    """The verdict, and what stands behind it."""
-    if change.verdict == "beyond noise":
-        words = "better" if change.better else "worse"
-    elif change.verdict == "same":
-        words = "same images, other compute"
-    else:
-        words = str(change.verdict)
-    reasons = [change.why] if change.why else []
-    if change.settings:
-        shown = ", ".join(change.settings[:3])
-        more = f" and {len(change.settings) - 3} more" if len(change.settings) > 3 else ""
-        reasons.append(f"differs in {shown}{more}")
-    return f"{words}: {'; '.join(reasons)}" if reasons else words
+    return f" ({sign}{number(abs(change.difference))} ± {number(change.interval, 2)})"
 
 
 def _sentences(found: Comparison) -> list[str]:
@@ -114,9 +107,15 @@ def _sentences(found: Comparison) -> list[str]:
             f"times of {count_of(len(timed), 'row')} can be compared: {len(quicker)} quicker and {len(slower)} slower "
             "beyond noise"
         )
+    if found.unsure:
+        lines.append(
+            f"{count_of(found.unsure, 'row')} of other weights, and no report has two trainings of any row: the "
+            "intervals hold the noise of sampling alone, and another training seed may differ as much"
+        )
     if counts.get("beyond noise"):
         lines.append(
-            f"of {count_of(found.tested, 'row')} held against a 95 % interval about one in twenty lies beyond it by chance"
+            f"of {count_of(found.tested, 'row')} held against a 95 % interval, about one in twenty lies beyond it by "
+            "chance"
         )
     return lines
 
@@ -128,6 +127,7 @@ def _plain(found: Comparison, before: Path, after: Path) -> dict[str, Any]:
         "metric": found.metric,
         "measure": found.measure,
         "differ": found.differ,
+        "training_noise_unknown": found.unsure,
         "counts": found.counts(),
         "rows": [_plain_row(change) for change in found.changes],
     }
@@ -166,6 +166,6 @@ def _plain_side(side: Side | None) -> dict[str, Any] | None:
     }
 
 
-def _say(text: str, out: Console) -> None:
+def _say(text: str, out: Console, style: str | None = None) -> None:
     """Print text, broken between words on a terminal and on one line where a program reads it."""
-    out.print(text, soft_wrap=not out.is_terminal)
+    out.print(text, style=style, soft_wrap=not out.is_terminal)

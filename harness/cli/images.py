@@ -143,17 +143,16 @@ def _chosen(names: Sequence[str], extractor: str | None) -> tuple[list[Metric], 
             if ":" in own:
                 raise ConfigError("--metric", [str(error)]) from None
             known = [*NAMES, *METRICS]
+            choices = f"{', '.join(known)}, nor of the form package.module:NAME"
             raise ConfigError(
                 "--metric",
-                [
-                    f"{name!r} is not one of {', '.join(known)}, nor of the form package.module:NAME{nearest(name, known)}"
-                ],
+                [f"{name!r} is not one of {choices}{nearest(name, known)}"],
             ) from None
     return list(chosen.values()), wanted
 
 
 def _usual(against: str, known: StatisticsFile | None) -> str:
-    """The extractor where none is named: the digits' for the digits, that of statistics which say it, else Inception."""
+    """The extractor where none is named: the digits' for the digits, that of statistics that say it, or Inception."""
     from harness.measure.statistics_files import likely_extractor
 
     if known is not None:

@@ -1,9 +1,10 @@
 """Generated images as other programs read them: a folder of PNGs, EDM's zip, or ADM's file of arrays.
 
 * A folder holds ``00000000.png`` …, flat, as pytorch-fid, clean-fid and torch-fidelity look for images.
-* A zip holds ``00000/img00000000.png`` …, stored without compression, and ``dataset.json``, as EDM's ``dataset_tool.py``
-  writes them and its trainings and ``fid.py`` read them.
-* An ``.npz`` holds ``arr_0``, uint8 (N, H, W, C), and ``arr_1`` with the classes, as ADM's ``image_sample.py`` saves them.
+* A zip holds ``00000/img00000000.png`` …, stored without compression, and ``dataset.json``, as EDM's
+  ``dataset_tool.py`` writes them and its trainings and ``fid.py`` read them.
+* An ``.npz`` holds ``arr_0``, uint8 (N, H, W, C), and ``arr_1`` with the classes, as ADM's ``image_sample.py`` saves
+  them.
 
 A folder's classes are in a ``dataset.json`` of the same form as the zip's. What is written appears whole or not at all.
 """
@@ -159,7 +160,7 @@ def _move_in(new: Path, out: Path, aside: Path) -> None:
     old.mkdir()
     moved: list[tuple[Path, Path]] = []
     try:
-        before = [entry for entry in out.iterdir() if entry != aside]
+        before = [entry for entry in out.iterdir() if entry.name != aside.name]
         for entry, target in [
             *((e, old / e.name) for e in before),
             *((e, out / e.name) for e in sorted(new.iterdir())),

@@ -108,8 +108,8 @@ def _unlike(images: DataInfo, real: DataInfo) -> str:
         else f"; `harness data prepare SRC DST --channels {images.channels}` makes data like them"
     )
     return (
-        f"{images.name}: {form_of(images.size, images.channels)} images against {form_of(real.size, real.channels)} ones "
-        f"({real.name}){cure}"
+        f"{images.name}: {form_of(images.size, images.channels)} images against {form_of(real.size, real.channels)} "
+        f"ones ({real.name}){cure}"
     )
 
 

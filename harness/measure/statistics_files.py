@@ -1,7 +1,7 @@
 """Files of statistics: the mean and covariance of a reference's features, ``mu`` (d,) and ``sigma`` (d, d).
 
-An ``.npz`` with these two arrays is what pytorch-fid, clean-fid, ADM and EDM write; torch-fidelity keeps the same two in a
-``.pt``. None of them says what they are of. Those that are written here do, in further arrays that other programs
+An ``.npz`` with these two arrays is what pytorch-fid, clean-fid, ADM and EDM write; torch-fidelity keeps the same two
+in a ``.pt``. None of them says what they are of. Those that are written here do, in further arrays that other programs
 leave alone, and are read by all of them.
 """
 
@@ -33,8 +33,8 @@ TOLERANCE = 1e-5
 """Of symmetry and of negative eigenvalues, relative to the largest entry or eigenvalue: what float32 leaves."""
 UNKNOWN = "nothing in it says which network, weights and resizing it was made with, nor of how many images"
 DIFFER = (
-    "the Inception networks in use (torch-fidelity's and pytorch-fid's, TensorFlow's graph, StyleGAN3's copy) and their "
-    "ways of resizing give distances that differ; only one made the same way is that of this table"
+    "the Inception networks in use (torch-fidelity's and pytorch-fid's, TensorFlow's graph, StyleGAN3's copy) and "
+    "their ways of resizing give distances that differ"
 )
 
 
@@ -84,7 +84,7 @@ class StatisticsFile:
     @property
     def notes(self) -> tuple[str, ...]:
         """What whoever reads a distance to it must know."""
-        notes = () if self.made else (f"{self.path.name}: {UNKNOWN}: {DIFFER}",)
+        notes: tuple[str, ...] = () if self.made else (f"{self.path.name}: {UNKNOWN}: {DIFFER}",)
         if self.rank < self.width:
             notes += (
                 f"{self.path.name}: its covariance is singular ({self.rank} of {self.width} eigenvalues are not zero), "

@@ -1,9 +1,9 @@
 """Two reports side by side: which rows changed from the one to the other, and whether beyond noise.
 
-Rows are the same row if they have the same arm and varied keys, or else the same configuration. Their measure is compared
-with the noise that each report gives it (:mod:`harness.report.noise`): a difference counts where it is larger than its
-95 % interval. Multiply-adds are exact, so any difference counts. Times are told where both were taken on the same kind
-of device and are to be trusted; no verdict depends on them.
+Rows are the same row if they have the same configuration, or else the same arm and varied keys. Their measure is
+compared with its noise (:mod:`harness.report.noise`), pooled over the rows of both reports: a difference counts where
+it is larger than its 95 % interval. Multiply-adds are exact, so any difference counts. Times are told where both were
+taken on the same kind of device and are to be trusted; no verdict depends on them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from harness.report.cells_file import KeptReport
-from harness.report.noise import Distance, Z, within_noise
+from harness.report.noise import Distance, Z, distances, within_noise
 from harness.report.panel import Panel, panels
 from harness.report.rows import Condition, Row, canonical, flatten
 
@@ -128,6 +128,18 @@ class Comparison:
         return found
 
     @property
+    def unsure(self) -> int:
+        """Rows beyond noise of which other weights were measured, while nothing tells the noise of training."""
+        return sum(
+            change.verdict == "beyond noise"
+            and change.before is not None
+            and change.after is not None
+            and change.before.distance.training_noise == change.after.distance.training_noise == 0
+            and _trainings(change.before.row) != _trainings(change.after.row)
+            for change in self.changes
+        )
+
+    @property
     def tested(self) -> int:
         """Rows whose difference was held against noise; one in twenty of them lies beyond it by chance."""
         return sum(change.verdict in ("within noise", "beyond noise") for change in self.changes)
@@ -140,8 +152,8 @@ def compare_reports(before: KeptReport, after: KeptReport, metric: str | None = 
     """
     metric = metric or after.options.metric
     old, new = (_panels(report, metric) for report in (before, after))
-    sides = [list(_sides(of_report)) for of_report in (old, new)]
-    pairs = _paired(*sides)
+    noise = _pooled_noise([*old, *new], metric)
+    pairs = _paired(*([side for panel in of_report for side in _sides(panel, noise)] for of_report in (old, new)))
     higher = any(panel.higher_is_better for panel in (*old, *new))
     status = {_key(row): row.status for panel in (*old, *new) for row in panel.rows if not row.measured}
     changes = [_change(one, other, higher, status) for one, other in pairs]
@@ -153,13 +165,25 @@ def _panels(report: KeptReport, metric: str) -> tuple[Panel, ...]:
     return panels(report.cells, report.options.arms, metric)
 
 
-def _sides(of_report: Sequence[Panel]) -> Iterator[Side]:
-    for panel in of_report:
-        noise = panel.timing_noise
-        for row in panel.measured:
-            assert panel.condition is not None
-            seconds = noise.get(row) if row.time_trusted is not False else None
-            yield Side(row, panel.distances[row], panel.condition, seconds)
+def _pooled_noise(of_both: Sequence[Panel], metric: str) -> dict[Row, Distance]:
+    """The measure of each row, with noise pooled over the rows of both reports under one condition."""
+    rows: dict[Condition, list[Row]] = {}
+    for panel in of_both:
+        if panel.condition is not None:
+            rows.setdefault(panel.condition, []).extend(panel.measured)
+    return {row: one for of_one in rows.values() for row, one in zip(of_one, distances(of_one, metric), strict=True)}
+
+
+def _sides(panel: Panel, noise: Mapping[Row, Distance]) -> Iterator[Side]:
+    for row in panel.measured:
+        assert panel.condition is not None
+        seconds = panel.timing_noise.get(row) if row.time_trusted is not False else None
+        yield Side(row, noise[row], panel.condition, seconds)
+
+
+def _trainings(row: Row) -> set[str | None]:
+    """What its weights are known by: their hash, or the training where older records do not tell it."""
+    return {record.provenance.weights_sha256 or record.training for record in row.records}
 
 
 def _key(row: Row) -> tuple[Any, ...]:
@@ -167,10 +191,12 @@ def _key(row: Row) -> tuple[Any, ...]:
 
 
 def _paired(before: Sequence[Side], after: Sequence[Side]) -> list[tuple[Side | None, Side | None]]:
-    """Each side with what it was: by arm, varied keys and condition; by configuration; by arm and varied keys alone."""
+    """Each side with what it was: the same configuration in the same place, the same one elsewhere, the same place
+    under the same condition, the same place."""
     rules: tuple[Callable[[Side], Any], ...] = (
+        lambda side: (_key(side.row), _configuration(side.row), side.condition),
+        lambda side: (_configuration(side.row), side.condition),
         lambda side: (_key(side.row), side.condition),
-        lambda side: (canonical(side.row.config), side.condition),
         lambda side: _key(side.row),
     )
     left: list[Side] = list(before)
@@ -215,9 +241,17 @@ def _verdict(before: Side, after: Side) -> Verdict:
 
 def _settings(before: Row, after: Row) -> tuple[str, ...]:
     """Keys that do not have the same value in both."""
-    one, other = flatten(before.config), flatten(after.config)
-    keys = [key for key in sorted(one.keys() | other.keys()) if one.get(key) != other.get(key)]
-    return tuple(key for key in keys if not key.startswith(NO_SETTING))
+    one, other = _kept(before), _kept(after)
+    return tuple(key for key in sorted(one.keys() | other.keys()) if one.get(key) != other.get(key))
+
+
+def _kept(row: Row) -> dict[str, Any]:
+    """The dotted keys that make its images and their measure what they are."""
+    return {key: value for key, value in flatten(row.config).items() if not key.startswith(NO_SETTING)}
+
+
+def _configuration(row: Row) -> str:
+    return canonical(_kept(row))
 
 
 def _conditions(before: Condition, after: Condition) -> str:
