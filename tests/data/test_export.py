@@ -136,7 +136,10 @@ ARRAYS = {
     "no images": ({"arr_0": np.zeros((0, 8, 8, 3), np.uint8)}, "holds no image"),
     "another array": ({"mu": np.zeros(3)}, "holds no array arr_0 of images, only mu"),
     "objects": ({"arr_0": np.array([{}], object)}, "cannot be read as a file of arrays"),
-    "labels": ({"arr_0": np.zeros((2, 8, 8, 3), np.uint8), "arr_1": np.zeros(3, int)}, "one class from 0 for each of 2"),
+    "labels": (
+        {"arr_0": np.zeros((2, 8, 8, 3), np.uint8), "arr_1": np.zeros(3, int)},
+        "one class from 0 for each of 2",
+    ),
 }
 
 
