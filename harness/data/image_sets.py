@@ -72,6 +72,8 @@ def array_images(path: Path) -> Dataset:
     from harness.data.dataset import ArrayPixels, DataInfo, Dataset, display_name
 
     with arrays_of(path) as file:
+        if ADM_IMAGES not in file.files and "mu" in file.files:
+            raise DataError(f"{path}: holds statistics of images, and no images; images are measured --against them")
         key = next((key for key in (ADM_IMAGES, OWN_IMAGES) if key in file.files), None)
         if key is None:
             raise DataError(f"{path}: holds no array {ADM_IMAGES} of images, only {', '.join(file.files) or 'nothing'}")

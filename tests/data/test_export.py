@@ -134,7 +134,8 @@ ARRAYS = {
     "one image": ({"arr_0": np.zeros((8, 8, 3), np.uint8)}, "is 8×8×3; images are"),
     "oblong": ({"arr_0": np.zeros((2, 8, 6, 3), np.uint8)}, "square images"),
     "no images": ({"arr_0": np.zeros((0, 8, 8, 3), np.uint8)}, "holds no image"),
-    "another array": ({"mu": np.zeros(3)}, "holds no array arr_0 of images, only mu"),
+    "another array": ({"x": np.zeros(3)}, "holds no array arr_0 of images, only x"),
+    "statistics": ({"mu": np.zeros(3), "images": np.asarray(5)}, "holds statistics of images, and no images"),
     "objects": ({"arr_0": np.array([{}], object)}, "cannot be read as a file of arrays"),
     "labels": (
         {"arr_0": np.zeros((2, 8, 8, 3), np.uint8), "arr_1": np.zeros(3, int)},
