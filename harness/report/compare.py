@@ -130,13 +130,13 @@ class Comparison:
     @property
     def unsure(self) -> int:
         """Rows beyond noise of which other weights were measured, while nothing tells the noise of training."""
+        sides = [side for change in self.changes for side in (change.before, change.after) if side is not None]
+        if any(side.distance.trainings > 1 for side in sides):
+            return 0
         return sum(
-            change.verdict == "beyond noise"
-            and change.before is not None
-            and change.after is not None
-            and change.before.distance.training_noise == change.after.distance.training_noise == 0
-            and _trainings(change.before.row) != _trainings(change.after.row)
+            _trainings(change.before.row) != _trainings(change.after.row)
             for change in self.changes
+            if change.verdict == "beyond noise" and change.before is not None and change.after is not None
         )
 
     @property
