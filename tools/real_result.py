@@ -243,7 +243,8 @@ def run(scale: str, data: Path, size: int, minutes: float, results: Path) -> Non
     weights = made.folder / "dual-rate.safetensors"
     if weights.exists():
         file = made.folder / "sweep.yaml"
-        single.sample(file, [], "dual-rate", results, weights, 64, made.folder / "dual-rate.png", False)
+        asked = single.Drawing(64, made.folder / "dual-rate.png", overwrite=True)
+        single.sample(file, [], "dual-rate", results, weights, asked, False)
         command = shlex.join(["harness", "sample", str(file), "--arm", "dual-rate", "--weights", str(weights)])
         out.print(f"draw more: {command}", highlight=False, markup=False)
     reporting.show(made, out)

@@ -129,7 +129,7 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_no_statistics_is_refused(tmp_path: Path, case: str) -> None:
     arrays, message = REFUSED[case]
-    np.savez(tmp_path / "x.npz", allow_pickle=False, **arrays)  # type: ignore[arg-type]
+    np.savez(tmp_path / "x.npz", allow_pickle=False, **arrays)
     with pytest.raises(DataError, match=rf"x\.npz: .*{message}"):
         read_statistics(tmp_path / "x.npz")
 

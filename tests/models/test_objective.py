@@ -144,7 +144,7 @@ def kolmogorov(values: Tensor) -> float:
 @pytest.mark.parametrize("times", [1, 3])
 def test_times(pairs: Any, refreshes: Any, times: int) -> None:
     settings = PairSettings(0.0, pairs, refreshes, times)
-    t, tau = draw_pairs(randomness(20_000), settings)
+    t, tau, *_ = draw_pairs(randomness(20_000), settings)
     assert t.shape == (times, 20_000)
     low, high = settings.refreshes_range
     assert ((t <= tau + 1e-9) & (t > tau - 1 / low - 1e-9) & (t >= 0) & (tau <= 1)).all()
@@ -158,7 +158,7 @@ def test_times(pairs: Any, refreshes: Any, times: int) -> None:
 
 def test_grid_is_the_next_refresh_before_t() -> None:
     """Sampling runs from t = 1 down: the context in use at t was made at the smallest grid time that is not below t."""
-    t, tau = draw_pairs(randomness(1000), PairSettings(0.0, "grid", 4, 1))
+    t, tau, *_ = draw_pairs(randomness(1000), PairSettings(0.0, "grid", 4, 1))
     assert torch.allclose(tau, torch.ceil(t[0] * 4) / 4)
     assert tau.unique().tolist() == [0.25, 0.5, 0.75, 1.0]
 
@@ -166,7 +166,7 @@ def test_grid_is_the_next_refresh_before_t() -> None:
 def test_range_draws_refreshes_log_uniformly() -> None:
     """R = r with probability log((r + 1)/r)/log((most + 1)/fewest); the t with τ = 1 and R = r are (1 − 1/r, 1)."""
     settings = PairSettings(0.0, "range", (2, 4), 1)
-    t, tau = draw_pairs(randomness(60_000), settings)
+    t, tau, *_ = draw_pairs(randomness(60_000), settings)
     shares = {r: math.log((r + 1) / r) / math.log(5 / 2) for r in (2, 3, 4)}
     for value, expected in ((1 / 2, shares[2] / 2 + shares[4] / 4), (1 / 3, shares[3] / 3), (1 / 4, shares[4] / 4)):
         assert (tau - value).abs().lt(1e-9).double().mean().item() == pytest.approx(expected, abs=0.01)
