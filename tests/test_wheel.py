@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SMALL = ["train.steps=2", "sample.steps=2", "sample.batch=40", "measure.images=40", "measure.latency.repeats=1"]
+SMALL = ["train.steps=2", "sample.steps=4", "sample.batch=40", "measure.images=40", "measure.latency.repeats=1"]
 SET = [word for text in [*SMALL, "sample.sampler=ddim"] for word in ("--set", text)]
 
 

@@ -150,8 +150,11 @@ def check_measures(experiments: Iterable[Experiment]) -> None:
     """Raise the first error that measuring would meet in the reference or the extractor."""
     from harness.data import open_data
     from harness.measure.features import check_extractor
+    from harness.measure.pair import check_torchvision
 
     chosen = list(experiments)
+    if chosen:
+        check_torchvision()
     for data, measure in dict.fromkeys((e.data, e.measure) for e in chosen):
         reference = open_data(data, measure.reference)
         least, purpose = measure.least_images
