@@ -47,9 +47,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     place = tmp_path_factory.mktemp("wheel")
     subprocess.run(["git", "init", "-q", place], check=True)  # it is not the harness that this checkout holds
     build = "import sys; from hatchling.build import build_wheel; print(build_wheel(sys.argv[1]))"
-    done = subprocess.run(
-        [sys.executable, "-c", build, place], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", build, place], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     wheel = place / done.stdout.split()[-1]
     environment = place / "venv"
@@ -78,7 +76,9 @@ def test_it_is_the_installed_one_that_runs(installed: Installed) -> None:
 
 
 def test_every_sweep_of_the_project_comes_with_it(installed: Installed) -> None:
-    shipped = json.loads(installed.run("python", "-c", "import json, harness.shipped as s; print(json.dumps(s.names()))"))
+    shipped = json.loads(
+        installed.run("python", "-c", "import json, harness.shipped as s; print(json.dumps(s.names()))")
+    )
     assert shipped == sorted(
         path.relative_to(ROOT / "sweeps").with_suffix("").as_posix() for path in (ROOT / "sweeps").rglob("*.yaml")
     )
@@ -109,7 +109,9 @@ def test_all_that_lies_beside_the_code_is_in_it(installed: Installed) -> None:
         pytest.skip("no git checkout")
     for file in listed:
         assert (site / file).read_bytes() == (ROOT / file).read_bytes(), file
-    code = "from harness.cli.report import reported_table; from pathlib import Path; print(reported_table(Path('none')))"
+    code = (
+        "from harness.cli.report import reported_table; from pathlib import Path; print(reported_table(Path('none')))"
+    )
     reported = Path(installed.run("python", "-c", code).strip())
     assert reported.is_relative_to(site)
     assert reported.read_bytes() == (ROOT / "results" / "reported.csv").read_bytes()

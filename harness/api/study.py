@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 
 from harness.cli import report as reporting
-from harness.cli.hints import RESULTS, Asked
+from harness.cli.hints import RESULTS
 from harness.config.schema import as_plain
 from harness.dispatch.local import run_inline, run_local
 from harness.dispatch.plan import plan, without_damaged
@@ -27,7 +27,7 @@ from harness.report.write import base_row
 from harness.shipped import path_of
 from harness.store.folder import check_results_folder
 from harness.store.needs import missing_need
-from harness.store.store import REPORT_CELLS, Store, Target
+from harness.store.store import REPORT_CELLS, Store
 
 if TYPE_CHECKING:
     import numpy as np
@@ -140,9 +140,7 @@ class Study:
         sweep's own. A line without a result says why under ``status``.
         """
         options = ReportOptions(**reporting.options_of(self.sweep, self.store))
-        return _frame(
-            reporting.cells_of(self.sweep, self.store, {}), replace(options, metric=metric or options.metric)
-        )
+        return _frame(reporting.cells_of(self.sweep, self.store, {}), replace(options, metric=metric or options.metric))
 
     def write_report(self) -> Path:
         """Write what ``harness report`` writes: tables, figures and the page. Returns their folder."""

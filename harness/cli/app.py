@@ -145,12 +145,10 @@ def sweep(
 
 @app.command()
 def init(
-    data: Annotated[
-        str, typer.Argument(metavar="DATA", help="folder or zip of images, CIFAR-10's archive, or digits")
-    ],
-    out: Annotated[Path, typer.Option("--out", help="the file to write; never over another", callback=_expanded)] = Path(
-        "mysweep.yaml"
-    ),
+    data: Annotated[str, typer.Argument(metavar="DATA", help="folder or zip of images, CIFAR-10's archive, or digits")],
+    out: Annotated[
+        Path, typer.Option("--out", help="the file to write; never over another", callback=_expanded)
+    ] = Path("mysweep.yaml"),
     json_output: AsJson = False,
 ) -> None:
     """Write a commented sweep for your own images, with networks of a size that fits them."""

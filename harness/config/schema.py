@@ -189,6 +189,9 @@ class TrainConfig(Section):
     compile: bool = Field(False, description="torch.compile the networks")
     checkpoint_every: PositiveInt = Field(200, description="steps between checkpoints")
     log_every: PositiveInt = Field(50, description="steps between lines of the training's log")
+    loggers: tuple[Literal["tensorboard", "wandb"], ...] | None = Field(
+        None, description="what copies the training's log for others to read; changes nothing of the training"
+    )
     workers: NonNegativeInt = Field(0, description="loader processes")
     start: str | None = Field(
         None,

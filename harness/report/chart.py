@@ -1,5 +1,5 @@
-"""The frontier as a picture that one explores: distance against compute as SVG in the page, each point with its settings
-and its first images. It reads without JavaScript; the page's script shows what a point holds."""
+"""The frontier as a picture that one explores: distance against compute as SVG in the page, each point with its
+settings and its first images. It reads without JavaScript; the page's script shows what a point holds."""
 
 from __future__ import annotations
 
@@ -163,7 +163,9 @@ def chart(panel: Panel, samples: Mapping[str, np.ndarray]) -> Chart | None:
 
 
 def _text(row: Row, panel: Panel) -> str:
-    seconds = f", {number(row.seconds)} s{' (not to be trusted)' if untrusted([row]) else ''}" if row.seconds > 0 else ""
+    seconds = (
+        f", {number(row.seconds)} s{' (not to be trusted)' if untrusted([row]) else ''}" if row.seconds > 0 else ""
+    )
     settings = [f"{short(key)}: {show(value)}" for key, value in row.varied.items() if value is not None]
     lines = [
         row.name,

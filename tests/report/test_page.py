@@ -153,7 +153,9 @@ def test_filled_points_are_those_that_no_other_of_the_method_beats(rows: list[di
         assert (row in frontier_rows(panel)) == (not beaten)
 
 
-@pytest.mark.parametrize("values", [[0.1, 0.26], [1.0, 1.0], [0.0, 3.0], [1.2, 1.3], [1e-4, 1e4], [-2.0, 5.0], [7.0, 8.0]])
+@pytest.mark.parametrize(
+    "values", [[0.1, 0.26], [1.0, 1.0], [0.0, 3.0], [1.2, 1.3], [1e-4, 1e4], [-2.0, 5.0], [7.0, 8.0]]
+)
 def test_an_axis_holds_its_values_and_its_marks(values: list[float]) -> None:
     axis = Axis(values, 60, 600)
     assert all(60 < axis(value) < 600 for value in values)
