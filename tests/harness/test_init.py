@@ -56,7 +56,7 @@ def test_labels_of_users_are_text(tmp_path: Path) -> None:
         values = yaml.safe_load(sweep_text(facts(8, label=label, path=f"/data/{label}", kind="images")))
         assert values["base"]["data"]["label"] == label and values["base"]["data"]["path"] == f"/data/{label}"
         assert values["name"] not in ("runs", "local") and values["name"].strip("-")
-        parse_experiment({"data": values["base"]["data"]}, "test")
+        parse_experiment(values["base"] | {"measure": {"features": "inception"}}, "test")
 
 
 def test_a_folder_of_images_becomes_a_sweep_that_is_planned(tmp_path: Path) -> None:

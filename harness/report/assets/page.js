@@ -21,6 +21,7 @@ for (const table of document.querySelectorAll(".scroll > table")) {
 const make = (tag, name, text) => Object.assign(document.createElement(tag), {className: name, textContent: text || ""});
 const tip = document.body.appendChild(make("div", "tip"));
 tip.hidden = true;
+addEventListener("resize", () => { tip.hidden = true; });
 for (const part of document.querySelectorAll(".part")) {
   const table = part.querySelector("section.rows table");
   const rows = [...table.tBodies[0].rows], words = rows.map(row => row.textContent.toLowerCase());
