@@ -205,6 +205,13 @@ class TrainConfig(Section):
         description="networks that keep the weights they start with: [encoder] of a dual_rate model",
     )
 
+    @field_validator("loggers")
+    @classmethod
+    def _loggers(cls, loggers: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if loggers is not None and len(set(loggers)) != len(loggers):
+            raise ValueError("has a logger twice")
+        return loggers
+
     @field_validator("start")
     @classmethod
     def _start(cls, start: str | None) -> str | None:

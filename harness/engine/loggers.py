@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -154,7 +154,7 @@ class Loggers:
                 logger.add(step, values)
 
     @contextlib.contextmanager
-    def _kept_apart(self, name: str) -> Any:
+    def _kept_apart(self, name: str) -> Iterator[None]:
         """Whatever goes wrong with a logger, the training goes on without it, and says so once."""
         try:
             yield
