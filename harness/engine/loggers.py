@@ -70,7 +70,13 @@ class WeightsAndBiases:
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
         settings = wandb.Settings(
-            silent=True, console="off", disable_git=True, save_code=False, x_disable_stats=True, x_disable_meta=True
+            silent=True,
+            console="off",
+            disable_git=True,
+            save_code=False,
+            x_disable_stats=True,
+            x_disable_meta=True,
+            host="-",
         )
         self._run: Any = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "dual-rate-harness"),
@@ -78,6 +84,7 @@ class WeightsAndBiases:
             dir=str(folder),
             mode=mode,  # type: ignore[arg-type]
             resume=None if mode == OFFLINE else "allow",
+            reinit="finish_previous",  # trainings follow one another in a process
             config=as_plain(experiment),
             settings=settings,
         )
@@ -88,7 +95,7 @@ class WeightsAndBiases:
             self._run.log({f"train/{name}": value for name, value in values.items()}, step=step)
 
     def close(self) -> None:
-        self._run.finish(quiet=True)
+        self._run.finish()
 
 
 LOGGERS: dict[str, Callable[[Path, str, Experiment], Logger]] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
