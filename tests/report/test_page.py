@@ -167,7 +167,7 @@ def test_an_axis_holds_its_values_and_its_marks(values: list[float]) -> None:
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-DRIVE = """<script>
+DRIVE = """<script>{
 const told = {}, input = document.querySelector(".search"), table = document.querySelector("section.rows table");
 const visible = () => [...table.tBodies[0].rows].filter(row => row.offsetHeight).length;
 const type = text => { input.value = text; input.dispatchEvent(new Event("input")); return visible(); };
@@ -189,7 +189,7 @@ other.dispatchEvent(new MouseEvent("mouseenter")); told.hover = tip.innerText;
 told.inside = tip.getBoundingClientRect().right <= innerWidth;
 told.wide = document.documentElement.scrollWidth <= innerWidth;
 document.body.textContent = "TOLD" + JSON.stringify(told) + "END";
-</script></body>"""
+}</script></body>"""
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
