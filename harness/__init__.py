@@ -1,9 +1,15 @@
-"""Benchmarking and ablation harness for Dual-Rate Diffusion."""
+"""Benchmarking and ablation harness for Dual-Rate Diffusion.
+
+From Python, see :mod:`harness.api`: ``load_sweep`` gives a study with ``run``, ``report`` (a DataFrame), ``sample`` and
+``measure``. (These are no functions of this package, since :mod:`harness.report` and :mod:`harness.measure` are parts
+of it.)
+"""
 
 from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 OWN_MODELS = "models"
 """The project's other package, beside this one. Its name is so common that working directories often have one too."""
@@ -43,3 +49,33 @@ def _use_own_models() -> None:
 
 _leave_out_the_working_directory()
 _use_own_models()
+
+
+DISTRIBUTION = "dual-rate-harness"
+API = ("HarnessError", "RunFailed", "Study", "load_report", "load_sweep")
+"""What :mod:`harness.api` gives. ``__init__.pyi`` tells type checkers the same."""
+
+
+def __getattr__(name: str) -> Any:
+    """The API and the version, made when they are asked for: the command line needs neither."""
+    if name == "__version__":
+        return _version()
+    if name in API:
+        from importlib import import_module
+
+        return getattr(import_module("harness.api"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *API, "__version__"})
+
+
+def _version() -> str:
+    """Of the installed package; ``unknown`` where its source is imported without being installed."""
+    from importlib import metadata
+
+    try:
+        return metadata.version(DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        return "unknown"

@@ -15,6 +15,7 @@ from harness.cli.console import COMPUTING, console, main_of
 from harness.cli.data import data_app
 from harness.cli.hints import RESULTS
 from harness.errors import ConfigError
+from harness.shipped import path_of
 from harness.store.folder import check_results_folder
 from harness.threads import choose_wait_policy
 
@@ -33,7 +34,6 @@ def _first_sentence(text: str) -> str:
 
 app = typer.Typer(
     cls=Commands,
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help: importing what rich draws it with takes longer than all the rest
@@ -42,12 +42,40 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 
 
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        import harness
+
+        print(f"harness {harness.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_tell_version, help="print the version and leave")
+    ] = False,
+) -> None:
+    """What stands before a command."""
+
+
 def _expanded(path: Path | None) -> Path | None:
     """`path` with `~` expanded, which the shell leaves alone in a variable or after `=`."""
     try:
         return path and path.expanduser()
     except RuntimeError as error:
         raise ConfigError(str(path), [str(error).rstrip(".").lower()]) from None
+
+
+def _named_file(path: Path | None) -> Path | None:
+    """`path` expanded, or the sweep of that name that comes with the harness where there is no such file."""
+    expanded = _expanded(path)
+    return expanded if expanded is None or expanded.is_dir() else path_of(expanded)
+
+
+def _named_sweep(path: Path) -> Path:
+    """As :func:`_named_file`, where a folder of that name cannot be meant."""
+    return path_of(_expanded(path) or path)
 
 
 def _results_folder(path: Path) -> Path:
@@ -59,9 +87,12 @@ def _results_folder(path: Path) -> Path:
     return folder
 
 
-SweepFile = Annotated[Path, typer.Argument(help="a sweep file (YAML)", callback=_expanded)]
+SweepFile = Annotated[
+    Path,
+    typer.Argument(help="a sweep file (YAML), or one that comes with harness, as quickstart", callback=_named_sweep),
+]
 ExperimentFile = Annotated[
-    Path, typer.Argument(help="an experiment's YAML file, or a sweep with --arm", callback=_expanded)
+    Path, typer.Argument(help="an experiment's YAML file, or a sweep with --arm", callback=_named_sweep)
 ]
 Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="override a key everywhere")]
 Results = Annotated[
@@ -124,6 +155,20 @@ def sweep(
 
 
 @app.command()
+def init(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="folder or zip of images, CIFAR-10's archive, or digits")],
+    out: Annotated[
+        Path, typer.Option("--out", help="the file to write; never over another", callback=_expanded)
+    ] = Path("mysweep.yaml"),
+    json_output: AsJson = False,
+) -> None:
+    """Write a commented sweep for your own images, with networks of a size that fits them."""
+    from harness.cli import init as beginning
+
+    beginning.run(data, out, json_output)
+
+
+@app.command()
 def adapt(
     weights: Annotated[
         str,
@@ -175,7 +220,7 @@ def adapt(
 @app.command()
 def status(
     file: Annotated[
-        Path | None, typer.Argument(help="a sweep file; without one: all that was submitted", callback=_expanded)
+        Path | None, typer.Argument(help="a sweep file; without one: all that was submitted", callback=_named_file)
     ] = None,
     overrides: Overrides = [],  # noqa: B006
     results: Results = RESULTS,
@@ -247,7 +292,8 @@ def cancel(
 @app.command()
 def report(
     file: Annotated[
-        Path, typer.Argument(help="a sweep file, or the folder of a report (from its cells.json)", callback=_expanded)
+        Path,
+        typer.Argument(help="a sweep file, or the folder of a report (from its cells.json)", callback=_named_file),
     ],
     overrides: Overrides = [],  # noqa: B006
     results: Results = RESULTS,

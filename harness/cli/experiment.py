@@ -17,7 +17,14 @@ from harness.cli.console import console, print_json
 from harness.cli.hints import Asked
 from harness.config.distilling import student_problem
 from harness.config.schema import Experiment
-from harness.dispatch.checks import check_compiler, check_data, check_measures, check_store, start_problem
+from harness.dispatch.checks import (
+    check_compiler,
+    check_data,
+    check_loggers,
+    check_measures,
+    check_store,
+    start_problem,
+)
 from harness.dispatch.plan import known_training, nodes_to_run, trainings_to_run
 from harness.dispatch.progress import in_words
 from harness.dispatch.sweep import Training, load_experiment, load_with_starts, names_a_start
@@ -97,6 +104,7 @@ def _trained(store: Store, experiment: Experiment, starts: Sequence[Training], o
     known = {training.id: training for training in [*starts, *missing]}
     check_store(store)
     check_data(training.experiment for training in missing)
+    check_loggers(training.experiment for training in missing)
     check_compiler((training.experiment for training in missing), [])
     for training in missing:
         if (problem := start_problem(training, known, store)) is not None:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness.shipped import name_of
+
 RESULTS = Path("results")
 
 
@@ -22,7 +24,13 @@ class Asked:
 
     def command(self, name: str, *arguments: str, submits: bool = False) -> str:
         """``harness NAME FILE ARGUMENTS…`` for the same sweep and folder; `submits`: and the same cluster settings."""
-        words = ["harness", name, str(self.file), *arguments, *options_of(self.overrides, self.results)]
+        words = [
+            "harness",
+            name,
+            name_of(self.file) or str(self.file),
+            *arguments,
+            *options_of(self.overrides, self.results),
+        ]
         if submits:
             words += ["--cluster", self.cluster] if self.cluster else []
             words += [word for text in self.slurm for word in ("--slurm", text)]

@@ -33,8 +33,9 @@ log = logging.getLogger("harness")
 
 REPORT_SOURCE = Path(__file__).parent.parent / "report"
 REPORTED = "reported.csv"
-"""The literature's figures, in the folder of results; those of the project's own folder where there are none."""
-OWN_REPORTED = Path(__file__).parents[2] / "results" / REPORTED
+"""The literature's figures, in the folder of results; those that come with the harness where there are none."""
+OWN_REPORTED = (REPORT_SOURCE / REPORTED, Path(__file__).parents[2] / "results" / REPORTED)
+"""Where they lie in a wheel, and in the project's source."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def remake(folder: Path, publish: bool = False, metric: str | None = None) -> Ma
     kept = load_report(path)
     options = replace(kept.options, metric=metric or kept.options.metric)
     root = folder.parent.parent if folder.parent.name == LOCAL else folder.parent
-    _check_metric(options.metric, kept.cells)
+    check_metric(options.metric, kept.cells)
     target = folder
     if publish:
         target, options = Store(root).published_folder(folder.name), replace(options, published=True)
@@ -107,7 +108,7 @@ def remake(folder: Path, publish: bool = False, metric: str | None = None) -> Ma
     return Made(target, _summary(report, target))
 
 
-def _check_metric(metric: str, cells: Iterable[ReportCell]) -> None:
+def check_metric(metric: str, cells: Iterable[ReportCell]) -> None:
     """Raise ConfigError for a measure that no cell has."""
     measured = [cell.record.quality.measures for cell in cells if cell.record is not None]
     known = dict.fromkeys(name for measures in measured for name in measures)
@@ -157,7 +158,7 @@ def make(
     cells = cells_of(sweep, store, failures)
     options = ReportOptions(**options_of(sweep, store), published=publish)
     options = replace(options, metric=metric or options.metric)
-    _check_metric(options.metric, cells)
+    check_metric(options.metric, cells)
     title = sweep.config.title or sweep.config.name
     report = write_report(name, title, cells, folder, options, store.root, reported_table(store.root))
     made = Made(folder, _summary(report, folder))
@@ -169,7 +170,7 @@ def make(
 
 def reported_table(root: Path) -> Path:
     """The literature's figures that go with the folder of results `root`."""
-    return root / REPORTED if (root / REPORTED).exists() else OWN_REPORTED
+    return next((path for path in (root / REPORTED, *OWN_REPORTED) if path.exists()), OWN_REPORTED[-1])
 
 
 def options_of(sweep: Sweep, store: Store) -> dict[str, Any]:

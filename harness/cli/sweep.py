@@ -18,6 +18,7 @@ from harness.dispatch.plan import Plan, plan, without_damaged
 from harness.dispatch.sweep import Sweep, load_sweep
 from harness.errors import ConfigError
 from harness.files import set_aside
+from harness.shipped import name_of
 from harness.store.identity import UNKNOWN_ID
 from harness.store.kinds import KINDS, counted, told_kinds
 from harness.store.store import Store
@@ -42,6 +43,8 @@ def run(
     json_output: bool,
 ) -> None:
     sweep = load_sweep(file, overrides, without_data=dry_run)
+    if (name := name_of(file)) is not None:
+        console(json_output).print(f"{name}: {file}, which comes with harness; results go to {results.absolute()}")
     asked = Asked(file, overrides, results, cluster, slurm)
     run_loaded(sweep, Store(results), asked, workers, wait, dry_run, json_output)
 

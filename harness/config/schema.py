@@ -191,6 +191,9 @@ class TrainConfig(Section):
     compile: bool = Field(False, description="torch.compile the networks")
     checkpoint_every: PositiveInt = Field(200, description="steps between checkpoints")
     log_every: PositiveInt = Field(50, description="steps between lines of the training's log")
+    loggers: tuple[Literal["tensorboard", "wandb"], ...] | None = Field(
+        None, description="what copies the training's log for others to read; changes nothing of the training"
+    )
     workers: NonNegativeInt = Field(0, description="loader processes")
     start: str | None = Field(
         None,
@@ -220,6 +223,13 @@ class TrainConfig(Section):
     def _unset_is_fixed(cls, chosen: str | None) -> str | None:
         """One value for one meaning: a configuration's id does not depend on how it is written."""
         return None if chosen == "fixed" else chosen
+
+    @field_validator("loggers")
+    @classmethod
+    def _loggers(cls, loggers: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if loggers is not None and len(set(loggers)) != len(loggers):
+            raise ValueError("has a logger twice")
+        return loggers
 
     @field_validator("start")
     @classmethod

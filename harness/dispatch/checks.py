@@ -29,6 +29,7 @@ def check_sweep(planned: Plan, store: Store) -> None:
     """Raise the first error that the missing cells would meet."""
     cells = [cell.experiment for cell in planned.missing_cells]
     check_data([*(training.experiment for training in planned.missing_trainings), *cells])
+    check_loggers(training.experiment for training in planned.missing_trainings)
     check_sizes(planned)
     check_measures(cells)
     check_store(store)
@@ -146,12 +147,24 @@ def check_data(experiments: Iterable[Experiment]) -> None:
         _check_labels(open_data(data), model)
 
 
+def check_loggers(trainings: Iterable[Experiment]) -> None:
+    """Raise :class:`ConfigError` for a logger of a training whose package is not installed."""
+    asked = [experiment for experiment in trainings if experiment.train.loggers]
+    if asked:
+        from harness.engine import loggers
+
+        loggers.check_loggers(asked)
+
+
 def check_measures(experiments: Iterable[Experiment]) -> None:
     """Raise the first error that measuring would meet in the reference or the extractor."""
     from harness.data import open_data
     from harness.measure.features import check_extractor
+    from harness.measure.pair import check_torchvision
 
     chosen = list(experiments)
+    if chosen:
+        check_torchvision()
     for data, measure in dict.fromkeys((e.data, e.measure) for e in chosen):
         reference = open_data(data, measure.reference)
         least, purpose = measure.least_images

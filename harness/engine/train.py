@@ -29,6 +29,7 @@ from harness.engine.build import build_model, build_schedule, method_for
 from harness.engine.compiling import CompiledNetworks
 from harness.engine.distilling import distillation_loss, load_teacher, with_teacher
 from harness.engine.distributed import Ranks, current_ranks, pick_device
+from harness.engine.loggers import Loggers
 from harness.engine.noise_schedule import noise_schedule_record
 from harness.engine.spent import Spent
 from harness.engine.start import load_start
@@ -190,7 +191,11 @@ def train_network(
     journal = Journal(folder / "log.jsonl", state.step, ranks)
     started, first, spent = time.monotonic(), state.step, Spent.resumed(resumed, inherited)
     progress(state.step, settings.steps)
-    with CheckpointWriter(folder, training) as writer:
+    told_before = _entries(journal.path) if ranks.is_first else ()
+    with (
+        CheckpointWriter(folder, training) as writer,
+        Loggers(experiment, training, folder, told_before, ranks.is_first) as loggers,
+    ):
         for batch in _batches(dataset, experiment, state.step, ranks, device):
             value = optimise(state, module, experiment, batch, micro_batch, device)
             state.step += 1
@@ -199,7 +204,7 @@ def train_network(
             if state.step % settings.log_every == 0 or finished:
                 with _naming_checkpoint(writer):
                     told = _monitored_over_ranks(state.model, ranks)
-                    journal.add(state.step, float(_mean_over_ranks(value, ranks)), settings.batch, told)
+                    loggers.add(journal.add(state.step, float(_mean_over_ranks(value, ranks)), settings.batch, told))
             progress(state.step, settings.steps)
             asked = (ranks.world == 1 or state.step % STOP_EVERY == 0) and _any_rank(should_stop(), ranks, device)
             stopping = asked and not finished
@@ -607,24 +612,28 @@ class Journal:
             write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
         self.last_time, self.last_step = time.monotonic(), step
 
-    def add(self, step: int, loss: float, batch: int, further: Mapping[str, float] | None = None) -> None:
-        """Note the loss and `further` values; raises :class:`Diverged` where it is not finite or a student ran away."""
+    def add(
+        self, step: int, loss: float, batch: int, further: Mapping[str, float] | None = None
+    ) -> dict[str, float | None]:
+        """Note the loss and `further` values, and return the line; raises :class:`Diverged` where it is not finite or a
+        student ran away."""
         check_loss(step, loss)
         check_monitored(step, further or {})
         now = time.monotonic()
         seconds = now - self.last_time
         rate = (step - self.last_step) * batch / seconds if seconds > 0 else None
         self.last_time, self.last_step = now, step
+        line = {
+            "step": step,
+            "loss": round(loss, 6),
+            "seconds": round(seconds, 3),
+            "images_per_second": rate and round(rate, 1),
+            **{name: round(value, 6) for name, value in (further or {}).items()},
+        }
         if self.ranks.is_first:
-            line = {
-                "step": step,
-                "loss": round(loss, 6),
-                "seconds": round(seconds, 3),
-                "images_per_second": rate and round(rate, 1),
-                **{name: round(value, 6) for name, value in (further or {}).items()},
-            }
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
+        return line
 
 
 def _entries(path: Path) -> Iterator[dict[str, Any]]:

@@ -18,6 +18,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from harness.report.chart import Chart
 from harness.report.headline import Headline
 from harness.report.panel import Panel
 from harness.report.rows import Row, common, difference, flatten, show
@@ -61,6 +62,8 @@ class Part:
     pictures: tuple[Picture, ...]
     notes: tuple[str, ...] = ()
     """Sentences that stand before the figures."""
+    chart: Chart | None = None
+    """The frontier that one explores."""
 
 
 @cache
@@ -99,6 +102,7 @@ def _part(part: Part, shared: Mapping[str, Any], several: bool) -> dict[str, Any
         "heading": condition.text if several and condition else "",
         "notes": (conditions(part.panel), *part.notes),
         "lead": part.pictures[:first],
+        "chart": part.chart,
         "tables": tables,
         "rest": part.pictures[first:],
     }

@@ -16,6 +16,7 @@ from harness.files import write_atomically
 from harness.report.added_table import added_table
 from harness.report.bought import ADDED_FIGURE, added_any, added_note, bought
 from harness.report.cells_file import cells_json
+from harness.report.chart import chart
 from harness.report.frontier import Comparison
 from harness.report.headline import Headline, Roles, comparisons, headline, roles
 from harness.report.options import ReportOptions
@@ -24,7 +25,7 @@ from harness.report.panel import Panel, panels
 from harness.report.render import Draw, begin
 from harness.report.rows import ReportCell, Row, rank
 from harness.report.samples import SHOWN, pack, read_samples, unpack
-from harness.report.shown import first_cell, sample_rows
+from harness.report.shown import explored_rows, first_cell
 from harness.report.tables import Table, ablation_table, distilled_table, main_table, matched_table, sampler_table
 from harness.report.tables.table import markdown_escape
 from harness.report.timing import time_command, untrusted, why
@@ -87,7 +88,8 @@ def write_report(
     arms = tuple(dict.fromkeys([*options.arms, *(cell.arm for cell in cells)]))
     grouped = panels(cells, arms, options.metric)
     samples = {**unpack(out_dir / SAMPLES), **collect_samples(grouped, samples_root)}
-    kept = {key: samples[key] for panel in grouped for row in sample_rows(panel) if (key := first_cell(row)) in samples}
+    shown = [first_cell(row) for panel in grouped for row in explored_rows(panel)]
+    kept = {key: samples[key] for key in shown if key in samples}
     rendered = begin(_drawing(grouped, options, kept, reported), apart=len(cells) >= MANY_CELLS)
     suffixes = file_suffixes(grouped)
     command = time_command(options.command)
@@ -107,7 +109,7 @@ def write_report(
         for one in drawn:
             files |= {f"{one.name}{suffix}.png": one.png, f"{one.name}{suffix}.pdf": one.pdf}
         notes = _notes(panel, options, pictures)
-        parts.append(Part(panel, lead, tuple(of_panel), tuple(pictures), notes))
+        parts.append(Part(panel, lead, tuple(of_panel), tuple(pictures), notes, chart(panel, kept)))
     files["index.html"] = page(name, title, parts, options.command).encode()
     if kept:
         files[SAMPLES] = pack(kept)
@@ -211,7 +213,7 @@ def collect_samples(grouped: Iterable[Panel], root: Path | None) -> dict[str, np
     """The first images of the shown rows, by cell id, from the runs under `root`; missing ones are left out."""
     samples: dict[str, np.ndarray] = {}
     for panel in grouped if root is not None else ():
-        for row in sample_rows(panel):
+        for row in explored_rows(panel):
             place = row.records[0].samples
             if place and root is not None and (path := root / place).exists():
                 try:

@@ -56,7 +56,10 @@ def _commit() -> tuple[tuple[str, Any], ...]:
 
 
 def commit_of(folder: Path) -> tuple[tuple[str, Any], ...]:
-    """(commit, dirty) of the git checkout that holds `folder`; nothing known elsewhere."""
+    """(commit, dirty) of the git checkout of the harness in `folder`; nothing known elsewhere.
+
+    An environment that it was installed into may lie in a checkout of something else.
+    """
 
     def git(*arguments: str) -> str | None:
         try:
@@ -72,6 +75,8 @@ def commit_of(folder: Path) -> tuple[tuple[str, Any], ...]:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
+    if not git("ls-files", "--", "harness/__init__.py"):
+        return ("commit", None), ("dirty", None)
     status = git("status", "--porcelain", "--", "harness", "models")
     return ("commit", git("rev-parse", "HEAD")), ("dirty", None if status is None else bool(status))
 

@@ -111,6 +111,7 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
         "train.checkpoint_activations": draw(st.booleans()),
         "train.checkpoint_every": draw(SMALL),
         "train.log_every": draw(SMALL),
+        "train.loggers": draw(st.sampled_from([None, None, ["tensorboard"]])),
         "train.workers": draw(st.sampled_from([0, 0, 0, 1])),
         "train.noise_schedule": noise,
         "train.noise_knots": draw(st.sampled_from([None, 2, 9])) if noise in NOISE else None,

@@ -101,7 +101,7 @@ def test_id_covers_what_changes_figures_and_nothing_else() -> None:
         return identify(parse_experiment(sections, "test"))
 
     training, cell = ids()
-    assert ids(train={"log_every": 7, "checkpoint_every": 3, "workers": 1}) == (training, cell)
+    assert ids(train={"log_every": 7, "checkpoint_every": 3, "workers": 1, "loggers": ["wandb"]}) == (training, cell)
     assert ids(sample={"steps": 31})[0] == training and ids(sample={"steps": 31})[1] != cell
     assert ids(measure={"images": 99})[0] == training and ids(measure={"images": 99})[1] != cell
     assert ids(train={"learning_rate": 2e-4})[0] != training
