@@ -1,8 +1,10 @@
-"""EDM's U-Nets [EDM]: DDPM++ and NCSN++ of the score SDEs [SDE], and ADM [ADM], with the face of :class:`models.uvit.UViT`.
+"""EDM's U-Nets [EDM]: DDPM++ and NCSN++ of the score SDEs [SDE], and ADM [ADM].
 
-Levels of falling resolution, each a row of convolutional residual blocks on the way down and a longer one on the way up,
-which takes the output of every block of the way down beside its own input. Features are the last layer of each level;
-context goes in at every level. What depends on the context alone, on the class alone, and on the step is kept apart as
+They have the face of :class:`models.uvit.UViT`.
+
+Levels of falling resolution, each a row of convolutional residual blocks on the way down and a longer one on the way
+up, which takes the output of every block of the way down beside its own input. Features are the last layer of each
+level; context goes in at every level. What depends on the context alone, on the class alone, and on the step is kept apart as
 it is there. The three architectures differ in :class:`Style` alone.
 
 With the weights of the original code these are its networks; :mod:`models.edm_weights` has the names.
@@ -133,6 +135,10 @@ class UNetConfig:
         """Side of each level's feature map."""
         return tuple(self.size // 2**level for level in range(len(self.widths)))
 
+    def build(self) -> UNet:
+        """A network of this shape."""
+        return UNet(self)
+
     def entry_width(self, level: int) -> int:
         """Channels that a level's entry gives: those of the level above."""
         if level:
@@ -261,7 +267,10 @@ class Block(nn.Module):
 
 
 class ImageEntry(nn.Module):
-    """NCSN++: the image, or what the level above made of it, at half the side. (B, inner, H, W) → (B, outer, H/2, W/2)."""
+    """NCSN++: the image, or what the level above made of it, at half the side.
+
+    (B, inner, H, W) → (B, outer, H/2, W/2).
+    """
 
     def __init__(self, config: UNetConfig, inner: int, outer: int) -> None:
         super().__init__()
