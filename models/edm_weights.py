@@ -39,6 +39,29 @@ class Described:
     preconditioning: str
     sigma_data: float
 
+    @property
+    def keys(self) -> dict[str, Any]:
+        """The keys of a configuration that has this network, dotted; None for one that must not be set."""
+        network, is_edm = self.network, self.preconditioning == "edm"
+        return {
+            "data.size": network.size,
+            "data.channels": network.channels,
+            **({} if network.classes is None else {"data.classes": network.classes}),
+            "model.kind": "single_rate",
+            "model.backbone": network.architecture,
+            "model.width": network.width,
+            "model.multipliers": list(self.multipliers),
+            "model.blocks": list(network.blocks),
+            "model.levels": ["transformer" if attends else "conv" for attends in network.attention],
+            **({"model.head_width": network.head_width} if network.style.is_adm else {}),
+            "model.embedding": None if network.embedding == 4 * network.width else network.embedding,
+            "model.class_conditional": network.classes is not None,
+            "model.noise_input": None if network.noise == "edm" else network.noise,
+            "diffusion.preconditioning": self.preconditioning,
+            **({"diffusion.sigma_data": self.sigma_data} if is_edm else {}),
+            "diffusion.prediction": None if is_edm else "epsilon",
+        }
+
 
 def described(outer: str, outer_values: Mapping[str, Any], inner: str, arguments: Mapping[str, Any]) -> Described:
     """The network of class `inner`, made with `arguments`, in the preconditioning of class `outer` with its values.

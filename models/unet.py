@@ -4,8 +4,8 @@ They have the face of :class:`models.uvit.UViT`.
 
 Levels of falling resolution, each a row of convolutional residual blocks on the way down and a longer one on the way
 up, which takes the output of every block of the way down beside its own input. Features are the last layer of each
-level; context goes in at every level. What depends on the context alone, on the class alone, and on the step is kept apart as
-it is there. The three architectures differ in :class:`Style` alone.
+level; context goes in at every level. What depends on the context alone, on the class alone, and on the step is kept
+apart as it is there. The three architectures differ in :class:`Style` alone.
 
 With the weights of the original code these are its networks; :mod:`models.edm_weights` has the names.
 """

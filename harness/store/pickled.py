@@ -1,7 +1,7 @@
 """Reading a pickle without trusting it: tensors and plain data come out, and nothing of the file runs.
 
-Networks of the original EDM code are pickled with the source of their classes, which its reader executes. Here an object
-of such a class is only what it was made of: the class's name and its state. Python's own pickle reader does the
+Networks of the original EDM code are pickled with the source of their classes, which its reader executes. Here an
+object of such a class is only what it was made of: the class's name and its state. Python's own pickle reader does the
 parsing, but every name that a file asks for is answered by a stand-in of :data:`KNOWN` that does nothing but hold what
 it is given; any other name is refused. What a file could use to fill the memory is refused before it is read.
 """
@@ -204,7 +204,9 @@ def _check_operations(path: Path, content: mmap.mmap) -> None:
             raise UntrustedPickle(path, f"more than {MOST_OPERATIONS:,} operations")
         if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and value > number:
             raise UntrustedPickle(path, f"place {value:,} of the memo, of which {number:,} can be taken")
-        depth += {"MARK": 1, "TUPLE": -1, "LIST": -1, "DICT": -1, "FROZENSET": -1, "POP_MARK": -1}.get(operation.name, 0)
+        depth += {"MARK": 1, "TUPLE": -1, "LIST": -1, "DICT": -1, "FROZENSET": -1, "POP_MARK": -1}.get(
+            operation.name, 0
+        )
         depth -= operation.name in ("APPENDS", "SETITEMS", "ADDITEMS")
         if depth > MOST_DEEP:
             raise UntrustedPickle(path, f"data nested more than {MOST_DEEP:,} deep")
