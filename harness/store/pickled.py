@@ -234,10 +234,11 @@ def read_network(path: Path) -> PickledNetwork:
     if not isinstance(inner, Persistent):
         raise StoreError(f"{path}: its {outer.class_name} holds no network called model")
     tensors: dict[str, StoredTensor] = {}
-    for name, tensor in _tensors(path, outer.state, "", 0):
-        tensors[name] = tensor
-        if len(tensors) > MOST_TENSORS:
-            raise UntrustedPickle(path, f"more than {MOST_TENSORS:,} tensors")
+    for number, (name, tensor) in enumerate(_tensors(outer.state, "", 0)):
+        if number >= MOST_TENSORS:  # modules that hold each other over and over make many of few
+            raise UntrustedPickle(path, f"more than {MOST_TENSORS:,} modules and tensors")
+        if tensor is not None:
+            tensors[name] = tensor
     return PickledNetwork(outer, inner, tensors)
 
 
@@ -246,14 +247,13 @@ def _children(state: Mapping[str, Any]) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _tensors(path: Path, state: Mapping[str, Any], prefix: str, depth: int) -> Iterator[tuple[str, StoredTensor]]:
-    """(dotted name, tensor) of a module and of those in it."""
-    if depth > MOST_NESTED_MODULES:
-        raise UntrustedPickle(path, f"modules nested more than {MOST_NESTED_MODULES} deep")
+def _tensors(state: Mapping[str, Any], prefix: str, depth: int) -> Iterator[tuple[str, StoredTensor | None]]:
+    """(dotted name, tensor) of a module and of those in it; None for a module itself."""
+    yield prefix, None
     for group in ("_parameters", "_buffers"):
         for name, value in (state.get(group) or {}).items():
             if isinstance(value, StoredTensor):
                 yield f"{prefix}{name}", value
-    for name, module in _children(state).items():
+    for name, module in _children(state).items() if depth < MOST_NESTED_MODULES else ():
         inside = module.state if isinstance(module, Persistent) else getattr(module, "__dict__", {})
-        yield from _tensors(path, inside, f"{prefix}{name}.", depth + 1)
+        yield from _tensors(inside, f"{prefix}{name}.", depth + 1)
