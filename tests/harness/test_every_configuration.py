@@ -277,7 +277,9 @@ def test_every_key_of_the_schema_is_drawn() -> None:
         seen.update(values)
 
     collect()
-    assert set(key_types()) - seen == {"measure.weights", "model.weights", "stitched", "teacher"}, "files, and what a sweep fills in"
+    assert set(key_types()) - seen == {"measure.weights", "model.weights", "stitched", "teacher"}, (
+        "files, and what a sweep fills in"
+    )
 
 
 @settings(

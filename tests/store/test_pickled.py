@@ -142,8 +142,7 @@ def changed(tmp_path: Path, change: Callable[[bytes], bytes]) -> Path:
 
 
 def test_a_snapshot_is_read_and_its_source_is_not_run(tmp_path: Path) -> None:
-    """Twice the same bytes, and those that are tracked."""
-    assert make(tmp_path / "again.pkl", SMALL).read_bytes() == make(tmp_path / "more.pkl", SMALL).read_bytes()
+    """The tracked one, and the numbers of one that is made anew."""
     assert b"raise SystemExit" in SNAPSHOT.read_bytes()
     network, opened = read_network(SNAPSHOT), open_pretrained(SNAPSHOT)
     assert (network.outer.class_name, network.inner.class_name) == ("EDMPrecond", "SongUNet")
@@ -155,6 +154,8 @@ def test_a_snapshot_is_read_and_its_source_is_not_run(tmp_path: Path) -> None:
         "data.size": 8,
     }
     tensors = opened.read()
+    again = open_pretrained(make(tmp_path / "again.pkl", SMALL)).read()
+    assert again.keys() == tensors.keys() and all(torch.allclose(again[key], tensors[key]) for key in again)
     assert all(tensor.dtype == torch.float32 and name.startswith("network.") for name, tensor in tensors.items())
 
 
