@@ -59,8 +59,10 @@ def make(
     inner: str = "SongUNet",
     seed: int = 0,
 ) -> Path:
-    """Write the snapshot of a network that is made with `arguments`: the same numbers each time, though not the same bytes, for
-    torch names a storage by where it lay in memory."""
+    """Write the snapshot of a network that is made with `arguments`: the same numbers each time.
+
+    Not the same bytes, for torch names a storage by where it lay in memory.
+    """
     own = {k: v for k, v in arguments.items() if k not in ("img_channels",)}
     kwargs = {**own, "in_channels": arguments["img_channels"], "out_channels": arguments["img_channels"]}
     values = {"img_resolution": kwargs["img_resolution"], "img_channels": kwargs["in_channels"], "sigma_data": 0.5}
