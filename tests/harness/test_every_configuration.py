@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 
 from harness.cli.console import main_of
 from harness.config.schema import key_types, own_keys
+from models.methods import METHODS
 from models.refresh import KEYS as REFRESH_KEYS
 from tests.data.making import classes, write_zip
 
@@ -231,6 +232,7 @@ def distillation_keys(draw: st.DrawFn, *, refreshes: bool, labelled: bool) -> di
         "distill.rollout": rollout,
         "distill.guidance": guidance,
         "distill.guidance_interval": None if guidance is None else draw(maybe(rising(0.0, 100.0))),
+        **{f"train.{key}": None for key in METHODS["dual_rate"].loss_keys},
         **own,
     }
 
