@@ -92,7 +92,8 @@ def test_from_a_snapshot_to_baseline_rows_and_a_dual_rate_network_in_one_table(f
     table = report.read_text()
     assert "EDM, its own weights" in table and "EDM, made dual-rate" in table and "EDM, cached" in table
     again = run("sweep", MINIATURE, *FEATURES, "--cluster", "inline", "--results", results, "--dry-run", "--json")
-    assert not json.loads(again).get("missing_cells")
+    planned = json.loads(again)
+    assert all(one["done"] for kind in ("trainings", "cells") for one in planned[kind]) and planned["cells"]
     message = refused("adapt", f"training:{by_arm['edm'].id}", "--results", results, "--dry-run")
     assert "its weights were given" in message and "--set train.steps=N" in message
     run("adapt", f"training:{by_arm['edm'].id}", "--set", "train.steps=60", "--results", results, "--dry-run")
