@@ -183,6 +183,23 @@ def test_both_counts_agree_to_the_unit(name: str) -> None:
         assert count_macs(function, inputs).macs == flop_counter_macs(function, inputs) > 0
 
 
+@pytest.mark.parametrize(
+    ("inner", "arguments", "published"),
+    [
+        ("SongUNet", {"img_resolution": 32, "label_dim": 10, "channel_mult": [2, 2, 2]}, 21.2),
+        ("DhariwalUNet", {"img_resolution": 64, "label_dim": 1000}, 110.0),
+    ],
+)
+def test_an_evaluation_costs_what_is_published(inner: str, arguments: dict[str, Any], published: float) -> None:
+    """Of CIFAR-10's and ImageNet's networks, a multiply-add counted once (results/reported.csv)."""
+    told = described("EDMPrecond", {}, inner, {"in_channels": 3, "out_channels": 3, **arguments})
+    with torch.device("meta"):
+        model = SingleRate(told.network.build(), Preconditioning())
+        side = arguments["img_resolution"]
+        ((function, inputs),) = network_calls(model, (3, side, side), arguments["label_dim"]).values()
+        assert flop_counter_macs(function, inputs) / 1e9 == pytest.approx(published, rel=0.005)
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_recomputed_activations_give_the_same_gradients(architecture: Architecture) -> None:
     grads = []
