@@ -21,7 +21,14 @@ from tools.made_edm import make
 from tools.made_images import make_cifar10
 
 MINIATURE = Path(__file__).parents[2] / "sweeps" / "miniature" / "edm_pretrained.yaml"
-FEATURES = ("--set", "measure.features=efficientnet_lite0", "--set", "measure.weights=null")
+FEATURES = (
+    "--set",
+    "measure.features=efficientnet_lite0",
+    "--set",
+    "measure.weights=null",
+    "--set",
+    "sample.seeds=[0]",
+)
 
 
 @pytest.fixture(scope="module")
