@@ -17,7 +17,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -197,12 +197,12 @@ def read_pickle(path: Path) -> Any:
 def _check_operations(path: Path, content: mmap.mmap) -> None:
     """Raise unless each operation is one that such a file needs, and none of them asks for memory beyond the file."""
     depth = 0
-    for number, (operation, value, _) in enumerate(pickletools.genops(content)):
+    for number, (operation, value, _) in enumerate(pickletools.genops(cast("IO[bytes]", content))):
         if operation.name in REFUSED_OPERATIONS:
             raise UntrustedPickle(path, REFUSED_OPERATIONS[operation.name])
         if number >= MOST_OPERATIONS:
             raise UntrustedPickle(path, f"more than {MOST_OPERATIONS:,} operations")
-        if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and value > number:
+        if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and (value or 0) > number:
             raise UntrustedPickle(path, f"place {value:,} of the memo, of which {number:,} can be taken")
         depth += {"MARK": 1, "TUPLE": -1, "LIST": -1, "DICT": -1, "FROZENSET": -1, "POP_MARK": -1}.get(
             operation.name, 0
