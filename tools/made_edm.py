@@ -76,7 +76,7 @@ def make(
     original = {names[name]: tensor for name, tensor in tensors.items()}
     network = _Persistent(inner, {**_nested(original), "_init_args": (), "_init_kwargs": kwargs})
     ema = _Persistent(outer, {**_module({}, OrderedDict(model=network)), **values, "label_dim": kwargs["label_dim"]})
-    content = {
+    content: dict[str, Any] = {
         "ema": ema,
         "loss_fn": _Persistent("EDMLoss", {"P_mean": -1.2}),
         "augment_pipe": None,
