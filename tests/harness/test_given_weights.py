@@ -71,6 +71,7 @@ def experiment(**changes: Any) -> Any:
             "weights": "made-edm.pkl",
         },
         "diffusion": {"preconditioning": "edm"},
+        "measure": {"features": "efficientnet_lite0"},
     }
     for section, own in changes.items():
         values[section] = {**values.get(section, {}), **own} if isinstance(own, dict) else own
