@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models.method import RunNetwork, State, run_network
 from models.single_rate import SingleRate
-from models.uvit import Conditioning
+from models.uvit import Conditioning, Output
 
 Order = Literal[0, 1]
 
@@ -98,7 +98,8 @@ class CachedSingleRate(nn.Module):
     ) -> tuple[Tensor, Cached]:
         network, parameterization = self.model.network, self.model.parameterization
         seen = parameterization.input(z, log_snr)
-        output = network(seen, log_snr, conditioning, from_level=self.from_level, residual=residual)
+        output: Output = network(seen, log_snr, conditioning, from_level=self.from_level, residual=residual)
+        assert output.residual is not None  # a level to reuse was named
         return parameterization.estimate(output.image, z, log_snr), Cached(output.residual, conditioning)
 
     def step(

@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.backbone import Backbone
 from models.conditional import Anchor, Conditional, ErrorTable, update
 from models.method import RunNetwork, State, run_network
 from models.parameterization import Parameterization, Prediction
 from models.process import per_image
-from models.uvit import Conditioning, Output, Projection, UViT
+from models.uvit import Conditioning, Output, Projection
 
 ContextLevels = Literal["all", "last", "output"]
 
@@ -48,8 +49,8 @@ class DualRate(nn.Module):
 
     def __init__(
         self,
-        encoder: UViT,
-        denoiser: UViT,
+        encoder: Backbone,
+        denoiser: Backbone,
         parameterization: Parameterization | None = None,
         context_levels: ContextLevels = "all",
         *,
@@ -174,7 +175,7 @@ def _normalised(feature: Tensor) -> Tensor:
 
 
 def _checked_channels(
-    encoder: UViT, denoiser: UViT, context_levels: ContextLevels, conditional: Conditional | None
+    encoder: Backbone, denoiser: Backbone, context_levels: ContextLevels, conditional: Conditional | None
 ) -> Sequence[int]:
     """Channels to project each level of the encoder to."""
     if context_levels not in get_args(ContextLevels):

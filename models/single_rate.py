@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from models.backbone import Backbone
 from models.method import RunNetwork, State, run_network
 from models.parameterization import Parameterization, Prediction
-from models.uvit import Conditioning, UViT
+from models.uvit import Conditioning
 
 
 class SingleRate(nn.Module):
@@ -16,7 +17,7 @@ class SingleRate(nn.Module):
 
     networks = ("network",)
 
-    def __init__(self, network: UViT, parameterization: Parameterization | None = None) -> None:
+    def __init__(self, network: Backbone, parameterization: Parameterization | None = None) -> None:
         super().__init__()
         self.network = network
         self.parameterization = parameterization or Prediction()

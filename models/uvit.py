@@ -92,6 +92,10 @@ class UViTConfig:
         """Side of each level's feature map."""
         return tuple(self.size // self.patch // 2**level for level in range(len(self.widths)))
 
+    def build(self) -> UViT:
+        """A network of this shape."""
+        return UViT(self)
+
     def blocks_run(self, level: int) -> int:
         """Blocks of a level in all: twice `blocks`, but once on the lowest level."""
         return self.blocks[level] * (1 if level == len(self.widths) - 1 else 2)

@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from harness.cli.console import COMPUTING, console, main_of
 from harness.cli.data import data_app
 from harness.cli.hints import RESULTS
+from harness.cli.weights import weights_app
 from harness.errors import ConfigError
 from harness.shipped import path_of
 from harness.store.folder import check_results_folder
@@ -40,6 +41,7 @@ app = typer.Typer(
     help="Benchmarks and ablations of Dual-Rate Diffusion: from a sweep file to its tables and figures.",
 )
 app.add_typer(data_app, name="data")
+app.add_typer(weights_app, name="weights")
 
 
 def _tell_version(wanted: bool) -> None:

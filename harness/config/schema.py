@@ -122,6 +122,12 @@ class ModelConfig(Section):
         "light denoiser), one that an installed package announces, or package.module:Class",
     )
     class_conditional: bool = Field(False, description="whether the network is conditioned on each image's class")
+    weights: str | None = Field(
+        None,
+        min_length=1,
+        description="a file of finished weights, which are taken as they are, and nothing is trained: a snapshot of "
+        "EDM's code (.pkl), or safetensors. Relative to the folder the command runs in; ~ is your home",
+    )
 
     def __new__(cls, **values: Any) -> Self:
         kind = values.get("kind", DEFAULT_KIND)
@@ -572,6 +578,7 @@ class Experiment(Section):
                 f"sample.{refresh.KEYS[0]}: missing; set one of {', '.join(refresh.KEYS)} for a {self.model.kind} model"
             )
         self._check_noise_schedule()
+        self._check_weights()
         self._check_freeze()
         self._check_student(method.needs_refreshes(self))
         if sample.sigma_range is not None:
@@ -657,6 +664,20 @@ class Experiment(Section):
                 f"train.noise_schedule: the loss of a {self.model.kind} model draws its noise levels itself; leave it "
                 "out (a method whose loss can do so says it by draws_by_noise_schedule)"
             )
+
+    def _check_weights(self) -> None:
+        """Whether nothing would train weights that are given."""
+        if self.model.weights is None:
+            return
+        training = {
+            "train.start": self.train.start,
+            "train.freeze": self.train.freeze,
+            "distill.method": self.distill.method,
+            "train.noise_schedule": self.train.noise_schedule,
+        }
+        for key, value in training.items():
+            if value is not None:
+                raise ValueError(f"{key}: model.weights are finished, nothing trains them; leave one of the two out")
 
     def _check_freeze(self) -> None:
         frozen, kind = self.train.freeze, self.model.kind

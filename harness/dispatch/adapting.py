@@ -96,6 +96,8 @@ class Adaptation:
     @property
     def sentence(self) -> str:
         """What it adds, in one line."""
+        if math.isnan(self.share):
+            return f"adds {self.steps:,} steps of {self.batch}"
         adds = f"adds {percent(self.share)} of the base's training: {self.steps:,} steps of {self.batch}"
         if self.wanted is not None and self.share > self.wanted * (1 + 1e-9):
             return f"{adds}, the fewest that teach it anything ({percent(self.wanted)} would be fewer)"
@@ -158,7 +160,8 @@ def adaptation(trained: Trained, budget: str | None, overrides: list[str]) -> Ad
     name = _name(trained, wanted, given)
     values = {
         "name": name,
-        "title": f"A trained network becomes dual-rate for {percent(share)} more training",
+        "title": "A trained network becomes dual-rate"
+        + ("" if math.isnan(share) else f" for {percent(share)} more training"),
         "base": nest(arms.base),
         "seeds": [trained.experiment.seed],
         "arms": {
@@ -235,6 +238,7 @@ class _Arms:
             "train.start": BASE,
             "train.freeze": ["encoder"],
             **({} if own.get("train.pairs") == "same" else {"train.denoiser_times": 4}),
+            **({} if trained.experiment.model.weights is None else {"model.weights": None}),
             **own,
         }
         return cls(
@@ -299,13 +303,18 @@ def _steps(arms: _Arms, trained: Trained, wanted: float | None, given: Mapping[s
     with planned_costs() as costs:
         whole = costs("training_gmacs", trained.experiment)
         per_step = costs("training_gmacs", arms.experiment(first, ADAPTED, seed))
+    if whole == 0 and wanted is not None:
+        raise ConfigError(
+            "--budget",
+            [f"its weights were given, so what their training cost is not known; say how long: --set {STEPS}=N"],
+        )
     if wanted is None:
         steps = given[STEPS]
         if not isinstance(steps, int):
             arms.experiment({**first, STEPS: steps}, ADAPTED, seed)  # which refuses it in its own words
     else:
         steps = max(LEAST_STEPS, steps_within(wanted, whole, per_step))
-    return steps, steps * per_step / whole
+    return steps, steps * per_step / whole if whole else math.nan
 
 
 def _lengths(base: Experiment, steps: int) -> dict[str, Any]:

@@ -294,6 +294,7 @@ Arms = Mapping[str, tuple[dict[str, Any], list[dict[str, Any]]]]
 
 
 STITCH, TEACHER = "sample.stitch", "distill.teacher"
+WEIGHTS = "model.weights"
 BESIDE = {STITCH: "stitched", TEACHER: "teacher"}
 """The keys that name a second network, and where an experiment holds that one's configuration."""
 METHOD = "distill.method"
@@ -432,9 +433,18 @@ class Starts:
         _check_two_networks(experiment, self.identify, source)
         return experiment
 
+    @cached_property
+    def _gives_weights(self) -> bool:
+        """Whether an arm names finished weights."""
+        points = ({**own, **point} for own, grid in self.arms.values() for point in grid)
+        return any(point.get(WEIGHTS) is not None for point in points)
+
     def _held(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """`values` with what holds in every cell; a teacher in those that are distilled alone."""
+        """`values` with what holds in every cell; a teacher in those that are distilled alone, weights in those that
+        are given some."""
         held = {**values, **self.fixed}
+        if WEIGHTS in self.fixed and values.get(WEIGHTS) is None and self._gives_weights:
+            held = {**_without(held, WEIGHTS), **({WEIGHTS: None} if WEIGHTS in values else {})}
         return held if held.get(METHOD) is not None or TEACHER in values else _without(held, TEACHER)
 
     def _parsed(self, values: dict[str, Any], seed: int, source: str) -> Experiment:

@@ -68,14 +68,6 @@ def _experiment(named: str, plain: Mapping[str, Any], data: str | None, weights:
         raise ConfigError(
             named, [f"is a {kind} network; what becomes dual-rate is a single_rate one, run whole at every step"]
         )
-    if (plain.get("diffusion") or {}).get("preconditioning") == "edm":
-        raise ConfigError(
-            named,
-            [
-                "has edm preconditioning (diffusion.preconditioning), which a dual_rate network cannot take; train one "
-                "without it"
-            ],
-        )
     return parse_experiment({**plain, "data": _located(plain.get("data") or {}, data, named)}, str(weights))
 
 

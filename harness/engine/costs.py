@@ -38,6 +38,7 @@ def sampling_cost(generator: ImageGenerator, networks_run: Mapping[str, int]) ->
         teacher_macs(experiment),
         recomputed=True,
     )
+    is_given = experiment.model.weights is not None  # what they have cost is not known
     return {
         "gmacs_per_image": macs / 1e9,
         "gflops_per_image": 2 * macs / 1e9,
@@ -48,8 +49,8 @@ def sampling_cost(generator: ImageGenerator, networks_run: Mapping[str, int]) ->
             **parameter_counts(generator.trained_model, method.network_parameters(generator.trained_model)),
             **({} if second is None else {STITCHED: sum(parameter.numel() for parameter in second.parameters())}),
         },
-        "training_gmacs_per_step": training / 1e9,
-        "training_steps": experiment.train.steps,
+        "training_gmacs_per_step": None if is_given else training / 1e9,
+        "training_steps": None if is_given else experiment.train.steps,
     }
 
 

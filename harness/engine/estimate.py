@@ -264,7 +264,9 @@ def training_gmacs_per_step(experiment: Experiment, *, recomputed: bool = False)
 
 
 def training_gmacs(experiment: Experiment) -> float:
-    """GMACs of a whole training: forward and backward of every network at every step."""
+    """GMACs of a whole training: forward and backward of every network at every step; 0 for weights that are given."""
+    if experiment.model.weights is not None:
+        return 0.0  # nothing is trained here
     return experiment.train.steps * training_gmacs_per_step(experiment, recomputed=True)
 
 

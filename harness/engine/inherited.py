@@ -109,7 +109,8 @@ def _cost_of(store: Store, folder: Path, training: str) -> InheritedCost:
     record, path = training_record_in(folder, training), folder / "config.json"
     try:
         experiment = parse_experiment(read_json(path), str(path))
-        own: float | None = training_gmacs(experiment)
+        # what weights have cost that somebody else has trained is not known
+        own: float | None = None if experiment.model.weights is not None else training_gmacs(experiment)
         before = inherited_cost(store, experiment)
     except HarnessError as error:
         log.warning("what training %s has cost cannot be told: %s", training, error)

@@ -130,11 +130,14 @@ def _make(
     store: Store, target: Target, experiment: Experiment, progress: JobProgress, should_stop: Callable[[], bool]
 ) -> None:
     from harness.engine.cell import measure_cell
+    from harness.engine.given import take_weights
     from harness.engine.inherited import inherited_cost
     from harness.engine.tables import measure_table
     from harness.engine.train import train_network
 
     match target.kind:
+        case "training" if experiment.model.weights is not None:
+            take_weights(experiment, target.id, store.training_folder(target.id))
         case "training":
             folder, start = store.training_folder(target.id), start_weights(store, experiment)
             table = Identifier().table(experiment)

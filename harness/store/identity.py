@@ -214,6 +214,8 @@ class Identifier:
     def _training_id(self, experiment: Experiment) -> str:
         data, model, train, distill = experiment.data, experiment.model, experiment.train, experiment.distill
         content = self._fingerprint(data, "train")
+        if model.weights is not None:
+            return self._given_id(experiment, content)
         start = self._start_identity(train)
         teacher = self._weights_named(distill.teacher, "distill.teacher")
         identity = {
@@ -233,6 +235,22 @@ class Identifier:
         if source is not None:
             identity["source"] = source.digest
         is_known = content is not None and not any((id or "").startswith(UNKNOWN_ID) for id in (start, teacher))
+        return digest_of(identity) if is_known else UNKNOWN_ID + digest_of(identity)
+
+    def _given_id(self, experiment: Experiment, content: str | None) -> str:
+        """Of weights that are given: how a training would go, and its seed, change nothing of them."""
+        model = experiment.model
+        weights = self._weights_named(model.weights, "model.weights")
+        identity = {
+            "schema": SCHEMA,
+            "data": self._data_identity(experiment.data),
+            "model": {**_dump(model), "weights": weights},
+            "diffusion": _dump(experiment.diffusion),
+        }
+        source = source_of(model.kind)
+        if source is not None:
+            identity["source"] = source.digest
+        is_known = content is not None and not (weights or "").startswith(UNKNOWN_ID)
         return digest_of(identity) if is_known else UNKNOWN_ID + digest_of(identity)
 
     def _start_identity(self, train: TrainConfig) -> str | None:

@@ -65,6 +65,18 @@ def load_bare(path: Path) -> dict[str, Tensor] | None:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
 
 
+def load_header(path: Path) -> dict[str, str]:
+    """The metadata of any safetensors file. Raises as :func:`load_tensors` does."""
+    with _opened(path) as file:
+        return dict(file.metadata() or {})
+
+
+def load_tensors_of(path: Path) -> dict[str, Tensor]:
+    """The tensors, on the CPU, of any safetensors file. Raises as :func:`load_tensors` does."""
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+
+
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     """A hash of the names, types, shapes and bytes of `tensors`, on any device."""
     digest = hashlib.sha256()

@@ -25,10 +25,12 @@ from models.methods.uvit_settings import (
     Channels,
     Factor,
     LevelKind,
+    UNetName,
     UViTSettings,
     UViTTraining,
     check_edm_keys,
-    uvit_config,
+    check_noise_input,
+    network_config,
 )
 
 if TYPE_CHECKING:
@@ -44,6 +46,9 @@ REFRESHES: dict[Any, int | tuple[int, int]] = {"range": (4, 32), "grid": 8, "sam
 class Networks(UViTSettings):
     """Of the section `model`: the encoder's keys are those of a single network, further ones are the denoiser's."""
 
+    light_backbone: Literal["uvit", "ddpmpp", "ncsnpp", "adm"] | None = Field(
+        None, description="the denoiser's architecture; the encoder's if unset"
+    )
     light_width: Factor = Field(0.5, description="the denoiser's channels relative to the encoder's")
     light_blocks: tuple[BlockCount, ...] | None = Field(
         None, description="the denoiser's blocks per level; the encoder's if unset"
@@ -67,6 +72,15 @@ class Networks(UViTSettings):
         description="conditional: the denoiser predicts only what the Gaussian update of the encoder's x̂_τ by z_t "
         "leaves; its parts: the updated estimate as an input only, x̂_τ in place of it, its scale √p fixed to 1",
     )
+
+    def light_architecture(self) -> UNetName | None:
+        """The denoiser's; None is the U-ViT."""
+        if self.light_backbone is None:
+            return self.backbone
+        return None if self.light_backbone == "uvit" else self.light_backbone
+
+    def backbones(self) -> tuple[UNetName | None, ...]:
+        return (self.backbone, self.light_architecture())
 
     def per_level(self) -> tuple[str, ...]:
         return (*super().per_level(), "light_blocks", "light_levels")
@@ -140,14 +154,13 @@ class DualRateMethod(Method):
     loss_keys = ("context_dropout", "pairs", "refreshes", "denoiser_times", "states", "encoder_loss")
 
     def check(self, config: Configuration) -> None:
-        if config.diffusion.preconditioning == "edm":
-            raise ValueError("diffusion.preconditioning: edm is a single_rate baseline")
         frozen, train, model = is_frozen(config), config.train, config.model
         if model.context_levels == "output" and model.context_channels is not None:
             raise ValueError(
                 "model.context_channels: with model.context_levels: output no features are projected; leave it out"
             )
         check_edm_keys(config)
+        check_noise_input(config)
         if config.sample.denoise_at_refresh is False and not has_head(config):
             raise ValueError(
                 "sample.denoise_at_refresh: false needs an encoder with an estimate of its own; set "
@@ -174,16 +187,18 @@ class DualRateMethod(Method):
         from models.conditional import ErrorTable
         from models.dual_rate import DualRate, images_beside
         from models.parameterization import parameterization_of
-        from models.uvit import UViT
 
         model, recompute = config.model, config.train.checkpoint_activations
         head = images.channels if has_head(config) else None
-        encoder = uvit_config(model, images, recompute, out_channels=head)
-        light = uvit_config(
+        encoder = network_config(
+            model, images, recompute, backbone=model.backbone, out_channels=head, noise=model.noise_input
+        )
+        light = network_config(
             model,
             images,
             recompute,
             model.light_width,
+            backbone=model.light_architecture(),
             blocks=model.light_blocks or model.blocks,
             kinds=model.light_levels or model.levels,
             context_entry=model.context_entry,
@@ -196,8 +211,8 @@ class DualRateMethod(Method):
         if model.preconditioning is not None:
             errors = ErrorTable(config.diffusion.log_snr_range, config.diffusion.sigma_data)
         return DualRate(
-            UViT(encoder),
-            UViT(replace(light, context_channels=channels)),
+            encoder.build(),
+            replace(light, context_channels=channels).build(),
             parameterization_of(config.diffusion),
             model.context_levels,
             conditional=model.preconditioning,
@@ -232,6 +247,7 @@ class DualRateMethod(Method):
         return super().sampled(model, config)
 
     def loss(self, config: Configuration, schedule: CosineSchedule) -> Loss:
+        from dataclasses import replace
         from functools import partial
 
         from models.dual_rate_loss import PairSettings, dual_rate_loss
@@ -247,7 +263,9 @@ class DualRateMethod(Method):
             encoder_weight(config),
             train.noise_refreshes or "process",
         )
-        return partial(dual_rate_loss, settings=self.loss_settings(config, schedule), pairs=pairs)
+        # pairs are drawn over the schedule, whatever the encoder's preconditioning was trained with
+        settings = replace(self.loss_settings(config, schedule), weighting="sigmoid")
+        return partial(dual_rate_loss, settings=settings, pairs=pairs)
 
     def runs_per_iteration(self, config: Configuration) -> Mapping[str, int]:
         return {"denoiser": config.train.denoiser_times}

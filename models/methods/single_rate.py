@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, field_validator
 
 from models.methods.base import Configuration, ImageShape, Method, PositiveInt, Settings
-from models.methods.uvit_settings import UViTSettings, UViTTraining, check_edm_keys, uvit_config
+from models.methods.uvit_settings import UViTSettings, UViTTraining, check_edm_keys, check_noise_input, network_config
 from models.refresh import KEYS as REFRESH_KEYS
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Sampling(Settings):
 
 
 class SingleRateMethod(Method):
-    """One Residual U-ViT, optionally cached in sampling."""
+    """One network, optionally cached in sampling."""
 
     model_settings = UViTSettings
     train_settings = UViTTraining
@@ -47,6 +47,7 @@ class SingleRateMethod(Method):
     def check(self, config: Configuration) -> None:
         sample, levels = config.sample, len(config.model.levels)
         check_edm_keys(config)
+        check_noise_input(config)
         refreshing = [key for key in REFRESH_KEYS if getattr(sample, key) is not None]
         if sample.cache_from_level is None:
             if sample.cache_order is not None:
@@ -71,10 +72,12 @@ class SingleRateMethod(Method):
     def build(self, config: Configuration, images: ImageShape) -> Model:
         from models.parameterization import parameterization_of
         from models.single_rate import SingleRate
-        from models.uvit import UViT
 
-        network = UViT(uvit_config(config.model, images, config.train.checkpoint_activations))
-        return SingleRate(network, parameterization_of(config.diffusion))
+        model = config.model
+        shape = network_config(
+            model, images, config.train.checkpoint_activations, backbone=model.backbone, noise=model.noise_input
+        )
+        return SingleRate(shape.build(), parameterization_of(config.diffusion))
 
     def sampled(self, model: Any, config: Configuration) -> Model:
         from models.cache import CachedSingleRate

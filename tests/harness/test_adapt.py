@@ -354,7 +354,6 @@ def test_networks_that_cannot_become_dual_rate_are_refused(tmp_path: Path) -> No
     results, facts = tmp_path / "results", {"step": "6"}
     for experiment, said in (
         (tiny("dual_rate"), "is a dual_rate network; what becomes dual-rate is a single_rate one"),
-        (tiny(diffusion={"preconditioning": "edm"}), "has edm preconditioning"),
     ):
         model = build_model(experiment, known_info(experiment.data))
         config = json.dumps(as_plain(experiment))

@@ -62,7 +62,9 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
     levels = draw(st.integers(1, 2))
     labelled = draw(st.booleans())
     cached = not dual and levels > 1 and draw(st.booleans())
-    edm = not dual and draw(st.integers(0, 3)) == 0
+    edm = draw(st.integers(0, 3)) == 0
+    backbone = draw(maybe(st.sampled_from(["ddpmpp", "ncsnpp", "adm"])))
+    of_unet = backbone is not None
     sampler = draw(st.sampled_from(["ancestral", "ddim", "heun", "dpmpp_2m"]))
     steps = draw(st.integers(1, 4))
     batch = draw(st.integers(1, 4))
@@ -76,13 +78,15 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
         "data.classes": draw(st.sampled_from([None, 10 if digits else 2])),
         "data.label": draw(maybe(st.sampled_from(["made", "run #3", "x [/b]", "naïve"]))),
         "model.kind": "dual_rate" if dual else "single_rate",
-        "model.patch": draw(st.sampled_from([1, 2])),
+        "model.backbone": backbone,
+        "model.noise_input": draw(maybe(st.sampled_from(["vp", "ve", "iddpm"]))) if of_unet and not edm else None,
+        "model.patch": None if of_unet else draw(st.sampled_from([1, 2])),
         "model.width": draw(st.integers(1, 20)),
         "model.multipliers": per_level(draw, st.sampled_from([0.5, 1, 2, 1.3]), levels),
         "model.blocks": per_level(draw, st.integers(1, 2), levels),
         "model.levels": per_level(draw, LEVEL, levels),
-        "model.head_width": draw(st.sampled_from([1, 3, 8, 64])),
-        "model.mlp_ratio": draw(st.sampled_from([0.01, 0.5, 4])),
+        "model.head_width": None if backbone in ("ddpmpp", "ncsnpp") else draw(st.sampled_from([1, 3, 8, 64])),
+        "model.mlp_ratio": None if of_unet else draw(st.sampled_from([0.01, 0.5, 4])),
         "model.embedding": draw(maybe(st.integers(1, 20))),
         "model.dropout": draw(SHARE),
         "model.class_conditional": labelled,
@@ -140,6 +144,8 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
         "measure.latency.repeats": draw(st.integers(1, 2)),
         "seed": draw(st.sampled_from([0, 2**64 - 1])),
     }
+    if values["model.noise_input"] is not None:
+        values["diffusion.prediction"] = "epsilon"
     if not digits and values["measure.features"] == "digits":
         values["data.size"] = 8
     if dual:
@@ -206,6 +212,7 @@ def dual_rate_keys(draw: st.DrawFn, levels: int) -> dict[str, Any]:
         "train.encoder_learning_rate": None if frozen else draw(st.sampled_from([None, 1e-4])),
         "train.encoder_loss": draw(st.sampled_from([None, 0.0, 0.5])) if headed and not frozen else None,
         "sample.denoise_at_refresh": draw(st.sampled_from([None, True, False])) if headed else None,
+        "model.light_backbone": draw(maybe(st.sampled_from(["uvit", "adm"]))),
         "model.light_width": draw(maybe(st.sampled_from([0.01, 0.5, 1, 3.0]))),
         "model.light_blocks": draw(maybe(st.just([1] * levels))),
         "model.light_levels": draw(maybe(st.lists(LEVEL, min_size=levels, max_size=levels))),
@@ -288,7 +295,9 @@ def test_every_key_of_the_schema_is_drawn() -> None:
         seen.update(values)
 
     collect()
-    assert set(key_types()) - seen == {"measure.weights", "stitched", "teacher"}, "a file, and what a sweep fills in"
+    assert set(key_types()) - seen == {"measure.weights", "model.weights", "stitched", "teacher"}, (
+        "files, and what a sweep fills in"
+    )
 
 
 @settings(

@@ -209,8 +209,7 @@ def wandb_records(file: Path) -> Iterator[bytes]:
 
 def test_a_run_of_wandb_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Offline, resumed after a kill: one file with each step once, and nothing of this machine in it."""
-    pytest.importorskip("wandb")
-    from wandb.proto.wandb_internal_pb2 import Record
+    Record: Any = pytest.importorskip("wandb.proto.wandb_internal_pb2").Record
 
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)

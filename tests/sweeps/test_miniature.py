@@ -37,6 +37,7 @@ SIZES = {
     "model.patch",
     "model.head_width",
     "model.embedding",
+    "model.weights",
     "train.steps",
     "train.batch",
     "train.warmup",

@@ -1,0 +1,63 @@
+"""`harness weights show` and `convert`: parse and print, nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from harness.store.pretrained import Pretrained
+
+weights_app = typer.Typer(help="Look at weights trained elsewhere, and convert them.", no_args_is_help=True)
+File = Annotated[Path, typer.Argument(help="a snapshot of EDM's code (.pkl), or a .safetensors file")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+@weights_app.command()
+def show(file: File, as_json: Json = False) -> None:
+    """The keys of a configuration that the network in FILE needs. Nothing of a pickle is run."""
+    from harness.store.pretrained import open_pretrained
+
+    _print(open_pretrained(file.expanduser()), as_json)
+
+
+@weights_app.command()
+def convert(
+    file: File,
+    out: Annotated[Path, typer.Option("--out", help="the safetensors file to write")],
+    as_json: Json = False,
+) -> None:
+    """Write the network in FILE as safetensors, with its configuration in the metadata. Nothing of a pickle is run."""
+    from harness.store.pretrained import convert as convert_weights
+
+    _print(convert_weights(file.expanduser(), out.expanduser()), as_json)
+
+
+def _print(opened: Pretrained, as_json: bool) -> None:
+    keys = None if opened.keys is None else {key: value for key, value in opened.keys.items() if value is not None}
+    if as_json:
+        typer.echo(json.dumps({"path": str(opened.path), "keys": keys}))
+        return
+    if keys is None:
+        typer.echo(f"{opened.path}: tells nothing of its network")
+        return
+    typer.echo(f"# {opened.path}")
+    for section, values in _sections({**keys, "model.weights": str(opened.path)}).items():
+        typer.echo(f"{section}: {{{', '.join(f'{key}: {_plain(value)}' for key, value in values.items())}}}")
+
+
+def _sections(keys: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """By section, its keys; of the data what they must be like."""
+    found: dict[str, dict[str, Any]] = {}
+    for dotted, value in keys.items():
+        section, _, key = dotted.partition(".")
+        found.setdefault(section, {})[key] = value
+    return found
+
+
+def _plain(value: Any) -> str:
+    """As YAML writes it in one line."""
+    return value if isinstance(value, str) else json.dumps(value)
