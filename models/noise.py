@@ -44,6 +44,7 @@ class Stream(IntEnum):
     ROLLOUT = 14
     ROLLOUT_START = 15
     PAIRS = 16
+    SCHEDULE = 17
 
 
 def _product(word: Tensor, multiplier: int) -> tuple[Tensor, Tensor]:

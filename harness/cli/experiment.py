@@ -201,6 +201,7 @@ def sample(
     import torch
 
     from harness.engine.cell import load_generator
+    from harness.engine.schedules import scheduled_or_told
     from harness.measure.fidelity import to_uint8
 
     if out_path.suffix.lower() != ".png":
@@ -215,6 +216,8 @@ def sample(
     if id is not None and not store.is_trained(id):
         reason = missing_need(store, Target("training", id))
         raise StoreError(f"sample.stitch: {reason}; train the arm that it names first")
+    measuring = Asked(file, overrides, results).command("measure", *(["--arm", arm] if arm else []))
+    experiment = scheduled_or_told(store, experiment, measuring)
     generator = load_generator(experiment, weights, second=second)
     seed, batch = experiment.sample.seeds[0], experiment.sample.batch
     parts = []
@@ -273,6 +276,9 @@ def measure(file: Path, overrides: Sequence[str], arm: str | None, results: Path
         check_compiler([], [experiment])
         for network in (experiment, *_stitched_to(experiment, starts, store)):
             _trained(store, network, starts, out)
+        if (table := Identifier().cell_table(experiment)) is not None and not store.is_measured(table):
+            store.save_experiment(Target("table", table), experiment)
+            _run_job(store, Target("table", table), out)
         store.save_experiment(target, experiment)
         _run_job(store, target, out)
     record = store.read_cell(cell)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from harness.config.methods import method_of
@@ -121,6 +122,8 @@ def clips(experiment: Experiment) -> bool:
 
 def time_steps(sample: SampleConfig, schedule: CosineSchedule) -> Tensor:
     """The sampler's times, float64 (steps + 1,), falling to 0."""
+    if sample.times is not None:
+        return torch.tensor([*sample.times, 0.0], dtype=torch.float64)
     kind = sample.spacing or SAMPLERS[sample.sampler].spacing
     if kind == "time":
         return spacing.time_steps(sample.steps)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -99,7 +99,7 @@ def _distance(estimate: Tensor, target: Tensor) -> Tensor:
 @torch.no_grad()
 def measure_dissimilarity(
     model: Featured,
-    shape: tuple[int, int, int],
+    shape: Sequence[int],
     labels: Tensor | None,
     places: Tensor,
     schedule: CosineSchedule,

@@ -40,7 +40,7 @@ def sigmoid(log_snr: Floats, bias: float) -> Floats:
 
 
 def cosine(log_snr: Floats, bias: float) -> Floats:
-    """1 for each step to the very next time: DDT's sum of dissimilarities, which says nothing of where to step [DDT]."""
+    """1 for each step to the very next time: DDT's sum of dissimilarities, which cannot tell where to step [DDT]."""
     weights = np.full((len(log_snr), len(log_snr)), np.inf)
     weights[np.arange(len(log_snr) - 1), np.arange(1, len(log_snr))] = 1.0
     return weights

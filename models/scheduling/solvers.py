@@ -2,8 +2,8 @@
 
 A grid has times 0 … N in the order of sampling: 0 is the noisiest, N the end. A step from time i to a later time j with
 the context made at time a ≤ i costs ``weights[i, j] · errors[i, a]``; `weights` is (N + 1, N + 1), `errors` (N, N), of
-which entries with a > i have no meaning. A schedule visits times, the first 0 and the last N, and makes the context anew
-at some of them, the first included; its bound is the sum over its steps. Ties go to the schedule found first.
+which entries with a > i have no meaning. A schedule visits times, the first 0 and the last N, and makes the context
+anew at some of them, the first included; its bound is the sum over its steps. Ties go to the schedule found first.
 """
 
 from __future__ import annotations

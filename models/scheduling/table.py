@@ -115,7 +115,9 @@ class PairTable:
             raise ValueError("pair table: what is kept of a refresh was not compared")
         return _interpolated_ratio(self.log_snr, self.dissimilarity, log_snr)
 
-    def bound(self, objective: str, bias: float, log_snr: Floats, anchors: Floats, over: Floats | None = None) -> Estimate:
+    def bound(
+        self, objective: str, bias: float, log_snr: Floats, anchors: Floats, over: Floats | None = None
+    ) -> Estimate:
         """The bound of a schedule in nats per dimension, and its standard error over images.
 
         Its steps begin at `log_snr` (n + 1,), the last entry being the end, with the contexts of `anchors` (n,). With

@@ -202,10 +202,13 @@ def test_every_network_that_refreshes_is_measured_through_one_interface(kind: st
 
     found = measure_pairs(model, images, None, torch.arange(3), SCHEDULE, levels=4, run=counted)
     assert found["losses"].shape == (3, 10) and bool(torch.isfinite(found["losses"]).all())
-    assert counts == {
-        "dual_rate": {"encoder": 4, "denoiser": 10},
-        "encoder_at_refresh": {"encoder": 4, "denoiser": 6},
-        "cached": {"network": 4, "shallow": 6},
-    }[kind]
+    assert (
+        counts
+        == {
+            "dual_rate": {"encoder": 4, "denoiser": 10},
+            "encoder_at_refresh": {"encoder": 4, "denoiser": 6},
+            "cached": {"network": 4, "shallow": 6},
+        }[kind]
+    )
     apart = measure_dissimilarity(model, networks.IMAGE, None, torch.arange(2), SCHEDULE, levels=4)
     assert apart.shape == (2, 4, 4) and bool((apart[:, 3, 0] > 1e-6).all())
