@@ -14,7 +14,7 @@ from rich.console import Console
 
 from harness.errors import FULL, FULL_CURE, HarnessError
 
-COMPUTING = frozenset({"sweep", "adapt", "train", "sample", "measure", "time", "latency", "retry"})
+COMPUTING = frozenset({"sweep", "adapt", "train", "sample", "schedule", "measure", "time", "latency", "retry"})
 """Commands that run networks."""
 
 

@@ -58,7 +58,7 @@ def bar(out: Console, label: str, kind: str) -> Iterator[JobProgress]:
         yield tell
 
 
-def _run_job(store: Store, target: Target, out: Console) -> None:
+def run_job(store: Store, target: Target, out: Console) -> None:
     """Run a job with its bar. Ctrl-C is let through as a KeyboardInterrupt that says what is saved."""
     from harness.dispatch.local import saved
     from harness.engine import jobs
@@ -98,7 +98,7 @@ def _trained(store: Store, experiment: Experiment, starts: Sequence[Training], o
             raise ConfigError(f"training {training.id}", [problem])
     for node in nodes_to_run(missing, store):
         store.save_experiment(node.target, node.experiment)
-        _run_job(store, node.target, out)
+        run_job(store, node.target, out)
     return wanted.id
 
 
@@ -113,7 +113,7 @@ def _stitched_to(experiment: Experiment, starts: Sequence[Training], store: Stor
     return [found.experiment]
 
 
-def _weights_of(store: Store, experiment: Experiment, command: str) -> Path:
+def weights_of(store: Store, experiment: Experiment, command: str) -> Path:
     """Where the training's weights lie. Raises :class:`StoreError` with the `command` that trains where none are."""
     training, _ = identify(experiment)
     if not store.is_trained(training):
@@ -211,7 +211,7 @@ def sample(
     experiment = load_experiment(file, overrides, arm)
     if weights is None:
         command = Asked(file, overrides, results).command("train", *(["--arm", arm] if arm else []))
-        weights = _weights_of(store, experiment, command)
+        weights = weights_of(store, experiment, command)
     second, id = stitched_weights(store, experiment), stitched_training(experiment)
     if id is not None and not store.is_trained(id):
         reason = missing_need(store, Target("training", id))
@@ -278,9 +278,9 @@ def measure(file: Path, overrides: Sequence[str], arm: str | None, results: Path
             _trained(store, network, starts, out)
         if (table := Identifier().cell_table(experiment)) is not None and not store.is_measured(table):
             store.save_experiment(Target("table", table), experiment)
-            _run_job(store, Target("table", table), out)
+            run_job(store, Target("table", table), out)
         store.save_experiment(target, experiment)
-        _run_job(store, target, out)
+        run_job(store, target, out)
     record = store.read_cell(cell)
     if json_output:
         print_json(record.plain)

@@ -34,7 +34,7 @@ IMAGES = 256
 """Images that a table is measured on, or all where there are fewer."""
 RUN_IMAGES = 32
 """Images of the sampling runs that the features of refreshes are compared on."""
-BATCH = 32
+BATCH = 64
 SEED = 0
 """Of the images that are chosen and of their noise."""
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from harness.config.scheduling import with_schedule
 from harness.config.schema import Experiment
@@ -18,7 +19,7 @@ from harness.store.identity import Identifier
 from harness.store.needs import missing_need
 from harness.store.store import Store, Target
 from models.noise import Stream, uniform
-from models.refresh import evenly_in
+from models.refresh import evenly, evenly_in
 from models.scheduling.objectives import OBJECTIVES, Floats
 from models.scheduling.solvers import Found, FreeGrid, NoScheduleError, best_refreshes, bound_of
 from models.scheduling.table import Estimate, PairTable
@@ -98,6 +99,48 @@ class Scheduler:
         times = tuple(range(len(self.grid.times) - 1))
         return Found(bound_of(*self.problem(objective), times, refresh_steps), times, refresh_steps)
 
+    def rivals(self, objective: str) -> dict[str, Found]:
+        """The best schedule by `objective`, and others of the same cost by name.
+
+        Of a budget only the best uniform one: steps and refreshes even in the candidate times, as many of either as
+        have the least bound.
+        """
+        sample, steps = self.experiment.sample, len(self.grid.times) - 1
+        if sample.budget is not None:
+            return {"optimal": self.within(objective, sample.budget), "uniform": self._uniform(objective)}
+        count = sample.refreshes or 0
+        rivals = {
+            "uniform": evenly(count, steps),
+            "uniform_log_snr": evenly_in(self.grid.log_snr.tolist(), count),
+        }
+        found = {"optimal": self.refreshes(objective, count)}
+        for name, chosen in rivals.items():
+            found[name] = self.fixed(tuple(step for step, refresh in enumerate(chosen) if refresh), objective)
+        if self.table.dissimilarity is not None:
+            found["ddt"] = self.refreshes("cosine", count)
+        return found
+
+    def _uniform(self, objective: str) -> Found:
+        weights, errors = self.problem(objective)
+        size, macs = len(self.grid.times) - 1, schedule_macs(self.experiment)
+        budget = int((self.experiment.sample.budget or 0) * GIGA)
+        found = []
+        for steps in range(1, size + 1):
+            times = tuple(i * size // steps for i in range(steps))
+            for count in range(1, steps + 1):
+                if macs(steps, count) <= budget:
+                    anchors = tuple(times[i * steps // count] for i in range(count))
+                    found.append(Found(bound_of(weights, errors, times, anchors), times, anchors))
+        return min(found)
+
+    def gmacs(self, found: Found) -> float:
+        """GMACs per image."""
+        return schedule_macs(self.experiment)(len(found.times), len(found.refreshes)) / GIGA
+
+    def drawn(self, found: Found) -> tuple[list[float], list[float]]:
+        """(the times of its steps, those of their contexts)."""
+        return self.grid.times[list(found.times)].tolist(), self.grid.times[self._anchors(found)].tolist()
+
     def judged(self, found: Found, objective: str, over: Found | None = None) -> Judged:
         """With its bound, or where `over` is given by how much that one's is higher; both over the same images."""
         of_over = None if over is None else self._bounds(over, objective)
@@ -110,10 +153,14 @@ class Scheduler:
 
     def _levels(self, found: Found) -> tuple[Floats, Floats]:
         """(log-SNRs of its steps and of the end, those of their contexts)."""
-        places = np.array(found.times)
+        return self.grid.log_snr[[*found.times, -1]], self.grid.log_snr[self._anchors(found)]
+
+    @staticmethod
+    def _anchors(found: Found) -> NDArray[np.int64]:
+        """The place of each step's context."""
         refreshes = np.array(found.refreshes)
-        anchors = refreshes[np.searchsorted(refreshes, places, side="right") - 1]
-        return self.grid.log_snr[[*found.times, -1]], self.grid.log_snr[anchors]
+        placed = np.searchsorted(refreshes, np.array(found.times), side="right") - 1
+        return np.asarray(refreshes[placed])
 
 
 def drawn_refreshes(steps: int, count: int, seed: int) -> tuple[int, ...]:
@@ -174,6 +221,4 @@ def scheduled_or_told(store: Store, experiment: Experiment, cure: str) -> Experi
     try:
         return scheduled_of(store, experiment)
     except Blocked as error:
-        raise StoreError(
-            f"sample.schedule: {experiment.sample.schedule}: {error}; measure it first: {cure()}"
-        ) from None
+        raise StoreError(f"sample.schedule: {experiment.sample.schedule}: {error}; measure it first: {cure}") from None

@@ -8,7 +8,7 @@ exactly.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -72,6 +72,10 @@ class PairTable:
     def images(self) -> int:
         """How many were measured."""
         return len(self.losses)
+
+    def part(self, start: int) -> PairTable:
+        """Of every second image, from `start`."""
+        return replace(self, losses=self.losses[start::2], changes=self.changes[start::2])
 
     @property
     def loss(self) -> Floats:
