@@ -14,7 +14,15 @@ from harness.cli.console import console, print_json
 from harness.cli.hints import Asked
 from harness.config.distilling import student_problem
 from harness.config.schema import Experiment
-from harness.dispatch.checks import check_compiler, check_data, check_folder, check_measures, check_store, start_problem
+from harness.dispatch.checks import (
+    check_compiler,
+    check_data,
+    check_folder,
+    check_measures,
+    check_schedules,
+    check_store,
+    start_problem,
+)
 from harness.dispatch.plan import known_training, nodes_to_run, trainings_to_run
 from harness.dispatch.progress import in_words
 from harness.dispatch.sweep import Training, load_experiment, load_with_starts, names_a_start
@@ -273,6 +281,7 @@ def measure(file: Path, overrides: Sequence[str], arm: str | None, results: Path
         out.print(f"{reason}: set aside as {set_aside(store.cell_path(cell)).name}, and measured again")
     if not store.is_done(target):
         check_measures([experiment])
+        check_schedules([experiment])
         check_compiler([], [experiment])
         for network in (experiment, *_stitched_to(experiment, starts, store)):
             _trained(store, network, starts, out)

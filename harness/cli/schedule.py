@@ -14,7 +14,7 @@ from harness.cli.console import console, print_json
 from harness.cli.experiment import bar, run_job, weights_of
 from harness.cli.hints import Asked
 from harness.config.schema import Experiment, as_plain
-from harness.dispatch.checks import check_data, check_folder, check_store
+from harness.dispatch.checks import check_data, check_folder, check_schedules, check_store
 from harness.dispatch.sweep import load_experiment
 from harness.errors import ConfigError
 from harness.files import atomic_path, write_json
@@ -80,6 +80,7 @@ def schedule(
     store, out = Store(results), console(json_output)
     experiment = load_experiment(file, [*overrides, *asking.overrides()], arm)
     check_data([experiment])
+    check_schedules([experiment])
     check_store(store)
     if weights is None:
         weights_of(

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from harness.config.methods import source_of
 from harness.config.scheduling import with_schedule
 from harness.config.schema import Experiment
-from harness.data import open_data
-from harness.engine.build import build_schedule, time_steps
+from harness.data import known_info, open_data
+from harness.engine.build import build_model, build_schedule, sampled_model, time_steps
 from harness.engine.estimate import schedule_macs
 from harness.engine.pair_tables import load_pair_table
 from harness.errors import Blocked, ConfigError, StoreError
@@ -20,11 +21,13 @@ from harness.store.needs import missing_need
 from harness.store.store import Store, Target
 from models.noise import Stream, uniform
 from models.refresh import evenly, evenly_in
+from models.scheduling.measure import Featured
 from models.scheduling.objectives import OBJECTIVES, Floats
-from models.scheduling.solvers import Found, FreeGrid, NoScheduleError, best_refreshes, bound_of
+from models.scheduling.solvers import Found, FreeGrid, best_refreshes, bound_of
 from models.scheduling.table import Estimate, PairTable
 
 GIGA = 1e9
+FEATURES_CURE = "a model tells them by a method: see models.scheduling.measure.Featured"
 
 
 @dataclass(frozen=True)
@@ -83,16 +86,11 @@ class Scheduler:
 
     def within(self, objective: str, gmacs: float) -> Found:
         """The best steps and refreshes that cost at most `gmacs` per image."""
+        check_budget(self.experiment)
         macs, budget = schedule_macs(self.experiment), int(gmacs * GIGA)
         steps = len(self.grid.times) - 1
-        most = max((r for r in range(1, steps + 1) if macs(r, r) <= budget), default=1)
-        try:
-            return FreeGrid.solved(*self.problem(objective), steps, most).within(macs, budget)
-        except NoScheduleError:
-            least = macs(1, 1) / GIGA
-            raise ConfigError(
-                "sample.budget", [f"{gmacs:g} GMACs are too few: one step, which refreshes, costs {least:.4g}"]
-            ) from None
+        most = max(r for r in range(1, steps + 1) if macs(r, r) <= budget)
+        return FreeGrid.solved(*self.problem(objective), steps, most).within(macs, budget)
 
     def fixed(self, refresh_steps: tuple[int, ...], objective: str) -> Found:
         """The schedule of given refreshes where each candidate time is a step."""
@@ -163,6 +161,24 @@ class Scheduler:
         return np.asarray(refreshes[placed])
 
 
+def check_budget(experiment: Experiment) -> None:
+    """Raise :class:`ConfigError` where ``sample.budget`` is too little for one step."""
+    budget, least = experiment.sample.budget or 0.0, schedule_macs(experiment)(1, 1)
+    if int(budget * GIGA) < least:
+        raise ConfigError(
+            "sample.budget", [f"{budget:g} GMACs are too few: one step, which refreshes, costs {least / GIGA:.4g}"]
+        )
+
+
+def check_features(experiment: Experiment) -> None:
+    """Raise :class:`ConfigError` where the method's model does not tell its features."""
+    if source_of(experiment.model.kind) is None:
+        return  # the project's own do
+    info = known_info(experiment.data, labelled=experiment.model.class_conditional)
+    if not isinstance(sampled_model(experiment, build_model(experiment, info)), Featured):
+        raise ConfigError("sample.schedule", [f"ddt: {experiment.model.kind} has no `features`; {FEATURES_CURE}"])
+
+
 def drawn_refreshes(steps: int, count: int, seed: int) -> tuple[int, ...]:
     """The first step and count − 1 others, all sets of them alike likely."""
     order = uniform(seed, torch.arange(1, max(steps, 2)), 0, (), Stream.SCHEDULE).argsort(stable=True) + 1
@@ -190,8 +206,7 @@ def scheduled(experiment: Experiment, size: int, table: PairTable | None = None)
         if sample.budget is None:
             return with_schedule(experiment, scheduler.refreshes(objective, count).refresh_steps)
     except ValueError as error:
-        cure = "the method's model has no `features`: see models.scheduling.measure.Featured"
-        raise ConfigError("sample.schedule", [f"{sample.schedule}: {error}; {cure}"]) from error
+        raise ConfigError("sample.schedule", [f"{sample.schedule}: {error}; {FEATURES_CURE}"]) from error
     return explicit(experiment, scheduler, scheduler.within(objective, sample.budget))
 
 
