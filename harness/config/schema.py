@@ -677,6 +677,13 @@ class Experiment(Section):
             )
         if distill.guidance not in (None, 1) and not self.model.class_conditional:
             raise ValueError("distill.guidance: needs model.class_conditional: true")
+        for key in method_of(self.model.kind).loss_keys:
+            field, value = type(self.train).model_fields[key], getattr(self.train, key)
+            if value != field.get_default(call_default_factory=True, validated_data=self.train.__dict__):
+                raise ValueError(
+                    f"train.{key}: {value!r} is of the {self.model.kind} model's own loss, which a distillation does "
+                    "not use; leave it out (in an arm: null)"
+                )
         images = self.train.batch // self.train.accumulate
         if distill.variant == "instant" and images % 2:
             raise ValueError(

@@ -426,7 +426,7 @@ WATCHED = {"estimate_rms": "the student", "auxiliary_rms": "the copy of the teac
 
 
 def monitored(model: nn.Module) -> dict[str, float]:
-    """What the last iteration of a distillation has to tell beside its loss; nothing of an ordinary training."""
+    """What the newest iterations of a distillation have to tell beside its loss; nothing of an ordinary training."""
     return {name: float(value) for name, value in model.monitored.items()} if isinstance(model, Distillation) else {}
 
 

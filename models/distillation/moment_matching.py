@@ -55,21 +55,23 @@ def moment_matching(
     s = between(estimated, randomness, settings)
     _, weight = sigmoid_weighted(s, settings.loss, x)
     z_s, log_snr_s = renoised(estimated, s, settings, randomness, deterministic=deterministic)
-    networks.monitored["estimate_rms"] = estimated.x.detach().square().mean().sqrt()
+    networks.tell("estimate_rms", estimated.x.detach().square().mean().sqrt(), randomness.step)
     if instant:
-        return _instant(networks, estimated, weight, z_s, log_snr_s, labels, settings)
+        value, gap = _instant(networks, estimated, weight, z_s, log_snr_s, labels, settings)
+        networks.tell("moment_gap", gap.square().mean().sqrt(), randomness.step)
+        return value
     with torch.no_grad():
         teacher = networks.taught(z_s, log_snr_s, labels, settings.guidance, run)
     with torch.set_grad_enabled(not trains_student):
         tracked = networks.tracked(z_s, log_snr_s, labels, run)
-    networks.monitored["auxiliary_rms"] = tracked.detach().square().mean().sqrt()
+    networks.tell("auxiliary_rms", tracked.detach().square().mean().sqrt(), randomness.step)
     if not trains_student:
         errors = (estimated.x - tracked).square() + (teacher - tracked).square()
         value = (errors.flatten(1).mean(1) * weight).mean()
-        networks.monitored["auxiliary_loss"] = value.detach()
+        networks.tell("auxiliary_loss", value, randomness.step)
         return value
     gap = tracked - teacher
-    networks.monitored["moment_gap"] = gap.square().mean().sqrt()
+    networks.tell("moment_gap", gap.square().mean().sqrt(), randomness.step)
     return ((estimated.x * gap).flatten(1).mean(1) * weight).mean()
 
 
@@ -81,8 +83,9 @@ def _instant(
     log_snr_s: Tensor,
     labels: Tensor | None,
     settings: StudentSettings,
-) -> Tensor:
-    """Half of the images say where the teacher would move, the other half by how much its x̂ moves there."""
+) -> tuple[Tensor, Tensor]:
+    """Half of the images say where the teacher would move, the other half by how much its x̂ moves there: the loss, and
+    that movement."""
     images = len(z_s)
     if images % 2:
         raise ValueError(f"the instant variant halves its images, which are {images}")
@@ -91,8 +94,7 @@ def _instant(
     weights = {name: parameter.detach() for name, parameter in networks.teacher.named_parameters()}
     direction = descent(teaching, weights, estimated.x.detach()[first], weight[first])
     moved = derivative(moving, weights, direction)
-    networks.monitored["moment_gap"] = moved.square().mean().sqrt()
-    return ((estimated.x[second] * moved).flatten(1).mean(1) * weight[second]).mean()
+    return ((estimated.x[second] * moved).flatten(1).mean(1) * weight[second]).mean(), moved
 
 
 def _of_weights(

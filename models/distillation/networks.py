@@ -32,8 +32,7 @@ class Distillation(nn.Module):
         beside = {TEACHER: teacher, **({} if auxiliary is None else {AUXILIARY: auxiliary})}
         self._names = {role: names_beside(model.networks, role) for role, model in beside.items()}
         self.networks = (*student.networks, *(name for names in self._names.values() for name in names.values()))
-        self.monitored: dict[str, Tensor] = {}
-        """What the last iteration has to tell beside its loss, by name."""
+        self._told: dict[str, _Told] = {}
         for model in beside.values():
             model.eval()
         for parameter in teacher.parameters():
@@ -63,6 +62,19 @@ class Distillation(nn.Module):
             raise ValueError("there is no auxiliary network")
         return estimate(self.auxiliary, z, log_snr, labels, None, run_as(run, self._names[AUXILIARY]))
 
+    @property
+    def monitored(self) -> dict[str, Tensor]:
+        """What the newest iterations have to tell beside their loss, by name: the mean over micro-batches."""
+        return {name: told.total / told.parts for name, told in self._told.items()}
+
+    def tell(self, name: str, value: Tensor, step: int) -> None:
+        """Note the `value` of a micro-batch of iteration `step`; what an iteration before has told under that name is
+        forgotten."""
+        told = self._told.get(name)
+        if told is None or told.step != step:
+            told = _Told(step, torch.zeros_like(value, dtype=torch.float32), 0)
+        self._told[name] = _Told(step, told.total + value.detach().float(), told.parts + 1)
+
     @torch.no_grad()
     def begin(self) -> None:
         """The auxiliary network begins as the teacher."""
@@ -81,6 +93,14 @@ class Distillation(nn.Module):
                     if torch.equal(parameter, there):
                         parameter.data = there.data
                         break
+
+
+class _Told(NamedTuple):
+    """The sum of a figure over the first `parts` micro-batches of iteration `step`."""
+
+    step: int
+    total: Tensor
+    parts: int
 
 
 def estimate(
@@ -137,13 +157,21 @@ def student_estimate(
         return Estimate(z, model.step(z, settings.schedule.log_snr(t).to(x.dtype), labels, None, run)[0], t, s)
     step = (u * settings.steps).long().clamp(max=settings.steps - 1)
     rollout = _Rollout(model, labels, randomness, settings, run, deterministic, x)
-    refresh = torch.tensor(settings.refresh_of_step, device=x.device)[step]
+    refresh = _on_device(settings.refresh_of_step, x.device)[step]
     if settings.rollout == "full":
         z_refresh = rollout.from_noise(refresh)
     else:
         z_refresh = diffuse(x, rollout.log_snr[refresh], _noise(randomness, Stream.NOISE, x))
     z, estimated = rollout.of_segment(z_refresh, refresh, step)
     return Estimate(z, estimated, 1 - step.double() / settings.steps, 1 - (step + 1).double() / settings.steps)
+
+
+def _on_device(refresh_of_step: list[int], device: torch.device) -> Tensor:
+    """The same, int64 (k,): filled in there, as the host would wait for a copy to be over."""
+    filled = torch.zeros(len(refresh_of_step), dtype=torch.int64, device=device)
+    for refresh in sorted(set(refresh_of_step)):
+        filled[refresh:] = refresh
+    return filled
 
 
 def _continuous(u: Tensor, randomness: Randomness, steps: int) -> tuple[Tensor, Tensor]:
@@ -195,8 +223,8 @@ class _Rollout:
         x: Tensor,
     ) -> None:
         self.model, self.labels, self.settings, self.run = model, labels, settings, run
-        times = torch.linspace(1, 0, settings.steps + 1, dtype=torch.float64)
-        self.log_snr = settings.schedule.log_snr(times).to(x.device, x.dtype)
+        times = torch.linspace(1, 0, settings.steps + 1, dtype=torch.float64, device=x.device)
+        self.log_snr = settings.schedule.log_snr(times).to(x.dtype)
         self.start = _noise(randomness, Stream.ROLLOUT_START, x) if settings.rollout == "full" else None
         walks = settings.longest_segment > 1 or settings.rollout == "full"
         self.noise = None

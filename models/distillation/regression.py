@@ -43,7 +43,7 @@ def regression(
     estimated = student_estimate(networks.student, x, labels, randomness, settings, run, deterministic=True)
     with torch.no_grad():
         target = teacher_target(networks, estimated.z, estimated.t, estimated.s, labels, settings, run)
-    networks.monitored["estimate_rms"] = estimated.x.detach().square().mean().sqrt()
+    networks.tell("estimate_rms", estimated.x.detach().square().mean().sqrt(), randomness.step)
     weight = settings.schedule.log_snr(estimated.t).exp().clamp(1, LARGEST_WEIGHT).to(x.dtype)
     return weighted_error(estimated.x, target, weight)
 

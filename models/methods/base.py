@@ -130,6 +130,8 @@ class Method:
     freezable: ClassVar[tuple[str, ...]] = ()
     """Networks that ``train.freeze`` may name: the parameters that :meth:`network_parameters` gives them stay as they
     start."""
+    loss_keys: ClassVar[tuple[str, ...]] = ()
+    """The keys of its section `train` that only its own loss reads; a distillation has another, and refuses them."""
 
     def check(self, config: Configuration) -> None:
         """Raise ValueError, with the dotted key first, where keys of several sections do not fit each other."""

@@ -130,6 +130,7 @@ class DualRateMethod(Method):
     sample_settings = Sampling
     telling_keys = ("light_width",)
     freezable = ("encoder",)
+    loss_keys = ("context_dropout", "pairs", "refreshes", "denoiser_times", "states", "encoder_loss")
 
     def check(self, config: Configuration) -> None:
         if config.diffusion.preconditioning == "edm":

@@ -614,6 +614,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"distill__refreshes": 1}, "distill.refreshes: a single_rate student refreshes nothing; leave it out"),
     (DUAL_STUDENT | {"distill__refreshes": None}, "distill.refreshes: missing; a dual_rate student needs to know"),
     (DUAL_STUDENT | {"distill__refreshes": 9}, "distill.refreshes: 9 is not between 1 and 4, the number of steps"),
+    (
+        DUAL_STUDENT | {"train__denoiser_times": 4},
+        "train.denoiser_times: 4 is of the dual_rate model's own loss, .* leave it out",
+    ),
+    (DUAL_STUDENT | {"train__pairs": "same"}, "train.pairs: 'same' is of the dual_rate model's own loss"),
     (DUAL_STUDENT | {"distill__times": "continuous"}, "distill.times: continuous times have no grid, .* set discrete"),
     ({"distill__times": "continuous", "distill__rollout": "full"}, "distill.times: continuous .* a full rollout lies"),
     ({"distill__teacher_steps": 2}, "distill.teacher_steps: only regression has it, the method is moment_matching"),

@@ -24,6 +24,7 @@ from harness.cli.console import main_of
 from harness.config.scheduling import CHOOSING
 from harness.config.schema import key_types, own_keys
 from harness.engine import pair_tables
+from models.methods import METHODS
 from models.refresh import KEYS as REFRESH_KEYS
 from tests.data.making import classes, write_zip
 
@@ -248,6 +249,7 @@ def distillation_keys(draw: st.DrawFn, *, refreshes: bool, labelled: bool) -> di
         "distill.rollout": rollout,
         "distill.guidance": guidance,
         "distill.guidance_interval": None if guidance is None else draw(maybe(rising(0.0, 100.0))),
+        **{f"train.{key}": None for key in METHODS["dual_rate"].loss_keys},
         **own,
     }
 

@@ -371,6 +371,14 @@ def test_the_two_networks_are_trained_in_turn() -> None:
     assert {"estimate_rms", "auxiliary_rms", "auxiliary_loss", "moment_gap"} == networks.monitored.keys()
 
 
+def test_what_is_told_of_an_iteration_is_the_mean_over_its_micro_batches() -> None:
+    networks = Distillation(dual_rate(), single_rate(), single_rate())
+    for value, step in ((5.0, 0), (1.0, 1), (2.0, 1), (6.0, 1)):
+        networks.tell("moment_gap", torch.tensor(value, dtype=torch.bfloat16), step)
+    networks.tell("auxiliary_loss", torch.tensor(7.0), 0)
+    assert networks.monitored == {"moment_gap": 3.0, "auxiliary_loss": 7.0}
+
+
 def test_the_student_is_moved_by_the_gap_of_the_two_estimates() -> None:
     """Its gradient at x̃ is w(s)·(g_φ − g_θ)/(B·C·H·W), whatever the student."""
     leaf = images().requires_grad_()
