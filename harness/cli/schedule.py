@@ -128,12 +128,12 @@ def _found(store: Store, experiment: Experiment, id: str) -> dict[str, Any]:
     scheduler, objective = Scheduler(experiment, table, size), objective_of(experiment)
     schedules = scheduler.rivals(objective)
     best, uniform = schedules["optimal"], schedules["uniform"]
-    gain = scheduler.judged(best, objective, over=uniform).bound
+    gain = scheduler.bound(best, objective, over=uniform)
     mean, largest = table.interpolation_error()
     chosen = explicit(experiment, scheduler, best) if experiment.sample.budget is not None else None
     rows = {}
     for name, found in schedules.items():
-        bound = scheduler.judged(found, objective).bound
+        bound = scheduler.bound(found, objective)
         rows[name] = {
             "bound": bound.value,
             "standard_error": bound.standard_error,
@@ -176,7 +176,7 @@ def _cross_gain(experiment: Experiment, table: PairTable, size: int, objective: 
     gains = []
     for own, other in (halves, halves[::-1]):
         chosen = own.rivals(objective)
-        gains.append(other.judged(chosen["optimal"], objective, over=chosen["uniform"]).bound.value)
+        gains.append(other.bound(chosen["optimal"], objective, over=chosen["uniform"]).value)
     return sum(gains) / 2
 
 

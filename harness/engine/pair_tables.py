@@ -8,7 +8,6 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,13 +77,13 @@ def _measure(
     clip = clips(experiment)
     for number, (start, path) in enumerate(zip(starts, parts, strict=True)):
         tell = _told(progress, LEVELS * number, LEVELS * len(starts))
-        if _loaded(path, table) is not None:
+        part = slice(start, min(start + BATCH, len(images)))
+        if _is_whole(path, table, part.stop - part.start):
             tell(LEVELS)
             continue
         if should_stop():
             raise Stopped(f"table {table} stopped with {number} of {len(starts)} batches measured")
         began = time.monotonic()
-        part = slice(start, start + BATCH)
         places = torch.arange(len(images), device=device)[part]
         given = labels[part].to(device) if experiment.model.class_conditional else None
         x = images[part].to(device).float().div_(127.5).sub_(1)
@@ -122,15 +121,15 @@ def _join(store: Store, table: str, experiment: Experiment, split: str, log_snr:
     save_tensors(path, {**tensors, "log_snr": log_snr}, table, **facts)
 
 
-def _loaded(path: Path, table: str) -> dict[str, Any] | None:
-    """What is kept of a batch; None where it is not there, or damaged: it is set aside then."""
+def _is_whole(path: Path, table: str, images: int) -> bool:
+    """Whether a batch of so many images is kept in `path`. What is damaged, or of another size, is measured again."""
     if not path.exists():
-        return None
+        return False
     try:
-        return load_tensors(path, table)[0]
+        return len(load_tensors(path, table)[0]["losses"]) == images
     except DamagedFile as error:
         log.warning("%s; set aside as %s, and measured again", error, set_aside(path).name)
-        return None
+        return False
 
 
 def _chosen_images(dataset: Dataset) -> tuple[Tensor, Tensor]:

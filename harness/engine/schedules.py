@@ -47,15 +47,6 @@ class Candidates:
         return cls(times.numpy(), schedule.log_snr(times).numpy())
 
 
-@dataclass(frozen=True)
-class Judged:
-    """A schedule with what the table says of it."""
-
-    found: Found
-    bound: Estimate
-    """By the objective, per dimension, in nats."""
-
-
 def bias_of(experiment: Experiment) -> float:
     """b of the sigmoid objective: what is set, or that of training."""
     bias = experiment.sample.objective_bias
@@ -87,7 +78,7 @@ class Scheduler:
     def within(self, objective: str, gmacs: float) -> Found:
         """The best steps and refreshes that cost at most `gmacs` per image."""
         check_budget(self.experiment)
-        macs, budget = schedule_macs(self.experiment), int(gmacs * GIGA)
+        macs, budget = schedule_macs(self.experiment), round(gmacs * GIGA)
         steps = len(self.grid.times) - 1
         most = max(r for r in range(1, steps + 1) if macs(r, r) <= budget)
         return FreeGrid.solved(*self.problem(objective), steps, most).within(macs, budget)
@@ -121,7 +112,7 @@ class Scheduler:
     def _uniform(self, objective: str) -> Found:
         weights, errors = self.problem(objective)
         size, macs = len(self.grid.times) - 1, schedule_macs(self.experiment)
-        budget = int((self.experiment.sample.budget or 0) * GIGA)
+        budget = round((self.experiment.sample.budget or 0) * GIGA)
         found = []
         for steps in range(1, size + 1):
             times = tuple(i * size // steps for i in range(steps))
@@ -139,12 +130,12 @@ class Scheduler:
         """(the times of its steps, those of their contexts)."""
         return self.grid.times[list(found.times)].tolist(), self.grid.times[self._anchors(found)].tolist()
 
-    def judged(self, found: Found, objective: str, over: Found | None = None) -> Judged:
-        """With its bound, or where `over` is given by how much that one's is higher; both over the same images."""
+    def bound(self, found: Found, objective: str, over: Found | None = None) -> Estimate:
+        """The bound of `found` in nats per dimension; where `over` is given, by how much that one's is higher, over the
+        same images."""
         of_over = None if over is None else self._bounds(over, objective)
         log_snr, anchors = self._levels(found)
-        bias = bias_of(self.experiment)
-        return Judged(found, self.table.bound(objective, bias, log_snr, anchors, over=of_over))
+        return self.table.bound(objective, bias_of(self.experiment), log_snr, anchors, over=of_over)
 
     def _bounds(self, found: Found, objective: str) -> Floats:
         return self.table.bounds(objective, bias_of(self.experiment), *self._levels(found))
@@ -164,7 +155,7 @@ class Scheduler:
 def check_budget(experiment: Experiment) -> None:
     """Raise :class:`ConfigError` where ``sample.budget`` is too little for one step."""
     budget, least = experiment.sample.budget or 0.0, schedule_macs(experiment)(1, 1)
-    if int(budget * GIGA) < least:
+    if round(budget * GIGA) < least:
         raise ConfigError(
             "sample.budget", [f"{budget:g} GMACs are too few: one step, which refreshes, costs {least / GIGA:.4g}"]
         )
