@@ -72,7 +72,7 @@ LOWER = np.tril_indices(LEVELS, -1)
 
 def test_measured_losses_are_those_of_the_closed_form(table: PairTable) -> None:
     """Within 4.5 standard errors of each of 153 entries."""
-    away = (table.loss - exact(table.log_snr)) / table.loss_error
+    away = (table.loss - exact(table.log_snr)) / table.loss_error.clip(1e-30)
     assert np.abs(away[np.tril_indices(LEVELS)]).max() < 4.5
 
 
