@@ -14,11 +14,20 @@ from models.dual_rate import Context, DualRate
 from models.limits import Pairing, check_pairs
 from models.method import RunNetwork, run_network
 from models.noise import Stream
-from models.objective import LossSettings, Randomness, drop_labels, sigmoid_weighted, weighted_error
+from models.noise_schedule import Drawn, NoiseSchedule, draw, noise_schedule_of
+from models.objective import (
+    LossSettings,
+    Randomness,
+    drop_labels,
+    observed_error,
+    weighted_error,
+    weighted_level,
+)
 from models.process import bridge, deterministic_step, diffuse, markov_step
 
 States = Literal["bridge", "rollout"]
 Target = Literal["data", "encoder"]
+Grid = Literal["process", "own"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,8 @@ class PairSettings:
             estimate can be their target.
         target: "data", or "encoder": the encoder's own estimate at z_t, which has less variance and costs a run of it.
         encoder_weight: weight of the loss of the encoder's own estimate x̂_τ, which is added where it is above 0.
+        refresh_grid: where a noise schedule is trained: refreshes lie evenly in the process's time, so that the
+            objective does not depend on the schedule ("process"), or in the schedule's own ("own").
     """
 
     context_dropout: float
@@ -45,6 +56,7 @@ class PairSettings:
     states: States = "bridge"
     target: Target = "data"
     encoder_weight: float = 0.0
+    refresh_grid: Grid = "process"
 
     def __post_init__(self) -> None:
         check_pairs(self.pairs, self.refreshes, self.denoiser_times)
@@ -60,30 +72,52 @@ class PairSettings:
 
 
 class Pairs(NamedTuple):
-    """Times of the denoiser and of the context it is given, t ≤ τ."""
+    """Times of the denoiser and of the context it is given, t ≤ τ, of the process."""
 
     t: Tensor
-    """float64 (denoiser_times, B); each is uniform on (0, 1)."""
+    """float64 (denoiser_times, B); each is uniform on (0, 1), or of the density of a noise schedule."""
     tau: Tensor
     """float64 (B,)."""
+    weight: Tensor | None = None
+    """Of each t, what makes the mean loss that of uniform ones, float64 (denoiser_times, B); None for uniform ones."""
+    weight_tau: Tensor | None = None
+    """The same of τ, float64 (B,)."""
+
+    def levels(self, i: int) -> Drawn:
+        """The i-th t."""
+        return Drawn(self.t[i], None if self.weight is None else self.weight[i])
 
 
-def draw_pairs(randomness: Randomness, settings: PairSettings) -> Pairs:
+def draw_pairs(randomness: Randomness, settings: PairSettings, noise: NoiseSchedule | None = None) -> Pairs:
     """t ~ U(0, 1) and τ = ⌈t·R⌉/R for R refreshes; τ = t for pairs of the same time.
 
-    Further t's are uniform between τ − 1/R and τ, so that each has t's law.
+    Further t's are uniform between τ − 1/R and τ, so that each has t's law. With a `noise` schedule all that is uniform
+    is so in the schedule's own time. Its refreshes lie evenly in the process's time, so that the law of τ given t is
+    what it is without it, or evenly in its own (``refresh_grid``).
     """
-    t = randomness.time()
+    own = randomness.time()
+    first = draw(noise, own)
     if settings.pairs == "same":
-        return Pairs(t[None], t)
+        return Pairs(first.time[None], first.time, None if first.weight is None else first.weight[None], first.weight)
     low, high = settings.refreshes_range
-    refreshes = torch.full_like(t, low)
+    refreshes = torch.full_like(own, low)
     if high > low:
-        draw = randomness.uniform(Stream.REFRESHES).double()
-        refreshes = (low * torch.exp(draw * math.log((high + 1) / low))).floor().clamp(low, high)
-    tau = (t * refreshes).ceil() / refreshes
+        chosen = randomness.uniform(Stream.REFRESHES).double()
+        refreshes = (low * torch.exp(chosen * math.log((high + 1) / low))).floor().clamp(low, high)
     later = randomness.uniform(Stream.LATER_TIME, (settings.denoiser_times - 1,)).double().T
-    return Pairs(torch.cat([t[None], tau - later / refreshes]).clamp(min=0), tau)
+    if noise is None:
+        tau = (own * refreshes).ceil() / refreshes
+        return Pairs(torch.cat([own[None], tau - later / refreshes]).clamp(min=0), tau)
+    if settings.refresh_grid == "own":
+        own_end = (own * refreshes).ceil() / refreshes
+        own_start = (own_end - 1 / refreshes).clamp(min=0)
+        start, end = noise.process_time(own_start), noise.process_time(own_end)
+    else:
+        end = (first.time * refreshes).ceil() / refreshes
+        start = (end - 1 / refreshes).clamp(min=0)
+        own_start, own_end = noise.own_time(start), noise.own_time(end)
+    drawn = noise.drawn(torch.cat([own[None], own_end - later * (own_end - own_start)]))
+    return Pairs(torch.minimum(drawn.time, end), end, drawn.weight, noise.weight_of(start, end))
 
 
 def dual_rate_loss(
@@ -97,19 +131,24 @@ def dual_rate_loss(
 ) -> Tensor:
     """Scalar: :func:`models.objective.loss` with x̂ from a context at τ ≥ t, in the mean over the times of each image.
 
-    Raises ValueError for another weighting than the sigmoid one.
+    Raises ValueError for another weighting than the sigmoid one, and for a rollout with a noise schedule.
     """
     if settings.weighting != "sigmoid":
         raise ValueError(f"weighting: {settings.weighting!r} is for one network; a DualRate has the sigmoid weighting")
     labels = drop_labels(labels, model, randomness, settings.label_dropout)
-    times = draw_pairs(randomness, pairs)
-    log_snr_tau, weight_tau = sigmoid_weighted(times.tau, settings, x)
+    noise = noise_schedule_of(model)
+    times = draw_pairs(randomness, pairs, noise)
+    log_snr_tau, weight_tau = weighted_level(Drawn(times.tau, times.weight_tau), settings, x)
     keep = None
     if pairs.context_dropout > 0:
         keep = randomness.uniform(Stream.CONTEXT_DROPOUT) >= pairs.context_dropout
     rolls_out = pairs.states == "rollout"
-    t = torch.cat([times.tau[None], times.t[1:].sort(dim=0, descending=True).values]) if rolls_out else times.t
-    levels = [sigmoid_weighted(each, settings, x) for each in t]
+    if rolls_out:
+        if noise is not None:
+            raise ValueError("states: the later times of a rollout depend on one another, and take no noise schedule")
+        t = torch.cat([times.tau[None], times.t[1:].sort(dim=0, descending=True).values])
+        times = times._replace(t=t)
+    levels = [weighted_level(times.levels(i), settings, x) for i in range(len(times.t))]
     noisy: list[Tensor] = []
     if rolls_out:
         z_tau = diffuse(x, log_snr_tau, randomness.normal(Stream.CONTEXT_NOISE, x.shape[1:]).to(x.dtype))
@@ -125,7 +164,7 @@ def dual_rate_loss(
         if pairs.target == "encoder":
             with torch.no_grad():
                 target = run("encoder", model.estimate, z, log_snr, labels)
-        errors.append(weighted_error(estimate, target, weight))
+        errors.append(observed_error(estimate, target, weight, noise, times.t[i]))
         if rolls_out and i + 1 < len(levels):
             z = deterministic_step(z, estimate.detach(), log_snr, levels[i + 1][0])
     total = torch.stack(errors).mean()

@@ -21,6 +21,10 @@ SIGMA_DATA = 0.5
 """Standard deviation of the data, EDM's default [EDM]."""
 LOG_SIGMA_MEAN, LOG_SIGMA_STD = -1.2, 1.2
 """Of EDM's noise levels in training [EDM]."""
+NOISE_KNOTS = 32
+"""Bins of a noise schedule that is trained."""
+NOISE_LEARNING_RATE = 0.01
+"""Of a learned noise schedule's increments."""
 Pairing = Literal["grid", "range", "same"]
 
 

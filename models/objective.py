@@ -16,6 +16,7 @@ from torch import Tensor
 from models.limits import LOG_SIGMA_MEAN, LOG_SIGMA_STD, LOSS_BIAS, SIGMA_DATA
 from models.method import Model, RunNetwork, run_network
 from models.noise import Stream, normal, uniform
+from models.noise_schedule import Drawn, NoiseSchedule, draw, noise_schedule_of
 from models.process import CosineSchedule, diffuse, noise_level, sigmoid_weight
 
 Weighting = Literal["sigmoid", "edm"]
@@ -95,14 +96,18 @@ def loss(
     ½ E[−dλ/dt e^λ w(λ) ‖x − x̂‖²] / (C·H·W) [DR, KG]. `run` runs the networks.
     """
     labels = drop_labels(labels, model, randomness, settings.label_dropout)
+    noise = noise_schedule_of(model)
+    levels = draw(noise, randomness.time())
     if settings.weighting == "edm":
-        deviations = torch.special.ndtri(randomness.time())
+        if noise is not None:
+            raise ValueError("weighting: 'edm' has its own law of noise levels, and takes no noise schedule")
+        deviations = torch.special.ndtri(levels.time)
         log_snr = (-2 * (settings.log_sigma_mean + settings.log_sigma_std * deviations)).to(x.dtype)
         weight = edm_weight(log_snr, settings.sigma_data)
     else:
-        log_snr, weight = sigmoid_weighted(randomness.time(), settings, x)
+        log_snr, weight = weighted_level(levels, settings, x)
     z = diffuse(x, log_snr, randomness.normal(Stream.NOISE, x.shape[1:]))
-    return weighted_error(model.step(z, log_snr, labels, None, run)[0], x, weight)
+    return observed_error(model.step(z, log_snr, labels, None, run)[0], x, weight, noise, levels.time)
 
 
 def edm_weight(log_snr: Tensor, sigma_data: float) -> Tensor:
@@ -116,6 +121,21 @@ def sigmoid_weighted(t: Tensor, settings: LossSettings, x: Tensor) -> tuple[Tens
     log_snr = settings.schedule.log_snr(t)
     weight = -settings.schedule.dlog_snr_dt(t) / 2 * log_snr.exp() * sigmoid_weight(log_snr, settings.bias)
     return log_snr.to(x.dtype), weight.to(x.dtype)
+
+
+def weighted_level(levels: Drawn, settings: LossSettings, x: Tensor) -> tuple[Tensor, Tensor]:
+    """:func:`sigmoid_weighted` at times that were drawn, whose density is taken out of the weight."""
+    log_snr, weight = sigmoid_weighted(levels.time, settings, x)
+    return log_snr, weight if levels.weight is None else weight * levels.weight.to(x.dtype)
+
+
+def observed_error(estimate: Tensor, x: Tensor, weight: Tensor, noise: NoiseSchedule | None, time: Tensor) -> Tensor:
+    """:func:`weighted_error`, of which a `noise` schedule that is trained learns, at the process's times (B,)."""
+    if noise is None:
+        return weighted_error(estimate, x, weight)
+    losses = (estimate - x).square().flatten(1).mean(1) * weight
+    noise.observe(time, losses)
+    return losses.mean()
 
 
 def weighted_error(estimate: Tensor, x: Tensor, weight: Tensor) -> Tensor:

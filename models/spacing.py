@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from models.limits import RHO, check_sigma_range, covered_sigmas
+from models.noise_schedule import NoiseSchedule
 from models.process import CosineSchedule, log_snr_of
 
 EDM_SIGMA_RANGE = (0.002, 80.0)
@@ -18,6 +19,13 @@ EDM_SIGMA_RANGE = (0.002, 80.0)
 def time_steps(steps: int) -> Tensor:
     """Even in t, from 1 to 0."""
     return torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+
+
+def noise_schedule_steps(steps: int, schedule: NoiseSchedule) -> Tensor:
+    """Even in the own time of a noise schedule that was trained."""
+    with torch.no_grad():
+        times = schedule.process_time(time_steps(steps).to(next(schedule.buffers()).device)).cpu()
+    return _ending_at_zero(times[:-1])
 
 
 def karras_steps(

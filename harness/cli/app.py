@@ -81,6 +81,17 @@ SlurmOptions = Annotated[
 ]
 Targets = Annotated[list[str] | None, typer.Argument(metavar="ID", help="trainings and cells, by id or its start")]
 Arm = Annotated[str | None, typer.Option("--arm", help="the arm to take from a sweep file")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace what is there")]
+Extractor = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="inception, dinov2, efficientnet_lite0, digits, or package.module:NAME"),
+]
+ExtractorWeights = Annotated[
+    Path | None, typer.Option("--weights", help="the extractor's weights, where they are not found", callback=_expanded)
+]
+Split = Annotated[str, typer.Option(help="split of the data: train or test")]
+ExtractorBatch = Annotated[int, typer.Option(min=1, help="images through the extractor at once")]
+DecodingWorkers = Annotated[int, typer.Option(min=0, help="processes that decode images")]
 
 
 def main() -> None:
@@ -311,14 +322,28 @@ def sample(
     ] = None,
     images: Annotated[int, typer.Option(min=1, help="how many images")] = 64,
     out: Annotated[
-        Path, typer.Option(help="PNG of the grid; the images go beside it as .npz", callback=_expanded)
+        Path,
+        typer.Option(
+            help="a .png: a grid, with the images beside it as .npz; else a folder of PNGs, a .zip as EDM has it, or "
+            "an .npz as ADM has it",
+            callback=_expanded,
+        ),
     ] = Path("samples.png"),
+    only_class: Annotated[
+        int | None,
+        typer.Option("--class", min=0, help="draw this class alone; all, in the data's proportions, without"),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="sampling seed; the first of sample.seeds if not given")
+    ] = None,
+    overwrite: Overwrite = False,
     json_output: AsJson = False,
 ) -> None:
-    """Draw images from a trained network, as a grid and as an array; never trains."""
+    """Draw images from a trained network, as a grid, or as files for other programs; never trains."""
     from harness.cli import experiment as single
 
-    single.sample(file, overrides, arm, results, weights, images, out, json_output)
+    asked = single.Drawing(images, out, only_class, seed, overwrite)
+    single.sample(file, overrides, arm, results, weights, asked, json_output)
 
 
 @app.command()
@@ -353,16 +378,87 @@ def schedule(
 
 @app.command()
 def measure(
-    file: ExperimentFile,
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE|IMAGES",
+            help="an experiment's YAML file, or a sweep with --arm; with --against a folder, zip or .npz of images",
+            callback=_expanded,
+        ),
+    ],
     overrides: Overrides = [],  # noqa: B006
     arm: Arm = None,
     results: Results = RESULTS,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA|STATISTICS",
+            help="measure IMAGES against these: a folder, zip, .npz or name of data, or a file of mu and sigma",
+        ),
+    ] = None,
+    metrics: Annotated[
+        list[str],
+        typer.Option(
+            "--metric", metavar="NAME", help="fid, kid, frechet, kernel, precision_recall, inception_score, …"
+        ),
+    ] = [],  # noqa: B006
+    extractor: Extractor = None,
+    weights: ExtractorWeights = None,
+    split: Split = "train",
+    batch: ExtractorBatch = 250,
+    workers: DecodingWorkers = 0,
     json_output: AsJson = False,
 ) -> None:
-    """Draw and measure one experiment, training it first if it must be; prints its record."""
+    """Draw and measure one experiment, training it first if it must be; or, with --against, measure anyone's images."""
     from harness.cli import experiment as single
+    from harness.cli import images
 
-    single.measure(file, overrides, arm, results, json_output)
+    if against is None:
+        images.refuse_without_against(file, metrics, extractor, weights)
+        single.measure(file, overrides, arm, results, json_output)
+        return
+    images.refuse_with_against(file, overrides, arm)
+    how = images.Extracting(extractor, weights, split, batch, workers)
+    images.measure(str(file), against, metrics, how, json_output)
+
+
+@app.command()
+def reference(
+    data: Annotated[
+        str, typer.Argument(metavar="DATA|STATISTICS", help="a folder, zip, .npz or name of data; or mu and sigma")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.npz", help="file of statistics to write", callback=_expanded)
+    ] = None,
+    extractor: Extractor = None,
+    weights: ExtractorWeights = None,
+    split: Split = "train",
+    batch: ExtractorBatch = 250,
+    workers: DecodingWorkers = 0,
+    overwrite: Overwrite = False,
+    json_output: AsJson = False,
+) -> None:
+    """Write the statistics of data, which Fréchet distances are taken to; or check and describe a file of them."""
+    from harness.cli import images
+
+    how = images.Extracting(extractor, weights, split, batch, workers)
+    images.reference(data, out, how, overwrite, json_output)
+
+
+@app.command()
+def compare(
+    before: Annotated[Path, typer.Argument(metavar="REPORT", help="folder of a report", callback=_expanded)],
+    after: Annotated[Path, typer.Argument(metavar="REPORT", help="folder of another", callback=_expanded)],
+    metric: Annotated[
+        str | None, typer.Option("--metric", help="compare by this measure instead of the one rows are ranked by")
+    ] = None,
+    json_output: AsJson = False,
+) -> None:
+    """What changed from one report to another, beyond noise or not. Exit status 1 if something did, 0 if nothing."""
+    from harness.cli import compare as comparing
+
+    if comparing.run(before, after, metric, json_output):
+        raise typer.Exit(1)
 
 
 @app.command("time")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -17,7 +20,6 @@ from harness.config.schema import Experiment
 from harness.dispatch.checks import (
     check_compiler,
     check_data,
-    check_folder,
     check_measures,
     check_schedules,
     check_store,
@@ -39,6 +41,8 @@ from models.distillation import DISTILLERS
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from harness.engine.sampling import ImageGenerator
 
 
 @contextmanager
@@ -195,26 +199,30 @@ def profile(file: Path, overrides: Sequence[str], arm: str | None, results: Path
         out.print(line)
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """What to draw, and where to: `seed` is the first of ``sample.seeds`` if None, `only_class` None for all."""
+
+    images: int
+    out: Path
+    only_class: int | None = None
+    seed: int | None = None
+    overwrite: bool = False
+
+
 def sample(
     file: Path,
     overrides: Sequence[str],
     arm: str | None,
     results: Path,
     weights: Path | None,
-    images: int,
-    out_path: Path,
+    asked: Drawing,
     json_output: bool,
 ) -> None:
-    import numpy as np
-    import torch
-
     from harness.engine.cell import load_generator
     from harness.engine.schedules import scheduled_or_told
-    from harness.measure.fidelity import to_uint8
 
-    if out_path.suffix.lower() != ".png":
-        raise ConfigError("--out", [f"{out_path}: a grid is written as .png"])
-    check_folder(out_path.parent, "--out")
+    _check_out(asked)
     store, out = Store(results), console(json_output)
     experiment = load_experiment(file, overrides, arm)
     if weights is None:
@@ -227,28 +235,76 @@ def sample(
     measuring = Asked(file, overrides, results).command("measure", *(["--arm", arm] if arm else []))
     experiment = scheduled_or_told(store, experiment, measuring)
     generator = load_generator(experiment, weights, second=second)
-    seed, batch = experiment.sample.seeds[0], experiment.sample.batch
+    _choose_class(generator, asked.only_class)
+    seed = experiment.sample.seeds[0] if asked.seed is None else asked.seed
+    drawn, labels = _draw(generator, seed, asked.images, experiment.sample.batch, out)
+    answer = {
+        **_save(drawn, labels, asked.out),
+        "count": asked.images,
+        "seed": seed,
+        "class": asked.only_class,
+        "evaluations": dict(generator.networks_run),
+    }
+    if json_output:
+        print_json(answer)
+    else:
+        places = " and ".join(str(answer[key]) for key in ("grid", "images") if key in answer)
+        out.print(f"{count_of(asked.images, 'image')}: {places}")
+
+
+def _check_out(asked: Drawing) -> None:
+    """Raise before anything is drawn where the images cannot be written. Makes nothing."""
+    from harness.data.export import check_destination
+
+    path = asked.out
+    check_destination(path, asked.overwrite)
+    if path.suffix.lower() == ".png":
+        check_destination(path.with_suffix(".npz"), asked.overwrite)
+    place = path if path.is_dir() else path.absolute().parent
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise StoreError(f"--out: {place}: cannot be written: {os.strerror(errno.EACCES)}")
+
+
+def _choose_class(generator: ImageGenerator, only_class: int | None) -> None:
+    """Have the generator draw one class alone. Raises :class:`ConfigError` for one that it does not know."""
+    if only_class is None:
+        return
+    if generator.classes is None:
+        raise ConfigError("--class", ["the network knows no classes: model.class_conditional is false"])
+    if only_class >= generator.classes:
+        raise ConfigError("--class", [f"{only_class}: the data's classes are 0 to {generator.classes - 1}"])
+    generator.only_class = only_class
+
+
+def _draw(generator: ImageGenerator, seed: int, images: int, batch: int, out: Console) -> tuple[Tensor, Tensor | None]:
+    """The first images of a seed as a cell with the same settings draws them, uint8 (N, C, H, W), and their classes."""
+    import torch
+
+    from harness.measure.fidelity import to_uint8
+
     parts = []
     with bar(out, "sampling", "cell") as progress:
         for start in range(0, images, batch):
             stop = min(start + batch, images)
             parts.append(to_uint8(generator.draw(seed, torch.arange(start, stop))).cpu())
             progress(stop, images)
-    drawn = torch.cat(parts)
-    save_grid(drawn, out_path)
-    array_path = out_path.with_suffix(".npz")
+    return torch.cat(parts), generator.labels(torch.arange(images))
+
+
+def _save(drawn: Tensor, labels: Tensor | None, path: Path) -> dict[str, Any]:
+    """Write the images in the form that the ending of `path` says, and tell where they are."""
+    import numpy as np
+
+    from harness.data.export import save_images
+
+    if path.suffix.lower() != ".png":
+        save_images(drawn.numpy(), None if labels is None else labels.numpy(), path)
+        return {"images": str(path)}
+    array_path = path.with_suffix(".npz")
+    save_grid(drawn, path)
     with atomic_path(array_path) as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, images=drawn.numpy())
-    answer = {
-        "grid": str(out_path),
-        "images": str(array_path),
-        "seed": seed,
-        "evaluations": dict(generator.networks_run),
-    }
-    if json_output:
-        print_json(answer)
-    else:
-        out.print(f"{count_of(images, 'image')}: {out_path} and {array_path}")
+    return {"grid": str(path), "images": str(array_path)}
 
 
 def save_grid(images: Tensor, path: Path, most: int = 256) -> None:

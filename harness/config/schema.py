@@ -40,6 +40,8 @@ from models.limits import (
     LOG_SIGMA_STD,
     LOG_SNR_RANGE,
     LOSS_BIAS,
+    NOISE_KNOTS,
+    NOISE_LEARNING_RATE,
     RHO,
     RHO_LIMITS,
     SEEDS,
@@ -206,6 +208,23 @@ class TrainConfig(Section):
         min_length=1,
         description="networks that keep the weights they start with: [encoder] of a dual_rate model",
     )
+    noise_schedule: Literal["fixed", "learned", "adaptive"] | None = Field(
+        None,
+        description="where training draws its noise levels: evenly in the process's time (fixed, as if unset), by a "
+        "density that is learned for the least variance of the loss [VDM], or in proportion to the measured loss [KG]",
+    )
+    noise_knots: Annotated[int, Field(ge=2, le=1024)] | None = Field(
+        None, description=f"learned, adaptive: bins of the density, even in the process's time; {NOISE_KNOTS} if unset"
+    )
+    noise_learning_rate: PositiveFloat | None = Field(
+        None, description=f"learned: of the density's increments; {NOISE_LEARNING_RATE:g} if unset"
+    )
+
+    @field_validator("noise_schedule")
+    @classmethod
+    def _unset_is_fixed(cls, chosen: str | None) -> str | None:
+        """One value for one meaning: a configuration's id does not depend on how it is written."""
+        return None if chosen == "fixed" else chosen
 
     @field_validator("start")
     @classmethod
@@ -221,6 +240,10 @@ class TrainConfig(Section):
     def _check_train(self) -> Self:
         if self.batch % self.accumulate:
             raise ValueError(f"accumulate: {self.accumulate} does not divide the batch {self.batch}")
+        if self.noise_knots is not None and self.noise_schedule is None:
+            raise ValueError("noise_knots: the fixed schedule has none; set train.noise_schedule: learned or adaptive")
+        if self.noise_learning_rate is not None and self.noise_schedule != "learned":
+            raise ValueError("noise_learning_rate: only train.noise_schedule: learned has one; leave it out")
         return self
 
 
@@ -345,8 +368,10 @@ class _SampleConfig(Section):
         description="where the very steps begin, falling from noise at 1; as many as sample.steps, in the place of "
         "sample.spacing",
     )
-    spacing: Literal["time", "karras", "log_snr"] | None = Field(
-        None, description="where the steps lie: even in t, Karras in σ, even in log-SNR; the sampler's own if unset"
+    spacing: Literal["time", "karras", "log_snr", "noise_schedule"] | None = Field(
+        None,
+        description="where the steps lie: even in t, Karras in σ, even in log-SNR, or even in the time of the noise "
+        "schedule that the training has found (train.noise_schedule); the sampler's own if unset",
     )
     rho: float | None = Field(None, ge=RHO_LIMITS[0], le=RHO_LIMITS[1], description=f"karras: ρ, {RHO:g} if unset")
     sigma_range: tuple[PositiveFloat, PositiveFloat] | None = Field(None, description="karras: [σ_min, σ_max]")
@@ -440,6 +465,11 @@ class _SampleConfig(Section):
             raise ValueError("objective_bias: only objective: sigmoid has it")
         if self.schedule is None:
             return
+        if self.spacing == "noise_schedule" and self.schedule != "random":
+            raise ValueError(
+                f"spacing: schedule: {self.schedule} is found before a trained noise schedule is read; set another "
+                "spacing, or times"
+            )
         placed = [key for key in ("refresh_interval", "refresh_steps") if getattr(self, key) is not None]
         if placed:
             raise ValueError(
@@ -629,6 +659,7 @@ class Experiment(Section):
             raise ValueError(
                 f"sample.{refresh.KEYS[0]}: missing; set one of {', '.join(refresh.KEYS)} for a {self.model.kind} model"
             )
+        self._check_noise_schedule()
         self._check_freeze()
         self._check_student(method.needs_refreshes(self))
         if sample.sigma_range is not None:
@@ -688,6 +719,31 @@ class Experiment(Section):
         if distill.variant == "instant" and images % 2:
             raise ValueError(
                 f"train.batch: the instant variant halves each micro-batch, of {images} images; make it even"
+            )
+
+    def _check_noise_schedule(self) -> None:
+        chosen = self.train.noise_schedule
+        if chosen is None:
+            if self.sample.spacing == "noise_schedule":
+                raise ValueError(
+                    "sample.spacing: noise_schedule needs a training that finds one; set train.noise_schedule: learned "
+                    "or adaptive"
+                )
+            return
+        if self.diffusion.preconditioning == "edm":
+            raise ValueError(
+                f"train.noise_schedule: {chosen} has no place with diffusion.preconditioning: edm, which draws log σ "
+                "by a normal law of its own; leave it out"
+            )
+        if self.distill.method is not None:
+            raise ValueError(
+                f"train.noise_schedule: {chosen} has no place in a distillation, whose times are the student's steps; "
+                "leave it out"
+            )
+        if not method_of(self.model.kind).draws_by_noise_schedule(self):
+            raise ValueError(
+                f"train.noise_schedule: the loss of a {self.model.kind} model draws its noise levels itself; leave it "
+                "out (a method whose loss can do so says it by draws_by_noise_schedule)"
             )
 
     def _check_freeze(self) -> None:

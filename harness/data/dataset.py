@@ -140,6 +140,20 @@ class Dataset:
             found += damaged
         return found
 
+    def chunks(self, workers: int = 0) -> Iterator[Tensor]:
+        """All images in order, uint8 (B, C, H, W) a few hundred at a time, without keeping them.
+
+        Raises one :class:`DataError` at the end that counts and names all damaged images; from the first of these on
+        nothing is given.
+        """
+        found: list[Damaged] = []
+        for _, images, damaged in self._read_all(workers, None):
+            found += damaged
+            if not found:
+                yield torch.from_numpy(images)
+        if found:
+            raise DataError(damage_report(self.info.name, found, len(self)))
+
     def require(self, images: int, purpose: str) -> None:
         """Raise :class:`DataError` if there are fewer than `images`; `purpose` ends the message."""
         if len(self) < images:

@@ -72,14 +72,14 @@ def start_problem(training: Training, known: Mapping[str, Training], store: Stor
     id, path = start_training(experiment), start_file(experiment)
     if id is None and path is None:
         return None
-    from harness.engine.start import misfit, network_shapes
+    from harness.engine.start import misfit, network_shapes, without_noise_schedule
 
     try:
-        shapes = _shapes_of("train.start", id, path, known, store)
+        shapes = without_noise_schedule(_shapes_of("train.start", id, path, known, store))
     except StoreError as error:
         return str(error)
     names = method_of(experiment.model.kind).start_names(experiment, shapes.keys())
-    reason = misfit(network_shapes(experiment), shapes, names)
+    reason = misfit(without_noise_schedule(network_shapes(experiment)), shapes, names)
     arms = known[id].arms if id is not None and id in known else []
     if reason is not None:
         return f"train.start: {arms[0] if arms else experiment.train.start} {reason}"

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from harness.config.methods import method_of
-from harness.config.schema import DiffusionConfig, DistillConfig, Experiment, ModelConfig, SampleConfig
+from harness.config.schema import DiffusionConfig, DistillConfig, Experiment, ModelConfig, SampleConfig, TrainConfig
 from harness.errors import ConfigError
 from harness.store.weights import load_tensors
 from models import spacing
 from models.guidance import Guidance
+from models.limits import NOISE_KNOTS, NOISE_LEARNING_RATE
 from models.method import Model
 from models.methods import ImageShape, Method
+from models.noise_schedule import NAME, AdaptiveNoise, LearnedNoise, NoiseSchedule
 from models.process import CosineSchedule, resolution_shift
 from models.samplers import SAMPLERS
 from models.stitch import by_step
@@ -53,7 +55,28 @@ def build_model(experiment: Experiment, info: ImageInfo) -> nn.Module:
         model = method_for(experiment).build(experiment, ImageShape(info.size, info.channels, classes))
     except ValueError as error:
         raise ConfigError("model", [str(error)]) from None
-    return _with_face(model, experiment.model.kind, classes)
+    return _with_noise_schedule(_with_face(model, experiment.model.kind, classes), experiment)
+
+
+def build_noise_schedule(train: TrainConfig) -> NoiseSchedule | None:
+    """The noise schedule that a training finds, at its start: even in the process's time. None for the fixed one."""
+    knots = train.noise_knots or NOISE_KNOTS
+    if train.noise_schedule == "learned":
+        return LearnedNoise(knots, train.noise_learning_rate or NOISE_LEARNING_RATE)
+    return AdaptiveNoise(knots) if train.noise_schedule == "adaptive" else None
+
+
+def _with_noise_schedule(model: nn.Module, experiment: Experiment) -> nn.Module:
+    """`model` with the noise schedule that is trained beside it, where there is one: a part of its weights."""
+    schedule = build_noise_schedule(experiment.train)
+    if schedule is not None:
+        if hasattr(model, NAME):
+            raise ConfigError(
+                "train.noise_schedule",
+                [f"{experiment.model.kind} builds {type(model).__name__}, which has a {NAME} of its own; leave it out"],
+            )
+        model.add_module(NAME, schedule)
+    return model
 
 
 def load_model(experiment: Experiment, info: ImageInfo, weights: Path, training: str | None) -> nn.Module:
@@ -120,12 +143,18 @@ def clips(experiment: Experiment) -> bool:
     return method_for(experiment).clips(experiment) if clip is None else clip
 
 
-def time_steps(sample: SampleConfig, schedule: CosineSchedule) -> Tensor:
-    """The sampler's times, float64 (steps + 1,), falling to 0."""
+def time_steps(sample: SampleConfig, schedule: CosineSchedule, noise: NoiseSchedule | None = None) -> Tensor:
+    """The sampler's times, float64 (steps + 1,), falling to 0.
+
+    `noise` is the noise schedule that was trained, for steps that lie evenly in its time. Before it is trained that is
+    the process's.
+    """
     if sample.times is not None:
         return torch.tensor([*sample.times, 0.0], dtype=torch.float64)
     kind = sample.spacing or SAMPLERS[sample.sampler].spacing
-    if kind == "time":
+    if kind == "noise_schedule" and noise is not None:
+        return spacing.noise_schedule_steps(sample.steps, noise)
+    if kind in ("time", "noise_schedule"):
         return spacing.time_steps(sample.steps)
     if kind == "log_snr":
         return spacing.log_snr_steps(sample.steps, schedule)

@@ -221,6 +221,7 @@ def _record(
         provenance=Provenance.model_validate(
             {**provenance(), **method_provenance(experiment), **_training_provenance(done, inherited)}
         ),
+        **({} if done.noise_schedule is None else {"noise_schedule": done.noise_schedule}),
     )
 
 

@@ -32,6 +32,7 @@ from harness.errors import ConfigError, MissingDataError
 from models.denoise import Denoise
 from models.method import Model, RunNetwork, run_network
 from models.noise import ImageNoise, normal
+from models.noise_schedule import noise_schedule_of
 from models.samplers import SAMPLERS
 from models.stitch import Stitched
 
@@ -57,7 +58,7 @@ class ImageGenerator:
         self.model = sampled_model(experiment, self.trained_model)
         self.steps = steps_of(sample, self.model, self.second)
         self.schedule = build_schedule(experiment.diffusion, info.size)
-        self.times = time_steps(sample, self.schedule)
+        self.times = time_steps(sample, self.schedule, noise_schedule_of(self.trained_model))
         self.refreshes = sample.refresh_schedule
         self._normal: Callable[..., Tensor] = normal
         self._run_network: RunNetwork = run_network
@@ -67,6 +68,8 @@ class ImageGenerator:
             self._normal = compiled_normal()
         self._skipped = cuda_graphs_skipped() if self._replays else 0
         self._classes_drawn = torch.empty(0, dtype=torch.int64)
+        self.only_class: int | None = None
+        """The one class to draw; None for all of them in the proportions of the reference."""
         self.needs_data = True
         """Whether the classes must be the reference's; else they come equally often where it is not there."""
         self.networks_run: Counter[str] = Counter()
@@ -97,7 +100,8 @@ class ImageGenerator:
         against (:func:`harness.engine.labels.class_sequence`).
         """
         sample = self.experiment.sample
-        labels = self._labels(indices)
+        classes = self.labels(indices)
+        labels = None if classes is None else classes.to(self.device)
         indices = indices.to(self.device)
         denoise = Denoise(
             self.steps,
@@ -120,15 +124,17 @@ class ImageGenerator:
             )
         return images.float().clamp(-1, 1)
 
-    def _labels(self, indices: Tensor) -> Tensor | None:
-        """Classes of images `indices`, int64 (B,) on the device; None for a network without labels."""
+    def labels(self, indices: Tensor) -> Tensor | None:
+        """Classes of images `indices`, int64 (B,) on the CPU; None for a network without labels."""
         if self.classes is None:
             return None
+        if self.only_class is not None:
+            return torch.full((len(indices),), self.only_class, dtype=torch.int64)
         needed = int(indices.max()) + 1
         if needed > len(self._classes_drawn):
             counts = self._class_counts(self.classes)
             self._classes_drawn = class_sequence(counts, max(needed, self.experiment.measure.images))
-        return self._classes_drawn[indices.cpu()].to(self.device)
+        return self._classes_drawn[indices.cpu()]
 
     def _class_counts(self, classes: int) -> Tensor:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,9 @@ from harness.errors import ConfigError
 from harness.store.weights import load_tensors
 from harness.wording import count_of
 from models.methods import StartNames
+from models.noise_schedule import NAME
 
+Value = TypeVar("Value")
 Shapes = Mapping[str, tuple[int, ...]]
 SHOWN_TENSORS = 3
 
@@ -85,15 +88,20 @@ def _parts(shapes: Shapes) -> dict[str, dict[str, tuple[int, ...]]]:
     return parts
 
 
+def without_noise_schedule(tensors: Mapping[str, Value]) -> dict[str, Value]:
+    """`tensors` without those of a noise schedule: one that is trained begins anew, whatever a training starts from."""
+    return {name: value for name, value in tensors.items() if not name.startswith(f"{NAME}.")}
+
+
 def load_start(model: nn.Module, path: Path, training: str | None, experiment: Experiment) -> None:
     """Put the weights in `path` into `model`; those of `training`, if it is given.
 
     What the method of `experiment` lets begin at random stays as it is.
     Raises :class:`StoreError` for a file that cannot be used, :class:`ConfigError` for one that does not fit.
     """
-    tensors, _ = load_tensors(path, training)
+    tensors = without_noise_schedule(load_tensors(path, training)[0])
     names = method_for(experiment).start_names(experiment, tensors.keys())
-    reason = misfit(_shapes(model.state_dict()), _shapes(tensors), names)
+    reason = misfit(without_noise_schedule(_shapes(model.state_dict())), _shapes(tensors), names)
     if reason is not None:
         raise ConfigError("train.start", [f"{path} {reason}"])
     used = {name: tensors[there] for name, there in names.places(tensors).items()}

@@ -29,6 +29,7 @@ from harness.engine.build import build_model, build_schedule, method_for
 from harness.engine.compiling import CompiledNetworks
 from harness.engine.distilling import distillation_loss, load_teacher, with_teacher
 from harness.engine.distributed import Ranks, current_ranks, pick_device
+from harness.engine.noise_schedule import noise_schedule_record
 from harness.engine.spent import Spent
 from harness.engine.start import load_start
 from harness.engine.tables import load_table
@@ -43,6 +44,7 @@ from models.augment import augment
 from models.distillation.networks import Distillation
 from models.method import RunNetwork, run_network
 from models.methods import Loss
+from models.noise_schedule import noise_schedule_of
 from models.objective import Randomness
 
 log = logging.getLogger("harness")
@@ -112,6 +114,8 @@ class State:
         for name, parameter in self.model.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 named[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
+        if (noise := noise_schedule_of(self.model)) is not None:
+            named |= {f"noise.{key}": value for key, value in noise.running().items()}
         return named
 
     def restore(self, tensors: dict[str, Tensor], step: int) -> None:
@@ -123,6 +127,8 @@ class State:
         self.model.load_state_dict({**self.frozen(), **part("model.")})
         for name, value in part("average.").items():
             self.average[name].copy_(value)
+        if (noise := noise_schedule_of(self.model)) is not None:
+            noise.go_on(part("noise."))
         for name, parameter in self.model.named_parameters():
             entries = {key: tensors.get(f"optimizer.{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
             if any(value is None for value in entries.values()):
@@ -356,8 +362,20 @@ def optimise(
     for group in state.optimizer.param_groups:
         group["lr"] = group["peak"] * min(1.0, (state.step + 1) / (settings.warmup + 1))
     state.optimizer.step()
+    _update_noise_schedule(state.model)
     _update_average(state, settings.ema)
     return total
+
+
+def _update_noise_schedule(model: nn.Module) -> None:
+    """Move the noise schedule, if one is trained, by what this step's losses tell, over all ranks."""
+    noise = noise_schedule_of(model)
+    if noise is None:
+        return
+    sums = noise.take_seen()
+    if current_ranks().world > 1:
+        torch.distributed.all_reduce(sums)
+    noise.update(sums)
 
 
 class _Part(NamedTuple):
@@ -426,8 +444,12 @@ WATCHED = {"estimate_rms": "the student", "auxiliary_rms": "the copy of the teac
 
 
 def monitored(model: nn.Module) -> dict[str, float]:
-    """What the newest iterations of a distillation have to tell beside its loss; nothing of an ordinary training."""
-    return {name: float(value) for name, value in model.monitored.items()} if isinstance(model, Distillation) else {}
+    """What a training has to tell beside its loss: a distillation of its newest iterations, one that trains a noise
+    schedule of its loss's variance, with it and without; any other nothing."""
+    if isinstance(model, Distillation):
+        return {name: float(value) for name, value in model.monitored.items()}
+    noise = noise_schedule_of(model)
+    return {} if noise is None else dict(zip(("variance", "variance_fixed"), noise.variance(), strict=True))
 
 
 def check_monitored(step: int, values: Mapping[str, float]) -> None:
@@ -529,6 +551,8 @@ def _finish(
         if weights.exists():
             log.warning("%s is replaced; the old file is kept as %s", weights, set_aside(weights).name)
         save_tensors(weights, state.weights(), training, step=str(state.step), config=standing_by_itself(experiment))
+        schedule = build_schedule(experiment.diffusion, dataset.info.size)
+        noise = noise_schedule_record(state.weights(), noise_schedule_of(state.model), experiment.train, schedule)
         record = TrainingRecord(
             schema_=TRAINING_SCHEMA,
             training=training,
@@ -546,6 +570,7 @@ def _finish(
             inherited=spent.inherited,
             images_per_second=round(steps * experiment.train.batch / seconds, 2) if steps and seconds else None,
             provenance=Provenance.model_validate({**provenance(), **method_provenance(experiment)}),
+            **({} if noise is None else {"noise_schedule": noise}),
         )
         done = record.plain
         write_json(folder / "done.json", done)

@@ -68,13 +68,7 @@ class QualityMeter:
         extracted = self.extractor.extract(images, self._batch, progress)  # computed once for all metrics
         features, logits = extracted[self.extractor.kind.layer_name], extracted.get(LOGITS)
         generated = ImageSet(features, lambda: images, logits, self.extractor.features)
-        values: dict[str, Estimate] = {}
-        for metric in self.metrics:
-            found = _estimates(metric, generated, self._real_set)
-            if twice := sorted(found.keys() & values.keys()):
-                raise DataError(f"metric {metric.name}: its computation gives {twice[0]}, which another metric gives")
-            values |= found
-        return values
+        return estimates_of(self.metrics, generated, self._real_set)
 
     def conditions(self, images: int) -> dict[str, Any]:
         """What the measures of `images` images hold for, as a record's ``quality`` has it: features, N, reference,
@@ -105,6 +99,17 @@ class QualityMeter:
             "kernel_subsets": vars(KernelSubsets.usual(self.extractor.features, images, real)),
             "covariance_singular": min(images, real) <= kind.width,
         }
+
+
+def estimates_of(metrics: Sequence[Metric], generated: ImageSet, real: ImageSet) -> dict[str, Estimate]:
+    """Every number of every metric, by name. Raises DataError as :meth:`QualityMeter.measure` does."""
+    values: dict[str, Estimate] = {}
+    for metric in metrics:
+        found = _estimates(metric, generated, real)
+        if twice := sorted(found.keys() & values.keys()):
+            raise DataError(f"metric {metric.name}: its computation gives {twice[0]}, which another metric gives")
+        values |= found
+    return values
 
 
 def _estimates(metric: Metric, generated: ImageSet, real: ImageSet) -> dict[str, Estimate]:

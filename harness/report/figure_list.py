@@ -15,6 +15,7 @@ from harness.report.options import ReportOptions
 from harness.report.panel import Panel
 from harness.report.reported import Reported, agreeing, has_figure, of_data, read_reported, reported_figure
 from harness.report.rows import Row
+from harness.report.schedule_figure import SCHEDULE_CAPTION, SCHEDULE_FIGURE, schedule_figure, schedules
 from harness.report.shown import first_cell, sample_rows
 from harness.report.tables.numbers import number
 from harness.report.timing import untrusted
@@ -71,6 +72,12 @@ def against_added_training(source: Source) -> Iterator[Drawn]:
         yield Drawn(ADDED_FIGURE, added_caption(panel, points), figures.bought_figure(panel, shown))
 
 
+def noise_schedules(source: Source) -> Iterator[Drawn]:
+    """The noise schedules that trainings have found, where some have."""
+    if schedules(source.panel):
+        yield Drawn(SCHEDULE_FIGURE, SCHEDULE_CAPTION, schedule_figure(source.panel))
+
+
 def sample_grid(source: Source) -> Iterator[Drawn]:
     """Images of each method's best row."""
     if lines := sample_lines(source.panel, source.samples):
@@ -101,6 +108,7 @@ FIGURES: list[Callable[[Source], Iterator[Drawn]]] = [
     frontier_in_time,
     against_each_key,
     against_added_training,
+    noise_schedules,
     sample_grid,
     literature,
 ]

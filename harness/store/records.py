@@ -211,6 +211,23 @@ class _Record(Part):
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
+class NoiseScheduleRecord(Part):
+    """The noise schedule that a training has found, at points of the process: λ(t) is `log_snr` against `times`, the
+    process's own `log_snr` against `process_times`."""
+
+    kind: str
+    knots: Count
+    process_times: tuple[Number, ...]
+    times: tuple[Number, ...]
+    """The schedule's own, rising from 0 to 1."""
+    log_snr: tuple[Number, ...]
+    """Falling."""
+    variance: Number | None = None
+    """Of one image's loss, near the end of the training."""
+    variance_fixed: Number | None = None
+    """What it would have been with noise levels drawn evenly in the process's time."""
+
+
 class CellRecord(_Record):
     """Everything that was measured of one cell."""
 
@@ -226,6 +243,8 @@ class CellRecord(_Record):
     provenance: Provenance
     samples: str | None = None
     """Where the first images lie, relative to the folder of results."""
+    noise_schedule: NoiseScheduleRecord | None = None
+    """That of its training; None for the fixed one."""
 
     @property
     def seed(self) -> int:
@@ -268,6 +287,8 @@ class TrainingRecord(_Record):
     """None in records of schema 1."""
     images_per_second: Number | None = None
     provenance: Provenance = Provenance()
+    noise_schedule: NoiseScheduleRecord | None = None
+    """None for the fixed one."""
 
 
 def parse_cell(content: bytes | str | Mapping[str, Any], source: str) -> CellRecord:

@@ -194,6 +194,11 @@ class Method:
             label_dropout=config.train.label_dropout,
         )
 
+    def draws_by_noise_schedule(self, config: Configuration) -> bool:
+        """Whether its loss draws noise levels by the noise schedule that is trained beside its model, as
+        ``train.noise_schedule`` asks (:func:`models.noise_schedule.noise_schedule_of`): the default loss does."""
+        return type(self).loss is Method.loss
+
     def start_table(self, config: Configuration) -> str | None:
         """The table, of `models.tables.TABLES`, that a training needs of the network that it starts from.
 

@@ -102,6 +102,13 @@ class Training(UViTTraining):
         "estimate is used, else 0",
     )
 
+    noise_refreshes: Literal["process", "own"] | None = Field(
+        None,
+        description="with a noise schedule that is trained: the refreshes of the pairs lie evenly in the process's "
+        "time, and the objective stays what it is (process, if unset), or in the schedule's own, as sample.spacing: "
+        "noise_schedule has them",
+    )
+
     @model_validator(mode="after")
     def _check_pairs(self) -> Self:
         check_pairs(self.pairs, self.refreshes, self.denoiser_times)
@@ -149,6 +156,15 @@ class DualRateMethod(Method):
         if train.encoder_loss and (frozen or not has_head(config)):
             reason = "the encoder is frozen" if frozen else "the encoder has no estimate of its own"
             raise ValueError(f"train.encoder_loss: {reason}; leave it out")
+        if train.noise_schedule is not None and train.states == "rollout":
+            raise ValueError(
+                "train.noise_schedule: the later times of a rollout (train.states) depend on one another, so that no "
+                "weight of one keeps the objective; leave one of the two out"
+            )
+        if train.noise_refreshes is not None and train.noise_schedule is None:
+            raise ValueError("train.noise_refreshes: needs train.noise_schedule; leave it out")
+        if train.noise_refreshes is not None and train.pairs == "same":
+            raise ValueError("train.noise_refreshes: pairs of the same time have no refreshes; leave it out")
         if train.encoder_learning_rate is not None and frozen:
             raise ValueError("train.encoder_learning_rate: the encoder is frozen (train.freeze); leave it out")
 
@@ -229,6 +245,7 @@ class DualRateMethod(Method):
             train.states or "bridge",
             train.target or "data",
             encoder_weight(config),
+            train.noise_refreshes or "process",
         )
         return partial(dual_rate_loss, settings=self.loss_settings(config, schedule), pairs=pairs)
 
@@ -250,6 +267,9 @@ class DualRateMethod(Method):
         return bool(train.context_dropout == 0 or train.pairs == "same" or has_idle_head)
 
     def needs_refreshes(self, config: Configuration) -> bool:
+        return True
+
+    def draws_by_noise_schedule(self, config: Configuration) -> bool:
         return True
 
 

@@ -202,7 +202,7 @@ def test_killed_at_any_moment_it_goes_on(base: Made, tmp_path: Path) -> None:
                 time.sleep(0.002)
             process.send_signal(signal.SIGKILL)
         assert moment()
-    done = harness(results, "adapt", named, *SMALL, "--cluster", "local")
+    done = harness(results, "adapt", named, *SMALL)
     assert done.returncode == 0, done.stderr
     assert figures(results) == figures(undisturbed) and weights(results) == weights(undisturbed)
 

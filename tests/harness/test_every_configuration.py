@@ -31,6 +31,8 @@ from tests.data.making import classes, write_zip
 EXAMPLES = int(os.environ.get("HARNESS_EXAMPLES", "8"))
 SMALL = st.integers(1, 3)
 LEVEL = st.sampled_from(["conv", "transformer"])
+NOISE = ("learned", "adaptive")
+"""Of `train.noise_schedule`, those that are trained."""
 SHARE = st.sampled_from([0.0, 0.1, 0.5, 1.0])
 
 
@@ -82,6 +84,7 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
     steps = draw(st.integers(1, 4))
     batch = draw(st.integers(1, 4))
     low, high = draw(rising(-40.0, 40.0))
+    noise = None if edm else draw(st.sampled_from([None, "fixed", *NOISE]))
     values: dict[str, Any] = {
         "data.name": "digits" if digits else "images",
         "data.path": None if digits else "ARCHIVE",
@@ -126,11 +129,16 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
         "train.checkpoint_every": draw(SMALL),
         "train.log_every": draw(SMALL),
         "train.workers": draw(st.sampled_from([0, 0, 0, 1])),
+        "train.noise_schedule": noise,
+        "train.noise_knots": draw(st.sampled_from([None, 2, 9])) if noise in NOISE else None,
+        "train.noise_learning_rate": draw(st.sampled_from([None, 0.1])) if noise == "learned" else None,
         "sample.sampler": sampler,
         "sample.steps": steps,
         "sample.cache_from_level": 1 if cached else None,
         "sample.cache_order": draw(st.sampled_from([None, 0, 1])) if cached else None,
-        "sample.spacing": draw(st.sampled_from([None, "time", "karras", "log_snr"])),
+        "sample.spacing": draw(
+            st.sampled_from([None, "time", "karras", "log_snr", *(["noise_schedule"] * (noise in NOISE))])
+        ),
         "sample.clip": draw(st.sampled_from([None, True, False])),
         "sample.seeds": draw(st.sampled_from([None, [2**64 - 1], [3, 0]])),
         "sample.batch": draw(st.integers(1, 8)),
@@ -152,6 +160,10 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
         values["data.size"] = 8
     if dual:
         values |= dual_rate_keys(draw, levels)
+        if noise in NOISE:
+            values["train.states"] = None
+            own = draw(st.sampled_from([None, "process", "own"]))
+            values["train.noise_refreshes"] = None if values["train.pairs"] == "same" else own
     if dual or cached:
         key, strategy = draw(
             st.sampled_from(
@@ -190,6 +202,9 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
         values["sample.guidance_interval"] = draw(maybe(rising(0.0, 100.0)))
     if draw(st.integers(0, 2)) == 0:
         values |= distillation_keys(draw, refreshes=dual or cached, labelled=labelled)
+        values |= dict.fromkeys(key for key in values if key.startswith("train.noise_"))
+        if values["sample.spacing"] == "noise_schedule":
+            values["sample.spacing"] = None
     elif not dual and not cached and draw(st.integers(0, 3)) == 0:
         values |= {"sample.stitch": SECOND, "sample.stitch_share": draw(SHARE)}
     values["measure.weights"] = None

@@ -108,6 +108,8 @@ TRAINED: dict[str, Experiment] = {
     "several times": tiny("dual_rate", train={"denoiser_times": 3}),
     "pairs on a grid": tiny("dual_rate", train={"pairs": "grid"}),
     "rollout": tiny("dual_rate", train={"target": "encoder", "states": "rollout"}),
+    "learned noise schedule": tiny(train={"noise_schedule": "learned"}),
+    "adaptive noise schedule": tiny("dual_rate", train={"noise_schedule": "adaptive", "denoiser_times": 2}),
     "moment matching": student(),
     "moment matching, continuous": student(times="continuous"),
     "moment matching, dual_rate": student("dual_rate", refreshes=2, rollout="full"),
