@@ -93,6 +93,10 @@ class CachedSingleRate(nn.Module):
             slope = torch.cat([slope, state.trend.slope[both:]])
         return state._replace(trend=state.trend._replace(slope=slope))
 
+    def features(self, state: Cached) -> Tensor:
+        """What the deep levels have added at the refresh, (B, D)."""
+        return state.residual.flatten(1)
+
     def _evaluate(
         self, z: Tensor, log_snr: Tensor, conditioning: Conditioning, residual: Tensor | None
     ) -> tuple[Tensor, Cached]:

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from models.backbone import Backbone
 from models.conditional import Anchor, Conditional, ErrorTable, update
@@ -138,6 +139,14 @@ class DualRate(nn.Module):
         context = run("encoder", self.encode, z, log_snr, labels) if state is None else state
         return run("denoiser", self.denoise, z, log_snr, context), context
 
+    def features(self, state: Context) -> Tensor:
+        """What the encoder hands on of each image, (B, D): the projected features, or the estimate where there are
+        none."""
+        parts = [part.flatten(1) for part in tree_leaves(state.projection) if isinstance(part, Tensor)]
+        if not parts and state.anchor is not None:
+            parts = [state.anchor.x.flatten(1)]
+        return torch.cat(parts, dim=1)
+
 
 class EncoderAtRefresh(nn.Module):
     """A :class:`DualRate` whose encoder's own estimate is the x̂ of a refresh step: the denoiser runs between only."""
@@ -163,6 +172,10 @@ class EncoderAtRefresh(nn.Module):
             context = run("encoder", self.model.encode, z, log_snr, labels)
             return context.anchor.x, context
         return self.model.step(z, log_snr, labels, state, run)
+
+    def features(self, state: Context) -> Tensor:
+        """(B, D), of the model itself."""
+        return self.model.features(state)
 
 
 def _kept(image: Tensor, keep: Tensor | None) -> Tensor:

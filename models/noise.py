@@ -43,6 +43,8 @@ class Stream(IntEnum):
     RENOISE = 13
     ROLLOUT = 14
     ROLLOUT_START = 15
+    PAIRS = 16
+    SCHEDULE = 17
 
 
 def _product(word: Tensor, multiplier: int) -> tuple[Tensor, Tensor]:

@@ -51,6 +51,24 @@ def evenly(refreshes: int, steps: int) -> Refreshes:
     return explicit([i * steps // refreshes for i in range(refreshes)], steps)
 
 
+def evenly_in(values: Sequence[float], refreshes: int) -> Refreshes:
+    """`refreshes` refreshes as even in `values` as whole steps allow, rising: one for each step and one for the end.
+
+    Refresh k is at the step nearest to the share k/refreshes of the way to the end that leaves each its own step.
+    """
+    steps = len(values) - 1
+    _check_steps(steps)
+    if not 1 <= refreshes <= steps:
+        raise ValueError(f"refreshes: {refreshes} is not between 1 and {steps}, the number of steps")
+    first, end = values[0], values[-1]
+    chosen: list[int] = []
+    for k in range(refreshes):
+        wanted = first + k * (end - first) / refreshes
+        free = range(chosen[-1] + 1 if chosen else 0, steps - (refreshes - k) + 1)
+        chosen.append(min(free, key=lambda step: abs(values[step] - wanted)) if k else 0)
+    return explicit(chosen, steps)
+
+
 def explicit(refresh_steps: Sequence[int], steps: int) -> Refreshes:
     """Refresh at the very `refresh_steps`, rising, from 0 to below `steps`."""
     _check_steps(steps)

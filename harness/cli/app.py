@@ -395,6 +395,36 @@ def sample(
 
 
 @app.command()
+def schedule(
+    file: ExperimentFile,
+    overrides: Overrides = [],  # noqa: B006
+    arm: Arm = None,
+    results: Results = RESULTS,
+    weights: Annotated[
+        Path | None, typer.Option(help="weights file; the training's own if not given", callback=_expanded)
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option(help="GMACs per image: choose steps and refreshes, the steps of those of --steps")
+    ] = None,
+    refreshes: Annotated[int | None, typer.Option(help="how many refreshes")] = None,
+    steps: Annotated[int | None, typer.Option(help="how many steps; with --budget to choose from")] = None,
+    objective: Annotated[str | None, typer.Option(help="sigmoid (if not given) or elbo")] = None,
+    bias: Annotated[
+        float | None, typer.Option(help="of the sigmoid objective; diffusion.loss_bias if not given")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="PNG of the map; the schedule goes beside it as .json", callback=_expanded)
+    ] = Path("schedule.png"),
+    json_output: AsJson = False,
+) -> None:
+    """Find when a trained network is best refreshed, by its measured errors; never trains."""
+    from harness.cli import schedule as scheduling
+
+    asking = scheduling.Asking(budget, refreshes, steps, objective, bias)
+    scheduling.schedule(file, overrides, arm, results, weights, asking, out, json_output)
+
+
+@app.command()
 def measure(
     file: Annotated[
         Path,

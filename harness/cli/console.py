@@ -14,7 +14,9 @@ from rich.console import Console
 
 from harness.errors import FULL, FULL_CURE, HarnessError
 
-COMPUTING = frozenset({"sweep", "adapt", "train", "sample", "measure", "reference", "time", "latency", "retry"})
+COMPUTING = frozenset(
+    {"sweep", "adapt", "train", "sample", "schedule", "measure", "reference", "time", "latency", "retry"}
+)
 """Commands that run networks."""
 
 

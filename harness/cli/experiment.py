@@ -22,6 +22,7 @@ from harness.dispatch.checks import (
     check_data,
     check_loggers,
     check_measures,
+    check_schedules,
     check_store,
     start_problem,
 )
@@ -70,7 +71,7 @@ def bar(out: Console, label: str, kind: str) -> Iterator[JobProgress]:
         yield tell
 
 
-def _run_job(store: Store, target: Target, out: Console) -> None:
+def run_job(store: Store, target: Target, out: Console) -> None:
     """Run a job with its bar. Ctrl-C is let through as a KeyboardInterrupt that says what is saved."""
     from harness.dispatch.local import saved
     from harness.engine import jobs
@@ -111,7 +112,7 @@ def _trained(store: Store, experiment: Experiment, starts: Sequence[Training], o
             raise ConfigError(f"training {training.id}", [problem])
     for node in nodes_to_run(missing, store):
         store.save_experiment(node.target, node.experiment)
-        _run_job(store, node.target, out)
+        run_job(store, node.target, out)
     return wanted.id
 
 
@@ -126,7 +127,7 @@ def _stitched_to(experiment: Experiment, starts: Sequence[Training], store: Stor
     return [found.experiment]
 
 
-def _weights_of(store: Store, experiment: Experiment, command: str) -> Path:
+def weights_of(store: Store, experiment: Experiment, command: str) -> Path:
     """Where the training's weights lie. Raises :class:`StoreError` with the `command` that trains where none are."""
     training, _ = identify(experiment)
     if not store.is_trained(training):
@@ -221,17 +222,20 @@ def sample(
     json_output: bool,
 ) -> None:
     from harness.engine.cell import load_generator
+    from harness.engine.schedules import scheduled_or_told
 
     _check_out(asked)
     store, out = Store(results), console(json_output)
     experiment = load_experiment(file, overrides, arm)
     if weights is None:
         command = Asked(file, overrides, results).command("train", *(["--arm", arm] if arm else []))
-        weights = _weights_of(store, experiment, command)
+        weights = weights_of(store, experiment, command)
     second, id = stitched_weights(store, experiment), stitched_training(experiment)
     if id is not None and not store.is_trained(id):
         reason = missing_need(store, Target("training", id))
         raise StoreError(f"sample.stitch: {reason}; train the arm that it names first")
+    measuring = Asked(file, overrides, results).command("measure", *(["--arm", arm] if arm else []))
+    experiment = scheduled_or_told(store, experiment, measuring)
     generator = load_generator(experiment, weights, second=second)
     _choose_class(generator, asked.only_class)
     seed = experiment.sample.seeds[0] if asked.seed is None else asked.seed
@@ -335,11 +339,15 @@ def measure(file: Path, overrides: Sequence[str], arm: str | None, results: Path
         out.print(f"{reason}: set aside as {set_aside(store.cell_path(cell)).name}, and measured again")
     if not store.is_done(target):
         check_measures([experiment])
+        check_schedules([experiment])
         check_compiler([], [experiment])
         for network in (experiment, *_stitched_to(experiment, starts, store)):
             _trained(store, network, starts, out)
+        if (table := Identifier().cell_table(experiment)) is not None and not store.is_measured(table):
+            store.save_experiment(Target("table", table), experiment)
+            run_job(store, Target("table", table), out)
         store.save_experiment(target, experiment)
-        _run_job(store, target, out)
+        run_job(store, target, out)
     record = store.read_cell(cell)
     if json_output:
         print_json(record.plain)

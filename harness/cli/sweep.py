@@ -288,7 +288,10 @@ def _plan_rows(planned: Plan) -> dict[str, Any]:
     from harness.engine.planned import planned_costs, planned_gpu_hours
 
     with planned_costs() as costs:
-        gmacs = {target: costs.of_target(target.kind, planned.sweep.costed(target)) for target in planned.sweep.nodes}
+        gmacs = {
+            target: costs(planned.sweep.quantity(target), planned.sweep.costed(target))
+            for target in planned.sweep.nodes
+        }
         per_image = {cell.id: costs("gmacs_per_image", cell.experiment) for cell in planned.sweep.cells.values()}
     sweep = planned.sweep
     labels = labels_of(sweep)

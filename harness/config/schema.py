@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 
 from pydantic import BaseModel, Field, ValidationError, create_model, field_validator, model_validator
@@ -57,6 +58,10 @@ if TYPE_CHECKING:
     DataName = str
 else:
     DataName = Literal[tuple(DATA_SETS)]
+MOST_CANDIDATES, MOST_SCHEDULED = 128, 1024
+"""Most steps that a budget is spent on, and that refreshes are placed at: beyond, finding the best takes minutes."""
+MEASURED_SCHEDULES = ("optimal", "ddt")
+"""Those that are found by a table of the network's errors."""
 DEFAULT_KIND = "single_rate"
 TRAINING_ID = r"training:(?:unknown-)?[0-9a-f]{16}"
 NO_TRAINING_ID = "is no id of a training; write it as training:0123456789abcdef"
@@ -347,8 +352,38 @@ class _SampleConfig(Section):
     sampler: str = Field("ancestral", description=f"one of {', '.join(SAMPLERS)}")
     steps: Annotated[int, Field(ge=1, le=100_000)] = Field(32, description="steps of the sampler")
     refresh_interval: PositiveInt | None = Field(None, description="steps from one run of the encoder to the next")
-    refreshes: PositiveInt | None = Field(None, description="runs of the encoder in all, spread evenly")
+    refreshes: PositiveInt | None = Field(
+        None, description="runs of the encoder in all, spread evenly, or as sample.schedule has them"
+    )
     refresh_steps: tuple[NonNegativeInt, ...] | None = Field(None, description="the very steps, starting with 0")
+    schedule: Literal["uniform", "uniform_log_snr", "optimal", "ddt", "random"] | None = Field(
+        None,
+        description="at which steps the refreshes of sample.refreshes are: even in the steps (uniform, as if unset), "
+        "even in log-SNR, best for sample.objective by a table of the network's errors (optimal), by the similarity of "
+        "the encoder's features (ddt), or drawn (random); an explicit one is sample.refresh_steps",
+    )
+    objective: Literal["elbo", "sigmoid"] | None = Field(
+        None,
+        description="optimal: the bound that is minimised, with the sigmoid weight sigmoid(b - log-SNR) (if unset) or "
+        "without (elbo)",
+    )
+    objective_bias: float | None = Field(
+        None, ge=-20, le=20, description="sigmoid objective: its bias b; diffusion.loss_bias if unset"
+    )
+    schedule_seed: Seed | None = Field(
+        None, description="random: the seed that the refreshes are drawn with; 0 if unset"
+    )
+    budget: PositiveFloat | None = Field(
+        None,
+        description="optimal: GMACs per image; steps and refreshes are chosen together, the steps from the times of "
+        "sample.steps and sample.spacing, in the place of sample.refreshes",
+    )
+    times: tuple[Probability, ...] | None = Field(
+        None,
+        min_length=1,
+        description="where the very steps begin, falling from noise at 1; as many as sample.steps, in the place of "
+        "sample.spacing",
+    )
     spacing: Literal["time", "karras", "log_snr", "noise_schedule"] | None = Field(
         None,
         description="where the steps lie: even in t, Karras in σ, even in log-SNR, or even in the time of the noise "
@@ -389,6 +424,12 @@ class _SampleConfig(Section):
             raise ValueError(f"{sampler!r} is not one of {', '.join(map(repr, choices))}{nearest(sampler, choices)}")
         return sampler
 
+    @field_validator("schedule")
+    @classmethod
+    def _unset_is_uniform(cls, schedule: str | None) -> str | None:
+        """One value for one meaning: a configuration's id does not depend on how it is written."""
+        return None if schedule == "uniform" else schedule
+
     _distinct = field_validator("seeds")(distinct)
 
     def __new__(cls, **values: Any) -> Self:
@@ -396,12 +437,18 @@ class _SampleConfig(Section):
 
     @property
     def refresh_schedule(self) -> refresh.Refreshes | None:
-        """Which steps refresh; None for a network with nothing to refresh."""
+        """Which steps refresh; None for a network with nothing to refresh.
+
+        As many do with a ``schedule`` of its own, elsewhere: what costs depend on. None with a ``budget``.
+        """
         return refresh.schedule(self.steps, self.refresh_interval, self.refreshes, self.refresh_steps)
 
     @model_validator(mode="after")
     def _check_sample(self) -> Self:
         self.refresh_schedule  # noqa: B018 - raises where there is no such schedule
+        self._check_schedule()
+        if self.times is not None:
+            self._check_times(self.times)
         for key, owners in _owners_of_options().items():
             if getattr(self, key) is not None and self.sampler not in owners:
                 have = f"only {owners[0]} has it" if len(owners) == 1 else f"only {', '.join(owners)} have it"
@@ -423,6 +470,52 @@ class _SampleConfig(Section):
         if self.stitch is not None and not is_named(self.stitch):
             raise ValueError(f"stitch: {self.stitch!r} {NO_TRAINING_ID}")
         return self
+
+    def _check_schedule(self) -> None:
+        """Whether the keys that choose a schedule fit each other."""
+        owners = {"objective": "optimal", "objective_bias": "optimal", "budget": "optimal", "schedule_seed": "random"}
+        for key, owner in owners.items():
+            if getattr(self, key) is not None and self.schedule != owner:
+                raise ValueError(f"{key}: only schedule: {owner} has it, the schedule is {self.schedule or 'uniform'}")
+        if self.objective == "elbo" and self.objective_bias is not None:
+            raise ValueError("objective_bias: only objective: sigmoid has it")
+        if self.schedule is None:
+            return
+        if self.spacing == "noise_schedule" and self.schedule != "random":
+            raise ValueError(
+                f"spacing: schedule: {self.schedule} is found before a trained noise schedule is read; set another "
+                "spacing, or times"
+            )
+        placed = [key for key in ("refresh_interval", "refresh_steps") if getattr(self, key) is not None]
+        if placed:
+            raise ValueError(
+                f"{placed[0]}: schedule: {self.schedule} places the refreshes itself; set refreshes, how many, instead"
+            )
+        if self.budget is None and self.refreshes is None:
+            also = ", or budget" if self.schedule == "optimal" else ""
+            raise ValueError(f"refreshes: missing; schedule: {self.schedule} needs to know how many there are{also}")
+        if self.budget is not None:
+            if self.refreshes is not None:
+                raise ValueError("budget: chooses the number of refreshes too; leave out refreshes")
+            if self.times is not None:
+                raise ValueError("budget: chooses the times too, of those of steps and spacing; leave out times")
+            if self.guidance_interval is not None:
+                raise ValueError(
+                    "budget: with guidance_interval steps cost more at some times than at others; leave out one of them"
+                )
+            if self.steps > MOST_CANDIDATES:
+                raise ValueError(f"steps: a budget is spent on at most {MOST_CANDIDATES} steps; {self.steps} are more")
+        if self.steps > MOST_SCHEDULED:
+            raise ValueError(f"steps: a schedule is found for at most {MOST_SCHEDULED} steps; {self.steps} are more")
+
+    def _check_times(self, times: tuple[float, ...]) -> None:
+        for key in ("spacing", "rho", "sigma_range"):
+            if getattr(self, key) is not None:
+                raise ValueError(f"{key}: times says where the steps are; leave out one of them")
+        if len(times) != self.steps:
+            raise ValueError(f"times: has {len(times)} for {self.steps} steps (sample.steps)")
+        if any(after >= before for before, after in pairwise(times)):
+            raise ValueError("times: must fall strictly")
 
 
 def _owners_of_options() -> dict[str, list[str]]:
@@ -566,7 +659,12 @@ class Experiment(Section):
                 self.model.check_size(size)
             except ValueError as error:
                 raise ValueError(f"model.{error}") from None
-        given = [key for key in refresh.KEYS if getattr(sample, key) is not None]
+        given = [key for key in (*refresh.KEYS, "schedule") if getattr(sample, key) is not None]
+        if sample.schedule in MEASURED_SCHEDULES and self.distill.method is not None:
+            raise ValueError(
+                f"sample.schedule: {sample.schedule} is chosen by the errors of estimates of the data, which a "
+                "distilled student does not make; place its refreshes by sample.refreshes or sample.refresh_steps"
+            )
         if sample.stitch is not None and method.needs_refreshes(self):
             raise ValueError(
                 f"sample.stitch: a {self.model.kind} model that refreshes cannot be stitched; leave it out"

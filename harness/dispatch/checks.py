@@ -32,6 +32,7 @@ def check_sweep(planned: Plan, store: Store) -> None:
     check_loggers(training.experiment for training in planned.missing_trainings)
     check_sizes(planned)
     check_measures(cells)
+    check_schedules(cells)
     check_store(store)
     check_starts(planned, store)
 
@@ -175,6 +176,21 @@ def check_measures(experiments: Iterable[Experiment]) -> None:
     measures = (e.measure for e in chosen)
     for features, weights, logits in dict.fromkeys((m.features, m.weights, m.needs_logits) for m in measures):
         check_extractor(features, weights, logits=logits)
+
+
+def check_schedules(experiments: Iterable[Experiment]) -> None:
+    """Raise :class:`ConfigError` for a schedule that cannot be found whatever is measured: one that costs more than its
+    budget at its shortest, or by features that the method does not tell."""
+    wanted = [one for one in experiments if one.sample.budget is not None or one.sample.schedule == "ddt"]
+    if not wanted:
+        return
+    from harness.engine.schedules import check_budget, check_features
+
+    for experiment in wanted:
+        if experiment.sample.budget is not None:
+            check_budget(experiment)
+        else:
+            check_features(experiment)
 
 
 def check_compiler(trainings: Iterable[Experiment], cells: Iterable[Experiment]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.config.methods import method_of
 from harness.config.schema import Experiment
-from harness.dispatch.sweep import Cell, Sweep, Training
+from harness.dispatch.sweep import Cell, Sweep, Table, Training
 from harness.store.identity import start_training
 from harness.store.store import Target
 
@@ -42,6 +42,8 @@ class _Words:
             return self._of_cell(self.sweep.cells[target.id])
         if target.kind == "table":
             table = self.sweep.tables[target.id]
+            if table.of_cell:
+                return self._of_cell_table(table)
             of_seed = "" if start_training(table.experiment) is None else f"seed={table.experiment.seed}"
             return _joined(f"{table.name} of {self._start_of(table.experiment)}", of_seed)
         return self._of_training(self.sweep.trainings[target.id])
@@ -49,6 +51,10 @@ class _Words:
     def _of_cell(self, cell: Cell) -> str:
         arm, varied = cell.rows[0]
         return _joined(arm, self._settings(varied), f"seed={cell.experiment.seed}" if self.with_seed else "")
+
+    def _of_cell_table(self, table: Table) -> str:
+        arms = [cell.rows[0][0] for cell in self.sweep.cells.values() if cell.table == table.id]
+        return _joined(f"{table.name} of {arms[0]}", f"seed={table.experiment.seed}")
 
     def _of_training(self, training: Training) -> str:
         experiment = training.experiment

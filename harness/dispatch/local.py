@@ -28,6 +28,7 @@ from harness.plugins import environment
 from harness.processes import name_for_submitit, own_packages_first
 from harness.store.lease import LeaseHeld, lease
 from harness.store.store import Store, Target
+from harness.wording import count_of
 
 
 @dataclass
@@ -48,7 +49,7 @@ def work_of(plan: Plan, targets: list[Target]) -> dict[Target, float]:
     from harness.engine.planned import planned_costs
 
     with planned_costs() as costs:
-        return {target: costs.of_target(target.kind, plan.sweep.costed(target)) for target in targets}
+        return {target: costs(plan.sweep.quantity(target), plan.sweep.costed(target)) for target in targets}
 
 
 def check_compiler_of(plan: Plan) -> None:
@@ -125,7 +126,10 @@ def saved(store: Store, target: Target) -> str:
         steps = [int(path.stem.rpartition("-")[2]) for path in store.checkpoints(target.id)]
         return f"saved at step {max(steps)}" if steps else "nothing of it saved yet"
     if target.kind == "table":
-        return "nothing of it saved: it is measured in one go"
+        shards = len(list(store.partial_folder(target.id).glob("*.safetensors")))
+        if shards:
+            return f"{count_of(shards, 'batch')} of it kept"
+        return "nothing of it saved"
     done, total = store.state(target).get("progress") or (0, 0)
     return f"{done} of {total} images drawn are kept" if done else "nothing of it drawn yet"
 

@@ -47,10 +47,12 @@ from harness.store.identity import (
     UNKNOWN_ID,
     Identifier,
     cell_needs,
+    cell_table,
     needs_of,
     start_table,
     start_training,
 )
+from harness.store.kinds import QUANTITIES, Quantity
 from harness.store.store import LOCAL, Target
 from harness.wording import count_of
 
@@ -188,11 +190,13 @@ class Training:
 
 @dataclass
 class Table:
-    """What is measured of a trained network, once, for all trainings that need it."""
+    """What is measured of a trained network, once, for all trainings or cells that need it."""
 
     id: str
     experiment: Experiment
-    """That of one of these trainings: it says what is measured, of which start, on which data."""
+    """That of one of these: it says what is measured, of which start or network, on which data."""
+    of_cell: bool = False
+    """Whether cells need it, of the network that they sample."""
 
     @property
     def target(self) -> Target:
@@ -201,7 +205,7 @@ class Table:
     @property
     def name(self) -> str:
         """What is measured."""
-        return start_table(self.experiment) or ""
+        return (cell_table(self.experiment) if self.of_cell else start_table(self.experiment)) or ""
 
     @property
     def needs(self) -> tuple[Target, ...]:
@@ -214,6 +218,11 @@ def table_of(training: Training) -> Table | None:
     return None if training.table is None else Table(training.table, training.experiment)
 
 
+def table_of_cell(cell: Cell) -> Table | None:
+    """The table that `cell` finds its schedule by."""
+    return None if cell.table is None else Table(cell.table, cell.experiment, of_cell=True)
+
+
 @dataclass
 class Cell:
     """One experiment of a sweep: one row of its table. A cell of several arms is run once."""
@@ -223,6 +232,8 @@ class Cell:
     experiment: Experiment
     rows: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     """(arm, varied keys with their values) of each arm that holds this cell."""
+    table: str | None = None
+    """The id of the table that it finds its schedule by, if it needs one."""
 
     @property
     def target(self) -> Target:
@@ -230,8 +241,8 @@ class Cell:
 
     @property
     def needs(self) -> tuple[Target, ...]:
-        """Its training, and that of the network which it is stitched to."""
-        return cell_needs(self.training, self.experiment)
+        """Its training, that of the network which it is stitched to, and its table."""
+        return cell_needs(self.training, self.experiment, self.table)
 
 
 @dataclass(frozen=True)
@@ -255,10 +266,12 @@ class Sweep:
 
     @cached_property
     def tables(self) -> dict[str, Table]:
-        """The tables that its trainings need."""
+        """The tables that its trainings and cells need."""
         found: dict[str, Table] = {}
-        for training in self.trainings.values():
-            if (table := table_of(training)) is not None:
+        of_trainings = (table_of(training) for training in self.trainings.values())
+        of_cells = (table_of_cell(cell) for cell in self.cells.values())
+        for table in (*of_trainings, *of_cells):
+            if table is not None:
                 found.setdefault(table.id, table)
         return found
 
@@ -277,10 +290,16 @@ class Sweep:
         Where that one is not known here, a training that needs the table has a network at least as large.
         """
         experiment = self.nodes[target].experiment
-        if target.kind != "table":
+        if target.kind != "table" or self.tables[target.id].of_cell:
             return experiment
         start = self.trainings.get(start_training(experiment) or "")
         return experiment if start is None else start.experiment
+
+    def quantity(self, target: Target) -> Quantity:
+        """What :meth:`costed` is asked for."""
+        if target.kind == "table" and self.tables[target.id].of_cell:
+            return "pair_table_gmacs"
+        return QUANTITIES[target.kind]
 
     @cached_property
     def needs(self) -> dict[Target, tuple[Target, ...]]:
@@ -547,7 +566,8 @@ def load_sweep(path: Path, overrides: Iterable[str] = (), *, without_data: bool 
                 asked.arms += [name] if name not in asked.arms else []
                 if not config.arms[name].cells:
                     continue
-                shared = cells.setdefault(cell, Cell(cell, training, experiment))
+                own_table = identify.cell_table(experiment)
+                shared = cells.setdefault(cell, Cell(cell, training, experiment, table=own_table))
                 row = name, own
                 if row not in shared.rows:  # what was varied may have been fixed since
                     shared.rows.append(row)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from harness.config.methods import method_of
@@ -148,6 +149,8 @@ def time_steps(sample: SampleConfig, schedule: CosineSchedule, noise: NoiseSched
     `noise` is the noise schedule that was trained, for steps that lie evenly in its time. Before it is trained that is
     the process's.
     """
+    if sample.times is not None:
+        return torch.tensor([*sample.times, 0.0], dtype=torch.float64)
     kind = sample.spacing or SAMPLERS[sample.sampler].spacing
     if kind == "noise_schedule" and noise is not None:
         return spacing.noise_schedule_steps(sample.steps, noise)

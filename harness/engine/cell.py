@@ -23,6 +23,7 @@ from harness.engine.distributed import current_ranks, pick_device
 from harness.engine.inherited import cost_beside, inherited_cost
 from harness.engine.progress import JobProgress, silent
 from harness.engine.sampling import ImageGenerator
+from harness.engine.schedules import scheduled_of
 from harness.errors import Blocked, Stopped
 from harness.files import atomic_path, set_aside
 from harness.measure.fidelity import quality_meter, to_uint8
@@ -58,6 +59,8 @@ def load_generator(
 
     Raises StoreError for another training's file.
     """
+    if experiment.sample.schedule is not None:
+        raise RuntimeError("a generator is handed a schedule that is found: harness.engine.schedules.scheduled_of")
     info = open_data(experiment.data).info
     model = load_model(experiment, info, weights, identify(experiment)[0])
     other = stitched_experiment(experiment)
@@ -82,7 +85,8 @@ def measure_cell(
         raise Blocked(missing_need(store, Target("training", training)))
     dataset = open_data(experiment.data)
     second = stitched_weights(store, experiment)
-    generator = load_generator(experiment, store.weights_path(training), pick_device(ranks), second)
+    found = scheduled_of(store, experiment)
+    generator = load_generator(found, store.weights_path(training), pick_device(ranks), second)
     shards = Shards(store.partial_folder(cell), cell, experiment)
     total = experiment.measure.images * len(experiment.sample.seeds)
     finished = shards.images_drawn()
@@ -121,7 +125,8 @@ def time_again(store: Store, cell: str) -> CellRecord:
         record = store.read_cell(cell)
         experiment = parse_experiment(record.config, str(store.cell_path(cell)))
         weights = store.weights_path(record.training)
-        generator = load_generator(experiment, weights, second=stitched_weights(store, experiment))
+        found = scheduled_of(store, experiment)
+        generator = load_generator(found, weights, second=stitched_weights(store, experiment))
         timed = TimeRecord.model_validate(measure_sampling(generator, experiment.measure.latency))
         made = record.provenance.model_copy(update={"timed": {**provenance(), "at": time.time()}})
         record = record.model_copy(update={"time": timed, "provenance": made})
@@ -188,7 +193,7 @@ def _record(
 ) -> CellRecord:
     quality, evaluations = _measure_quality(store, cell, experiment, dataset, generator, shards, progress)
     progress(0, 0, "counting")
-    refreshes, interval = refreshing(experiment.sample.model_dump())
+    refreshes, interval = refreshing(generator.experiment.sample.model_dump())
     done = store.read_training(training)  # whole: the cell would be blocked else
     inherited = done.inherited or inherited_cost(store, experiment)  # older records do not tell
     inherited = cost_beside(store, experiment, training, inherited)
@@ -196,6 +201,7 @@ def _record(
         **sampling_cost(generator, evaluations),
         "refreshes": refreshes,
         "refresh_interval": interval,
+        **_schedule_found(experiment, generator),
         "training_gmacs_inherited": inherited.gmacs,
     }
     timed = measure_sampling(
@@ -217,6 +223,15 @@ def _record(
         ),
         **({} if done.noise_schedule is None else {"noise_schedule": done.noise_schedule}),
     )
+
+
+def _schedule_found(experiment: Experiment, generator: ImageGenerator) -> dict[str, Any]:
+    """The schedule of an experiment that only says how to find it."""
+    if experiment.sample.schedule is None:
+        return {}
+    sample = generator.experiment.sample
+    steps = [step for step, refresh in enumerate(sample.refresh_schedule or ()) if refresh]
+    return {"steps": sample.steps, "times": generator.times[:-1].tolist(), "refresh_steps": steps}
 
 
 def _measure_quality(

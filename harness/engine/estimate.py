@@ -8,6 +8,7 @@ FlopCounterMode, in seconds and in no memory; tests hold the two against each ot
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from harness.config.distilling import teacher_experiment
 from harness.config.methods import source_of
+from harness.config.scheduling import with_counts
 from harness.config.schema import DiffusionConfig, Experiment, ModelConfig, SampleConfig
 from harness.config.stitching import stitched_experiment
 from harness.data import DataInfo, known_info
@@ -32,6 +34,7 @@ from harness.engine.build import (
     time_steps,
 )
 from harness.engine.distilling import training_macs
+from harness.engine.pair_tables import evaluations as pair_evaluations
 from harness.engine.tables import evaluations
 from harness.errors import ConfigError, HarnessError
 from harness.measure.flops import (
@@ -206,7 +209,15 @@ def _second_costs_of(experiment: Experiment) -> _NetworkCosts | None:
 
 
 def expected_runs(experiment: Experiment) -> dict[str, int]:
-    """Evaluations of each network per image."""
+    """Evaluations of each network per image. Raises :class:`ConfigError` where a budget still has to be spent."""
+    if experiment.sample.budget is not None:
+        raise ConfigError(
+            "sample.budget",
+            [
+                f"{experiment.sample.budget:g} GMACs are spent once the network is measured: harness schedule finds "
+                "the steps and refreshes, which sample.times and sample.refresh_steps then say"
+            ],
+        )
     costs, second = _planned_costs_of(experiment), _second_costs_of(experiment)
     size = image_info(experiment).size if experiment.diffusion.base_resolution else 1
     steps = (costs.refresh, costs.between), None if second is None else (second.refresh, second.between)
@@ -238,10 +249,25 @@ def _evaluations(
 
 
 def gmacs_per_image(experiment: Experiment) -> float:
-    """GMACs to draw one image."""
+    """GMACs to draw one image; of a budget that still has to be spent all of it."""
+    if experiment.sample.budget is not None:
+        return float(experiment.sample.budget)
     networks, second = _planned_costs_of(experiment).networks, _second_costs_of(experiment)
     networks = networks if second is None else networks | second.networks
     return sampling_macs(networks, expected_runs(experiment)) / GIGA
+
+
+def schedule_macs(experiment: Experiment) -> Callable[[int, int], int]:
+    """(steps, refreshes) to multiply-adds of an image, wherever they are: a sum of so much for each of either."""
+    networks = _planned_costs_of(experiment).networks
+
+    def counted(steps: int, refreshes: int) -> int:
+        return sampling_macs(networks, expected_runs(with_counts(experiment, steps, refreshes)))
+
+    of_step = counted(3, 1) - counted(2, 1)
+    of_refresh = counted(3, 2) - counted(3, 1)
+    fixed = counted(2, 1) - 2 * of_step - of_refresh
+    return lambda steps, refreshes: fixed + steps * of_step + refreshes * of_refresh
 
 
 def cell_gmacs(experiment: Experiment) -> float:
@@ -274,3 +300,10 @@ def table_gmacs(experiment: Experiment) -> float:
     """GMACs of measuring a table of the network of `experiment`, which it runs as at a refresh."""
     costs, images = _planned_costs_of(experiment, training=True), image_info(experiment).images
     return evaluations(images) * costs.whole / GIGA
+
+
+def pair_table_gmacs(experiment: Experiment) -> float:
+    """GMACs of measuring the errors on pairs of times of the network that `experiment` samples."""
+    costs = _planned_costs_of(experiment)
+    refreshing, between = pair_evaluations(image_info(experiment).images)
+    return (refreshing * costs.whole + between * sampling_macs(costs.networks, Counter(costs.between))) / GIGA

@@ -20,7 +20,7 @@ from harness.engine.distributed import current_ranks
 from harness.engine.progress import MAIN, WAITING, JobProgress, silent
 from harness.errors import FULL_CURE, Blocked, DataError, DiskFull, HarnessError, is_full
 from harness.files import set_aside
-from harness.store.identity import Identifier, needs_of, start_weights, teacher_weights
+from harness.store.identity import Identifier, is_cell_table, needs_of, start_weights, teacher_weights
 from harness.store.lease import LeaseHeld, describe_holder, lease
 from harness.store.needs import missing_need
 from harness.store.provenance import provenance
@@ -132,6 +132,7 @@ def _make(
     from harness.engine.cell import measure_cell
     from harness.engine.given import take_weights
     from harness.engine.inherited import inherited_cost
+    from harness.engine.pair_tables import measure_pair_table
     from harness.engine.tables import measure_table
     from harness.engine.train import train_network
 
@@ -145,6 +146,8 @@ def _make(
             inherited = inherited_cost(store, experiment) if current_ranks().is_first else None
             teacher = teacher_weights(store, experiment)
             train_network(experiment, target.id, folder, progress, should_stop, start, path, inherited, teacher)
+        case "table" if is_cell_table(target.id, experiment):
+            measure_pair_table(store, target.id, experiment, progress, should_stop)
         case "table":
             measure_table(store, target.id, experiment, progress, should_stop)
         case "cell":
@@ -173,7 +176,8 @@ def _check_identity(target: Target, experiment: Experiment) -> None:
     """Raise :class:`DataError` unless the data are still those that the target's id was made from."""
     told = Identifier()
     training, cell = told(experiment)
-    if target.id != {"training": training, "table": told.table(experiment), "cell": cell}[target.kind]:
+    tables = (told.table(experiment), told.cell_table(experiment))
+    if target.id not in {"training": (training,), "table": tables, "cell": (cell,)}[target.kind]:
         where = experiment.data.path or experiment.data.name
         raise DataError(
             f"{where}: is not what it was when {target} was planned: the data, the extractor's weights, the weights to "

@@ -11,7 +11,6 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
 
 from harness.config.methods import source_of
 from harness.config.schema import DataConfig, Experiment
@@ -22,9 +21,8 @@ from harness.files import digest_of, digest_of_files, read_json, write_json
 from harness.measure.peaks import PEAK_TFLOPS
 from harness.plugins import OWN_PACKAGES
 from harness.processes import SOURCE
-from harness.store.kinds import Kind
+from harness.store.kinds import QUANTITIES, Kind, Quantity
 
-Quantity = Literal["gmacs_per_image", "training_gmacs", "table_gmacs", "cell_gmacs"]
 COUNTED_WITH = ("torch", "fvcore")
 PLANNED_DEVICE = "H100 SXM"
 PLANNED_UTILISATION = 0.4
@@ -60,8 +58,7 @@ class PlannedCosts:
 
     def of_target(self, kind: Kind, experiment: Experiment) -> float:
         """GMACs of a whole target."""
-        quantities: dict[Kind, Quantity] = {"training": "training_gmacs", "table": "table_gmacs", "cell": "cell_gmacs"}
-        return self(quantities[kind], experiment)
+        return self(QUANTITIES[kind], experiment)
 
     def save(self) -> None:
         """Keep what was counted. A disk that cannot be written is no reason to fail: it is counted again."""

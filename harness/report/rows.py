@@ -265,7 +265,8 @@ class Row:
 
     @cached_property
     def steps(self) -> int | None:
-        return self.setting("sample.steps")
+        found = self.records[0].compute.steps if self.records else None
+        return self.setting("sample.steps") if found is None else found
 
     @cached_property
     def _refreshing(self) -> tuple[int | None, float | None]:

@@ -8,15 +8,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from harness.config.datasets import DATA_SETS
 from harness.config.methods import method_of, source_of
 from harness.config.schema import (
+    MEASURED_SCHEDULES,
     DataConfig,
     Experiment,
     MeasureConfig,
     Section,
     TrainConfig,
 )
-from harness.errors import ConfigError, MissingDataError
+from harness.errors import ConfigError, DataError, MissingDataError
 from harness.files import digest_of, expanded, tried
 from harness.metrics.declare import ExtractorKind, source_digest
 from harness.metrics.extractors import extractor_of
@@ -113,14 +115,27 @@ def start_table(experiment: Experiment) -> str | None:
     return name
 
 
+def cell_table(experiment: Experiment) -> str | None:
+    """The name of the table that `experiment`'s cell needs of its own network, to find its schedule; None without."""
+    return "pair_error" if experiment.sample.schedule in MEASURED_SCHEDULES else None
+
+
+def is_cell_table(table: str, experiment: Experiment) -> bool:
+    """Whether `table` is the one that the cell of `experiment` needs, not the one that its training does."""
+    return cell_table(experiment) is not None and table == Identifier().cell_table(experiment)
+
+
 def needs_of(target: Target, experiment: Experiment, table: str | None = None) -> tuple[Target, ...]:
     """What must be done before the job of `target` can run.
 
-    `experiment` is the target's own; a table's is that of a training which needs it. `table` is the id of the table
-    that a training needs, where it is known: else it is told from the data.
+    `experiment` is the target's own; a table's is that of a training or a cell which needs it. `table` is the id of the
+    table that a training needs, where it is known: else it is told from the data.
     """
     if target.kind == "cell":
-        return cell_needs(identify(experiment)[0], experiment)
+        told = Identifier()
+        return cell_needs(told(experiment)[0], experiment, told.cell_table(experiment))
+    if target.kind == "table" and is_cell_table(target.id, experiment):
+        return (Target("training", Identifier().training(experiment)),)
     trainings = [start_training(experiment)]
     if target.kind == "training":
         trainings.append(teacher_training(experiment))
@@ -144,11 +159,12 @@ UNKNOWN_ID = "unknown-"
 """How a placeholder id begins: the data that the real one depends on are missing."""
 
 
-def cell_needs(training: str, experiment: Experiment) -> tuple[Target, ...]:
-    """What a cell of `training` needs: that training, and the one of the network which it is stitched to."""
+def cell_needs(training: str, experiment: Experiment, table: str | None = None) -> tuple[Target, ...]:
+    """What a cell of `training` needs: that training, the one of the network which it is stitched to, and a `table`."""
     second = stitched_training(experiment)
     ids = (training, *([] if second is None else [second]))
-    return tuple(Target("training", id) for id in dict.fromkeys(ids))
+    needed = [Target("training", id) for id in dict.fromkeys(ids)]
+    return tuple(needed if table is None else [*needed, Target("table", table)])
 
 
 class Identifier:
@@ -176,7 +192,8 @@ class Identifier:
         sample, second = _dump(experiment.sample), self._weights_named(experiment.sample.stitch, "sample.stitch")
         if second is not None:
             sample["stitch"] = second
-        cell = digest_of([training, sample, measured])
+        table = self.cell_table(experiment)
+        cell = digest_of([training, sample, measured, *([] if table is None else [table])])
         unknown = any(id is not None and id.startswith(UNKNOWN_ID) for id in (training, second))
         known = not unknown and None not in measured.values()
         return training, cell if known else UNKNOWN_ID + cell
@@ -203,6 +220,33 @@ class Identifier:
             is_known = self._fingerprint(data, "train") is not None and not (start or "").startswith(UNKNOWN_ID)
             self._tables[key] = digest_of(identity) if is_known else UNKNOWN_ID + digest_of(identity)
         return self._tables[key]
+
+    def cell_table(self, experiment: Experiment) -> str | None:
+        """The id of the table that `experiment`'s cell needs: a hash of what is measured, of which weights, sampled
+        how, on which images. None where it needs none."""
+        name = cell_table(experiment)
+        if name is None:
+            return None
+        split, content = self.held_out(experiment.data)
+        training = self.training(experiment)
+        own = method_of(experiment.model.kind).sample_settings.model_fields
+        sampled = {key: value for key, value in _dump(experiment.sample).items() if key in (*own, "clip")}
+        data = {**self._data_identity(experiment.data), "fingerprint": content, "split": split}
+        identity = {"table": name, "schema": TABLES[name], "data": data, "weights": training, "sample": sampled}
+        is_known = content is not None and not training.startswith(UNKNOWN_ID)
+        return digest_of(identity) if is_known else UNKNOWN_ID + digest_of(identity)
+
+    def held_out(self, data: DataConfig) -> tuple[str, str | None]:
+        """(The split that a cell's table is measured on, the identity of its images): images that no network was
+        trained on, or where the data have no such split those of training."""
+        if "test" in DATA_SETS[data.name].splits:
+            try:
+                return "test", self._fingerprint(data, "test")
+            except MissingDataError:
+                raise
+            except DataError:  # it may have such a split, and does not
+                pass
+        return "train", self._fingerprint(data, "train")
 
     def _data_identity(self, data: DataConfig) -> dict[str, Any]:
         """What stands for the images that a network is trained on."""

@@ -27,6 +27,10 @@ FACTS: dict[Kind, Facts] = {
     "cell": Facts("image"),
 }
 """In the order in which they are needed, and told."""
+Quantity = Literal["gmacs_per_image", "training_gmacs", "table_gmacs", "pair_table_gmacs", "cell_gmacs"]
+"""What can be counted of an experiment: functions of :mod:`harness.engine.estimate`."""
+QUANTITIES: dict[Kind, Quantity] = {"training": "training_gmacs", "table": "table_gmacs", "cell": "cell_gmacs"}
+"""What making a target of each kind costs; a table of a cell's costs ``pair_table_gmacs``."""
 KINDS = tuple(FACTS)
 
 

@@ -112,6 +112,12 @@ class ComputeRecord(Part):
     """Runs of the heavy part per image; None for a network that runs whole at every step."""
     refresh_interval: Number | None = None
     """Steps from one refresh to the next: as set, or on average."""
+    steps: Count | None = None
+    """Of a schedule that was found: how many there are."""
+    times: tuple[Number, ...] | None = None
+    """Where they begin."""
+    refresh_steps: tuple[Count, ...] | None = None
+    """Which of them refresh."""
     gmacs_per_evaluation: dict[str, Number] = Field(default_factory=dict)
     parameters: dict[str, Count] = Field(default_factory=dict)
     training_gmacs_per_step: Number | None = None

@@ -48,7 +48,7 @@ class SingleRateMethod(Method):
         sample, levels = config.sample, len(config.model.levels)
         check_edm_keys(config)
         check_noise_input(config)
-        refreshing = [key for key in REFRESH_KEYS if getattr(sample, key) is not None]
+        refreshing = [key for key in (*REFRESH_KEYS, "schedule") if getattr(sample, key, None) is not None]
         if sample.cache_from_level is None:
             if sample.cache_order is not None:
                 raise ValueError(
@@ -62,6 +62,11 @@ class SingleRateMethod(Method):
         elif not refreshing:
             raise ValueError(
                 f"sample.{REFRESH_KEYS[0]}: missing; set one of {', '.join(REFRESH_KEYS)} for a feature cache"
+            )
+        elif sample.cache_order and sample.schedule in ("optimal", "ddt"):
+            raise ValueError(
+                f"sample.schedule: {sample.schedule} needs errors that depend on the last refresh alone, but "
+                "sample.cache_order: 1 forecasts from the last two; leave one of them out"
             )
         elif sample.cache_from_level >= levels:
             raise ValueError(

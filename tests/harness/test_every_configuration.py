@@ -21,7 +21,9 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from harness.cli.console import main_of
+from harness.config.scheduling import CHOOSING
 from harness.config.schema import key_types, own_keys
+from harness.engine import pair_tables
 from models.methods import METHODS
 from models.refresh import KEYS as REFRESH_KEYS
 from tests.data.making import classes, write_zip
@@ -53,6 +55,22 @@ def rising(low: float, high: float) -> st.SearchStrategy[list[float]]:
 def maybe(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     """The key left out, as often as not."""
     return st.none() | values
+
+
+def schedule_keys(draw: st.DrawFn, steps: int) -> dict[str, Any]:
+    """A schedule that is found."""
+    name = draw(st.sampled_from(["uniform", "uniform_log_snr", "ddt", "random", *["optimal"] * 4]))
+    budget = draw(st.sampled_from([None, 1e-9, 1e-3, 10.0])) if name == "optimal" else None
+    bias = st.sampled_from([None, -5.0, 0.0, 2.5])
+    objective = draw(st.sampled_from([None, "sigmoid", "elbo"])) if name == "optimal" else None
+    return {
+        "sample.schedule": name,
+        "sample.refreshes": None if budget else draw(st.integers(1, steps)),
+        "sample.budget": budget,
+        "sample.objective": objective,
+        "sample.objective_bias": draw(bias) if name == "optimal" and objective != "elbo" else None,
+        "sample.schedule_seed": draw(maybe(st.integers(0, 3))) if name == "random" else None,
+    }
 
 
 @st.composite
@@ -160,11 +178,14 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
                 [
                     ("sample.refresh_interval", st.integers(1, steps)),
                     ("sample.refreshes", st.integers(1, steps)),
+                    ("sample.schedule", st.just(None)),
                     ("sample.refresh_steps", st.sets(st.integers(0, steps - 1)).map(lambda s: sorted(s | {0}))),
                 ]
             )
         )
         values[key] = draw(strategy)
+        if key == "sample.schedule":
+            values |= schedule_keys(draw, steps)
     options: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "ancestral": {"sample.variance": SHARE},
         "ddim": {"sample.eta": SHARE},
@@ -180,6 +201,10 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
     if values["sample.spacing"] == "karras" or (values["sample.spacing"] is None and sampler == "heun"):
         values["sample.rho"] = draw(maybe(st.sampled_from([1, 7.0, 100])))
         values["sample.sigma_range"] = draw(maybe(rising(0.002, 80.0)))
+    if values.get("sample.budget") is None and draw(st.integers(0, 4)) == 0:
+        times = draw(st.sets(st.integers(1, 1000), min_size=steps, max_size=steps))
+        values |= {"sample.times": sorted((t / 1000 for t in times), reverse=True)}
+        values |= {"sample.spacing": None, "sample.rho": None, "sample.sigma_range": None}
     if labelled and draw(st.booleans()):
         values["sample.guidance"] = draw(st.sampled_from([0.0, 1, 3.0]))
         values["sample.guidance_interval"] = draw(maybe(rising(0.0, 100.0)))
@@ -268,7 +293,8 @@ def arms_of(values: dict[str, Any]) -> dict[str, Any]:
         return {"only": {}}
     of_dual = own_keys()["dual_rate"].keys() - own_keys()["single_rate"].keys()
     caching = {"sample.cache_from_level", "sample.cache_order"}
-    others = {*of_dual, *caching, "train.start", "train.freeze", *(f"sample.{key}" for key in REFRESH_KEYS)}
+    placing = {f"sample.{key}" for key in (*REFRESH_KEYS, *CHOOSING)}
+    others = {*of_dual, *caching, *placing, "train.start", "train.freeze"}
     nothing = {key: None for key in values if key in others or key.startswith(("distill.", "sample.stitch"))}
     return {"only": {}, START: {"cells": False, "set": {**nothing, "model.kind": "single_rate"}}}
 
@@ -284,6 +310,11 @@ def _eager_compiler() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "compile", compile_eagerly)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _few_images_in_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pair_tables, "IMAGES", 4)
 
 
 def test_every_key_of_the_schema_is_drawn() -> None:
