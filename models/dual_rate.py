@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +47,9 @@ class DualRate(nn.Module):
     """
 
     networks = ("encoder", "denoiser")
+    encoder: Any
+    denoiser: Any
+    """:class:`models.backbone.Backbone` both, of classes that only who built them knows."""
 
     def __init__(
         self,

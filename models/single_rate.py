@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +18,8 @@ class SingleRate(nn.Module):
     preconditioning, EDM's."""
 
     networks = ("network",)
+    network: Any
+    """A :class:`models.backbone.Backbone`, of a class that only who built it knows."""
 
     def __init__(self, network: Backbone, parameterization: Parameterization | None = None) -> None:
         super().__init__()

@@ -117,7 +117,7 @@ def test_an_id_knows_the_file_by_its_content_and_nothing_of_training(folder: Pat
         {"train": {"steps": 5, "precision": "bfloat16"}},
     ):
         assert identify(experiment(**same)) == own
-    others = [
+    others: list[dict[str, Any]] = [
         {"model": {"weights": "another.pkl"}},
         {"model": {"weights": None}},
         {"diffusion": {"sigma_data": 0.25}},

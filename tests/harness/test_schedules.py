@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -149,7 +150,7 @@ def test_uniform_is_what_is_unset() -> None:
 
 
 def test_all_that_changes_a_schedule_is_in_the_cell_s_id() -> None:
-    variants = [
+    variants: list[dict[str, Any]] = [
         {},
         {"schedule": "optimal"},
         {"schedule": "optimal", "objective": "elbo"},
@@ -377,7 +378,8 @@ def test_a_table_that_is_stopped_goes_on_and_is_the_same(made: tuple[Path, Store
     assert jobs.run(other, table.target, lambda done, total, phase="": seen.append(done))
     assert not other.partial_folder(table.id).exists() and written > 0
     first, again = (load_pair_table(s.table_path(table.id), table.id) for s in (store, other))
-    assert (first.losses == again.losses).all() and (first.dissimilarity == again.dissimilarity).all()
+    np.testing.assert_array_equal(first.losses, again.losses)
+    np.testing.assert_array_equal(first.dissimilarity, again.dissimilarity)
     assert file_sha256(other.table_path(table.id))
     other.table_path(table.id).unlink()
     folder = other.partial_folder(table.id)

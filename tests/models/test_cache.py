@@ -75,7 +75,7 @@ def test_deep_levels_run_at_refreshes_only() -> None:
     ran: list[int] = []
     for i, level in enumerate(model.network.levels):
         for part in (level.enter, level.film):
-            part.register_forward_hook(lambda *_, i=i: ran.append(i))  # type: ignore[union-attr]
+            part.register_forward_hook(lambda *_, i=i: ran.append(i))
     _, state = cache.step(noise(0), LOG_SNR, LABELS)
     assert sorted(ran) == [0, 0, 1, 1, 2, 2]
     ran.clear()

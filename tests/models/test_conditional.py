@@ -282,7 +282,7 @@ def test_the_encoders_own_estimate_may_be_the_target() -> None:
     (seen, value), data = seen_in(pairs(target="encoder"), model), seen_in(pairs(), model)[1]
     assert seen.names == ["encoder", *["denoiser", "encoder"] * 3] and value != data
     value.backward()
-    through_target = model.encoder.head[2].bias.grad  # type: ignore[index]
+    through_target = model.encoder.head[2].bias.grad
     assert through_target is None or torch.isfinite(through_target).all()
 
 

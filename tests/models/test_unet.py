@@ -169,7 +169,7 @@ def methods() -> dict[str, Model]:
         found[f"{architecture} single"] = SingleRate(unet(architecture))
         found[f"{architecture} cached"] = CachedSingleRate(SingleRate(unet(architecture)), 1)
         for entry in ("level", "block"):
-            found[f"{architecture} dual {entry}"] = dual_rate(architecture, entry)  # type: ignore[arg-type]
+            found[f"{architecture} dual {entry}"] = dual_rate(architecture, entry)
     light = uvit_config(widths=(8, 8), context_channels=(6, 5))
     heavy = shape("ddpmpp", out_channels=None)
     found["U-Net and U-ViT"] = randomised(lambda: DualRate(heavy.build(), light.build()))
@@ -239,7 +239,7 @@ def test_a_shape_that_cannot_be_is_refused() -> None:
         ({"width": 2}, "width at least 4"),
     ):
         with pytest.raises(ValueError, match=said):
-            replace(shape("adm"), **changes)  # type: ignore[arg-type]
+            replace(shape("adm"), **changes)
 
 
 def test_what_is_described_and_is_no_network_here_is_refused() -> None:
