@@ -210,7 +210,7 @@ def wandb_records(file: Path) -> Iterator[bytes]:
 
 def test_a_run_of_wandb_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Offline, resumed after a kill: one file with each step once, and nothing of this machine in it."""
-    record: Any = pytest.importorskip("wandb.proto.wandb_internal_pb2").Record
+    new_record: Any = pytest.importorskip("wandb.proto.wandb_internal_pb2").Record
 
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
@@ -230,7 +230,7 @@ def test_a_run_of_wandb_without_a_network(tmp_path: Path, monkeypatch: pytest.Mo
     (file,) = tmp_path.rglob("run-abc123.wandb")
     logged, hosts = list[tuple[int, float]](), set[str]()
     for data in wandb_records(file):
-        record = record()
+        record = new_record()
         record.ParseFromString(data)
         hosts |= {record.run.host} - {""}
         items = {".".join(item.nested_key) or item.key: item.value_json for item in record.history.item}
