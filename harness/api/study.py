@@ -28,6 +28,7 @@ from harness.shipped import path_of
 from harness.store.folder import check_results_folder
 from harness.store.needs import missing_need
 from harness.store.store import REPORT_CELLS, Store
+from harness.wording import count_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,7 +80,8 @@ class Study:
 
     def __repr__(self) -> str:
         arms = ", ".join(self.sweep.config.arms)
-        return f"Study({self.sweep.config.name!r}, {len(self.sweep.cells)} cells, arms: {arms}, in {self.store.root})"
+        cells = count_of(len(self.sweep.cells), "cell")
+        return f"Study({self.sweep.config.name!r}, {cells}, arms: {arms}, in {self.store.root})"
 
     def cells(self) -> pd.DataFrame:
         """One line per arm and cell: ``arm``, its varied keys, training ``seed``, ids, and whether it is ``done``."""
