@@ -174,7 +174,10 @@ def shapes_of(sweep: Sweep) -> set[tuple[int, tuple[str, ...]]]:
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 def test_a_miniature_runs_from_end_to_end(tmp_path: Path) -> None:
-    """As shipped: compiled, bfloat16, with workers and Inception's features. CI runs all cells of CIFAR-10's, and of this one on a cluster."""
+    """As shipped: compiled, bfloat16, with workers and Inception's features.
+
+    CI runs all cells of CIFAR-10's miniature, and all arms of this one on a cluster.
+    """
     data = make(tmp_path / "made.zip", images=20, size=64, classes=4)
     weights = make_inception(tmp_path / "made-inception.pth")
     file = tmp_path / "smallest.yaml"
