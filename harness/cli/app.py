@@ -463,7 +463,7 @@ def measure(
 
     if against is None:
         images.refuse_without_against(file, metrics, extractor, weights)
-        single.measure(file, overrides, arm, results, json_output)
+        single.measure(path_of(file), overrides, arm, results, json_output)
         return
     images.refuse_with_against(file, overrides, arm)
     how = images.Extracting(extractor, weights, split, batch, workers)

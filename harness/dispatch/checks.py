@@ -53,11 +53,12 @@ def check_sizes(planned: Plan) -> None:
 
 def check_starts(planned: Plan, store: Store) -> None:
     """Raise :class:`ConfigError` with all that keeps a missing training from starting with the weights it asks for."""
-    from harness.engine.given import given_problem
-
     problems: dict[str, None] = {}  # those of several seeds once
     for training in planned.missing_trainings:
-        given_problem(training.experiment)
+        if training.experiment.model.weights is not None:
+            from harness.engine.given import given_problem
+
+            given_problem(training.experiment)
         if (reason := start_problem(training, planned.sweep.trainings, store)) is not None:
             arms = f"arm {' and '.join(map(repr, training.arms))}" if training.arms else str(training.target)
             problems[f"{arms}: {reason}"] = None

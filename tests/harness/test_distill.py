@@ -47,6 +47,7 @@ from tests.harness.tiny_experiments import MODEL, tiny
 CPU = torch.device("cpu")
 LABELLED: dict[str, Any] = {"class_conditional": True, "dropout": 0.3}
 DROPPED: dict[str, Any] = {"label_dropout": 0.25}
+UNDROPPED: dict[str, dict[str, Any]] = {"single_rate": {}, "dual_rate": {"context_dropout": 0.0}}
 CONDITIONAL: dict[str, Any] = {"preconditioning": "conditional"}
 
 
@@ -92,7 +93,7 @@ def student(
     return tiny(
         kind,
         model=LABELLED | (CONDITIONAL if dual else {}) | (model or {}),
-        train={**DROPPED, "start": str(start), "steps": 5, **(train or {})},
+        train={**DROPPED, **UNDROPPED[kind], "start": str(start), "steps": 5, **(train or {})},
         distill={key: value for key, value in values.items() if value is not None},
         teacher=network_of(base()),
     )

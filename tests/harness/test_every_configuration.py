@@ -320,7 +320,7 @@ def _few_images_in_tables(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_key_of_the_schema_is_drawn() -> None:
     seen: set[str] = set()
 
-    @settings(max_examples=300, database=None, deadline=None, phases=[Phase.generate])
+    @settings(max_examples=1000, database=None, deadline=None, phases=[Phase.generate])
     @given(configurations())
     def collect(values: dict[str, Any]) -> None:
         seen.update(values)
