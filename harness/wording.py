@@ -28,6 +28,11 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     return f" (did you mean {match[0]!r}?)" if match else ""
 
 
+def reason(failure: BaseException) -> str:
+    """The first line of an error's message, or what kind of error it is."""
+    return (str(failure).strip().splitlines() or [type(failure).__name__])[0]
+
+
 def percentage(share: float) -> str:
     """``12``, with three figures and never as a power of ten; without the sign."""
     return f"{100 * share:.3g}" if share < 9.995 else f"{100 * share:,.0f}"

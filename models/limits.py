@@ -25,6 +25,8 @@ NOISE_KNOTS = 32
 """Bins of a noise schedule that is trained."""
 NOISE_LEARNING_RATE = 0.01
 """Of a learned noise schedule's increments."""
+MEASURED_SCHEDULES = ("optimal", "ddt")
+"""Schedules that are found by a table of the network's errors."""
 Pairing = Literal["grid", "range", "same"]
 
 

@@ -131,16 +131,20 @@ def weighted_level(levels: Drawn, settings: LossSettings, x: Tensor) -> tuple[Te
 
 def observed_error(estimate: Tensor, x: Tensor, weight: Tensor, noise: NoiseSchedule | None, time: Tensor) -> Tensor:
     """:func:`weighted_error`, of which a `noise` schedule that is trained learns, at the process's times (B,)."""
-    if noise is None:
-        return weighted_error(estimate, x, weight)
-    losses = (estimate - x).square().flatten(1).mean(1) * weight
-    noise.observe(time, losses)
+    losses = weighted_errors(estimate, x, weight)
+    if noise is not None:
+        noise.observe(time, losses)
     return losses.mean()
 
 
 def weighted_error(estimate: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """The mean over images of weight (B,) times the squared error per dimension."""
-    return ((estimate - x).square().flatten(1).mean(1) * weight).mean()
+    """The mean over images of :func:`weighted_errors`."""
+    return weighted_errors(estimate, x, weight).mean()
+
+
+def weighted_errors(estimate: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """Of each image, weight (B,) times the squared error per dimension."""
+    return (estimate - x).square().flatten(1).mean(1) * weight
 
 
 def drop_labels(labels: Tensor | None, model: Model, randomness: Randomness, probability: float) -> Tensor | None:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from models.process import alpha_sigma, noise_level, per_image
-from models.uvit import Conditioning, ContextEntry, LogSnrFeatures, Output, Projection, largest_divisor
+from models.uvit import Conditioning, ContextEntry, LogSnrFeatures, Output, Projection, context_time, largest_divisor
 
 Architecture = Literal["ddpmpp", "ncsnpp", "adm"]
 NoiseInput = Literal["edm", "vp", "ve", "iddpm"]
@@ -440,13 +440,10 @@ class UNet(nn.Module):
         self, labels: Tensor | None = None, context_log_snr: Tensor | None = None, keep: Tensor | None = None
     ) -> Conditioning:
         """What no step changes: as :meth:`models.uvit.UViT.condition`."""
-        weight = self.first_layer.weight
-        hidden = weight.new_zeros(1, self.config.embedding)
-        if self.config.context_channels is not None:
-            hidden = self.null_context[None]
-            if context_log_snr is not None:
-                hidden = self.embed_context(self.log_snr_features(context_log_snr))
-                hidden = hidden if keep is None else torch.where(keep[:, None], hidden, self.null_context)
+        if self.config.context_channels is None:
+            hidden = self.first_layer.weight.new_zeros(1, self.config.embedding)
+        else:
+            hidden = context_time(self, context_log_snr, keep)
         return Conditioning(hidden, () if self.embed_class is None else (self._class(labels),))
 
     def _class(self, labels: Tensor | None) -> Tensor:

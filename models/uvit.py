@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -314,6 +314,18 @@ class ClassFilm(nn.Module):
         return tuple(F.linear(embedded, weight) for weight in weights)
 
 
+def context_time(network: Any, log_snr: Tensor | None, keep: Tensor | None) -> Tensor:
+    """What a `network` that takes context is told of the time that it was made at, (1 or B, embedding).
+
+    A learned vector where there is no context (`log_snr` None), or where `keep` (B,) is False.
+    """
+    null: Tensor = network.null_context
+    if log_snr is None:
+        return null[None]
+    hidden: Tensor = network.embed_context(network.log_snr_features(log_snr))
+    return hidden if keep is None else torch.where(keep[:, None], hidden, null)
+
+
 class UViT(nn.Module):
     """Residual U-ViT of a :class:`UViTConfig`."""
 
@@ -350,12 +362,10 @@ class UViT(nn.Module):
             context_log_snr: (), (1,) or (B,), the log-SNR that the context was made at; None without context.
             keep: (B,) bool, False where the context is dropped: a learned vector then stands in for its time.
         """
-        hidden = self.embed.weight.new_zeros(1, self.config.embedding)
-        if self.config.context_channels is not None:
-            hidden = self.null_context[None]
-            if context_log_snr is not None:
-                hidden = self.embed_context(self.log_snr_features(context_log_snr))
-                hidden = hidden if keep is None else torch.where(keep[:, None], hidden, self.null_context)
+        if self.config.context_channels is None:
+            hidden = self.embed.weight.new_zeros(1, self.config.embedding)
+        else:
+            hidden = context_time(self, context_log_snr, keep)
         return Conditioning(hidden, self._class_film(labels))
 
     def _class_film(self, labels: Tensor | None) -> tuple[Tensor, ...]:

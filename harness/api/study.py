@@ -157,11 +157,7 @@ class Study:
         `seed` is the sampling seed: image i depends on it and on i alone. Raises :class:`harness.HarnessError` where
         the network is not trained yet.
         """
-        import torch
-
-        from harness.engine.cell import load_generator
-        from harness.measure.fidelity import to_uint8
-        from harness.store.identity import stitched_weights
+        from harness.engine.cell import first_images, ready_generator
 
         if images < 1:
             raise ConfigError("images", [f"{images}: at least 1 is needed"])
@@ -169,11 +165,7 @@ class Study:
         for need in cell.needs:
             if not self.store.is_done(need):
                 raise StoreError(f"{missing_need(self.store, need)}; run() trains it, and measure() that one alone")
-        experiment = cell.experiment
-        second = stitched_weights(self.store, experiment)
-        generator = load_generator(experiment, self.store.weights_path(cell.training), second=second)
-        batches = torch.arange(images).split(experiment.sample.batch)
-        drawn = torch.cat([to_uint8(generator.draw(seed, indices)).cpu() for indices in batches])
+        drawn = first_images(ready_generator(self.store, cell.experiment), seed, images)
         array: np.ndarray = drawn.permute(0, 2, 3, 1).contiguous().numpy()
         return array
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from harness.cli.console import console, print_json
+from harness.cli.console import console, print_json, say
 from harness.errors import ConfigError
 from harness.store.store import REPORT_CELLS
 from harness.wording import count_of
@@ -51,15 +51,15 @@ def _kept(path: Path) -> KeptReport:
 
 def _show(found: Comparison, before: Path, after: Path, out: Console) -> None:
     """Rows by what became of them, one line each; those that nothing happened to are counted only."""
-    _say(f"{before} → {after}, by {found.measure}", out)
+    say(f"{before} → {after}, by {found.measure}", out)
     listed = [change for change in found.changes if change.verdict not in QUIET or change.compute_changed]
     for head in dict.fromkeys(_head(change) for change in sorted(listed, key=_place)):
         of_head = [change for change in listed if _head(change) == head]
-        _say(f"{head}: {count_of(len(of_head), 'row')}", out, style="bold")
+        say(f"{head}: {count_of(len(of_head), 'row')}", out, style="bold")
         for change in of_head:
-            _say(f"  {_line(change)}", out)
+            say(f"  {_line(change)}", out)
     for line in _sentences(found):
-        _say(line, out)
+        say(line, out)
 
 
 def _place(change: RowChange) -> int:
@@ -164,8 +164,3 @@ def _plain_side(side: Side | None) -> dict[str, Any] | None:
         "cells": [record.id for record in side.row.records],
         "conditions": side.condition.text,
     }
-
-
-def _say(text: str, out: Console, style: str | None = None) -> None:
-    """Print text, broken between words on a terminal and on one line where a program reads it."""
-    out.print(text, style=style, soft_wrap=not out.is_terminal)

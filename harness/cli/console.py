@@ -29,6 +29,11 @@ def console(json_output: bool = False) -> Console:
     return Console(stderr=json_output, soft_wrap=True, markup=False, emoji=False, highlight=False)
 
 
+def say(text: str, out: Console, style: str | None = None) -> None:
+    """Print text, broken between words on a terminal and on one line where a program reads it."""
+    out.print(text, style=style, soft_wrap=not out.is_terminal)
+
+
 def print_json(value: Any) -> None:
     """One JSON document on stdout; escaped where stdout cannot carry every character."""
     ascii_only = not str(getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")

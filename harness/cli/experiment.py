@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from harness.cli.console import console, print_json
-from harness.cli.hints import Asked
+from harness.cli.hints import Asked, of_arm
 from harness.config.distilling import student_problem
 from harness.config.schema import Experiment
 from harness.dispatch.checks import (
@@ -30,10 +30,10 @@ from harness.dispatch.plan import known_training, nodes_to_run, trainings_to_run
 from harness.dispatch.progress import in_words
 from harness.dispatch.sweep import Training, load_experiment, load_with_starts, names_a_start
 from harness.engine.progress import MAIN, JobProgress
-from harness.errors import ConfigError, StoreError
+from harness.errors import Blocked, ConfigError, StoreError
 from harness.files import atomic_path, set_aside
 from harness.interrupts import stop_on_interrupt
-from harness.store.identity import START_TRAINING, Identifier, identify, stitched_training, stitched_weights
+from harness.store.identity import START_TRAINING, Identifier, identify, stitched_training
 from harness.store.needs import missing_need
 from harness.store.records import CellRecord
 from harness.store.store import Store, Target
@@ -221,25 +221,29 @@ def sample(
     asked: Drawing,
     json_output: bool,
 ) -> None:
-    from harness.engine.cell import load_generator
-    from harness.engine.schedules import scheduled_or_told
+    import torch
+
+    from harness.engine.cell import first_images, ready_generator
 
     _check_out(asked)
-    store, out = Store(results), console(json_output)
+    store, out, asked_for = Store(results), console(json_output), Asked(file, overrides, results)
     experiment = load_experiment(file, overrides, arm)
     if weights is None:
-        command = Asked(file, overrides, results).command("train", *(["--arm", arm] if arm else []))
-        weights = weights_of(store, experiment, command)
-    second, id = stitched_weights(store, experiment), stitched_training(experiment)
+        weights = weights_of(store, experiment, asked_for.command("train", *of_arm(arm)))
+    id = stitched_training(experiment)
     if id is not None and not store.is_trained(id):
         reason = missing_need(store, Target("training", id))
         raise StoreError(f"sample.stitch: {reason}; train the arm that it names first")
-    measuring = Asked(file, overrides, results).command("measure", *(["--arm", arm] if arm else []))
-    experiment = scheduled_or_told(store, experiment, measuring)
-    generator = load_generator(experiment, weights, second=second)
+    try:
+        generator = ready_generator(store, experiment, weights)
+    except Blocked as error:  # by a table alone
+        wanted, measuring = experiment.sample.schedule, asked_for.command("measure", *of_arm(arm))
+        raise StoreError(f"sample.schedule: {wanted}: {error}; measure it first: {measuring}") from None
     _choose_class(generator, asked.only_class)
     seed = experiment.sample.seeds[0] if asked.seed is None else asked.seed
-    drawn, labels = _draw(generator, seed, asked.images, experiment.sample.batch, out)
+    with bar(out, "sampling", "cell") as progress:
+        drawn = first_images(generator, seed, asked.images, progress)
+    labels = generator.labels(torch.arange(asked.images))
     answer = {
         **_save(drawn, labels, asked.out),
         "count": asked.images,
@@ -276,21 +280,6 @@ def _choose_class(generator: ImageGenerator, only_class: int | None) -> None:
     if only_class >= generator.classes:
         raise ConfigError("--class", [f"{only_class}: the data's classes are 0 to {generator.classes - 1}"])
     generator.only_class = only_class
-
-
-def _draw(generator: ImageGenerator, seed: int, images: int, batch: int, out: Console) -> tuple[Tensor, Tensor | None]:
-    """The first images of a seed as a cell with the same settings draws them, uint8 (N, C, H, W), and their classes."""
-    import torch
-
-    from harness.measure.fidelity import to_uint8
-
-    parts = []
-    with bar(out, "sampling", "cell") as progress:
-        for start in range(0, images, batch):
-            stop = min(start + batch, images)
-            parts.append(to_uint8(generator.draw(seed, torch.arange(start, stop))).cpu())
-            progress(stop, images)
-    return torch.cat(parts), generator.labels(torch.arange(images))
 
 
 def _save(drawn: Tensor, labels: Tensor | None, path: Path) -> dict[str, Any]:

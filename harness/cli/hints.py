@@ -41,3 +41,8 @@ def options_of(overrides: Sequence[str], results: Path) -> list[str]:
     """``--set`` and, where it is not the usual folder, ``--results``."""
     words = [word for text in overrides for word in ("--set", text)]
     return words if results == RESULTS else [*words, "--results", str(results)]
+
+
+def of_arm(arm: str | None) -> list[str]:
+    """The options that name an arm, or none."""
+    return ["--arm", arm] if arm else []

@@ -12,7 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from harness.cli.console import console, print_json
+from harness.cli.console import console, print_json, say
 from harness.cli.experiment import bar
 from harness.cli.report import width_of
 from harness.errors import ConfigError, DataError
@@ -207,16 +207,16 @@ def show(found: dict[str, Any], out: Console) -> None:
         )
     Console(file=out.file, emoji=False, width=width_of(out) or 100).print(table)
     images, against, known = found["images"], found["against"], found["against"]["statistics"]
-    _say(f"images: {_counted(images)} of {images['name']}", out)
+    say(f"images: {_counted(images)} of {images['name']}", out)
     if against["images"] is not None:
-        _say(f"against: {count_of(against['images'], 'image')} of {against['name']}", out)
+        say(f"against: {count_of(against['images'], 'image')} of {against['name']}", out)
     if known is not None:
         made = known["made"]
         of = f", {count_of(made['images'], 'image')} of {made['data']}" if made else ""
-        _say(f"against: statistics in {known['file']}{of}", out)
-    _say(f"features: {found['features_label']}, {found['resizing']}; weights {found['extractor'][:12]}", out)
+        say(f"against: statistics in {known['file']}{of}", out)
+    say(f"features: {found['features_label']}, {found['resizing']}; weights {found['extractor'][:12]}", out)
     for note in found["notes"]:
-        _say(f"note: {note}", out)
+        say(f"note: {note}", out)
 
 
 def _counted(images: dict[str, Any]) -> str:
@@ -236,16 +236,11 @@ def _tell_statistics(known: StatisticsFile, written: Path | None, out: Console, 
         print_json(facts)
         return
     head = "written: " if written else ""
-    _say(f"{head}{known.path}: mean and covariance of {count_of(known.width, 'feature')}", out)
+    say(f"{head}{known.path}: mean and covariance of {count_of(known.width, 'feature')}", out)
     if known.made is not None:
         made = known.made
         colour = "grey" if made.channels == 1 else "RGB"
-        _say(f"of {count_of(made.images, 'image')} {made.size}×{made.size} {colour}: {made.data}", out)
-        _say(f"features: {made.extractor}, {made.resizing}; weights {made.extractor_id[:12]}", out)
+        say(f"of {count_of(made.images, 'image')} {made.size}×{made.size} {colour}: {made.data}", out)
+        say(f"features: {made.extractor}, {made.resizing}; weights {made.extractor_id[:12]}", out)
     for note in known.notes:
-        _say(f"note: {note}", out)
-
-
-def _say(text: str, out: Console) -> None:
-    """Print text, broken between words on a terminal and on one line where a program reads it."""
-    out.print(text, soft_wrap=not out.is_terminal)
+        say(f"note: {note}", out)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from harness.cli.console import console, print_json
+from harness.cli.console import console, print_json, say
 from harness.cli.fitting import fitted
 from harness.cli.hints import Asked
 from harness.config.schema import Experiment, as_plain, nearest
@@ -266,14 +266,14 @@ def show(made: Made, out: Console) -> None:
     """Print as much of the table as fits, where the report is, and last the headline with its conditions."""
     told = made.summary["table"]
     table, left_out = fitted(told["columns"], told["rows"], made.summary["distance"], width_of(out))
-    _say(made.summary["caption"], out)
+    say(made.summary["caption"], out)
     Console(file=out.file, emoji=False, width=max(out.width, Console(width=WIDEST).measure(table).maximum)).print(table)
     if left_out:
-        _say(f"{left_out}: {made.folder / 'table.md'} has the whole table", out)
-    _say(f"report: {made.folder}", out)
-    _say(made.summary["headline"], out, style="bold")
+        say(f"{left_out}: {made.folder / 'table.md'} has the whole table", out)
+    say(f"report: {made.folder}", out)
+    say(made.summary["headline"], out, style="bold")
     if made.summary["conditions"]:
-        _say(made.summary["conditions"], out)
+        say(made.summary["conditions"], out)
 
 
 WIDEST = 10_000
@@ -283,8 +283,3 @@ WIDEST = 10_000
 def width_of(out: Console) -> int | None:
     """Letters in a line; None where that is unknown, as in a file or a pipe."""
     return out.width if out.is_terminal or os.environ.get("COLUMNS", "").isdecimal() else None
-
-
-def _say(text: str, out: Console, style: str | None = None) -> None:
-    """Print text, broken between words on a terminal and on one line where a program reads it."""
-    out.print(text, style=style, soft_wrap=not out.is_terminal)

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from harness.cli.console import console, print_json
 from harness.cli.experiment import bar, run_job, weights_of
-from harness.cli.hints import Asked
+from harness.cli.hints import Asked, of_arm
 from harness.config.schema import Experiment, as_plain
 from harness.dispatch.checks import check_data, check_folder, check_schedules, check_store
 from harness.dispatch.sweep import load_experiment
@@ -83,9 +83,7 @@ def schedule(
     check_schedules([experiment])
     check_store(store)
     if weights is None:
-        weights_of(
-            store, experiment, Asked(file, overrides, results).command("train", *(["--arm", arm] if arm else []))
-        )
+        weights_of(store, experiment, Asked(file, overrides, results).command("train", *of_arm(arm)))
     table = _measured(store, experiment, weights, out)
     answer = _found(store, experiment, table)
     _draw(answer, out_path)

@@ -40,6 +40,7 @@ from models.limits import (
     LOG_SIGMA_STD,
     LOG_SNR_RANGE,
     LOSS_BIAS,
+    MEASURED_SCHEDULES,
     NOISE_KNOTS,
     NOISE_LEARNING_RATE,
     RHO,
@@ -60,8 +61,6 @@ else:
     DataName = Literal[tuple(DATA_SETS)]
 MOST_CANDIDATES, MOST_SCHEDULED = 128, 1024
 """Most steps that a budget is spent on, and that refreshes are placed at: beyond, finding the best takes minutes."""
-MEASURED_SCHEDULES = ("optimal", "ddt")
-"""Those that are found by a table of the network's errors."""
 DEFAULT_KIND = "single_rate"
 TRAINING_ID = r"training:(?:unknown-)?[0-9a-f]{16}"
 NO_TRAINING_ID = "is no id of a training; write it as training:0123456789abcdef"

@@ -20,6 +20,7 @@ from harness.config.datasets import DATA_SETS
 from harness.config.schema import DataConfig, parse_section
 from harness.errors import DataError, MissingDataError
 from harness.files import expanded, file_sha256, tried
+from harness.wording import reason
 
 if TYPE_CHECKING:
     from harness.data.dataset import Dataset
@@ -58,7 +59,7 @@ def arrays_of(path: Path) -> Iterator[Any]:
                 raise DataError(f"{path}: holds one array without a name; an .npz is needed, as numpy.savez writes it")
             yield file
     except DAMAGED as failure:
-        raise DataError(f"{path}: cannot be read as a file of arrays ({_first_line(failure)})") from None
+        raise DataError(f"{path}: cannot be read as a file of arrays ({reason(failure)})") from None
 
 
 def array_names(path: Path) -> tuple[str, ...]:
@@ -118,7 +119,3 @@ def _checked_images(path: Path, key: str, images: np.ndarray) -> np.ndarray:
 def _check_labels(path: Path, labels: np.ndarray, images: int) -> None:
     if labels.shape != (images,) or labels.dtype.kind not in "iu" or (labels < 0).any():
         raise DataError(f"{path}: {ADM_LABELS} must be one class from 0 for each of {images} images")
-
-
-def _first_line(failure: BaseException) -> str:
-    return (str(failure).strip().splitlines() or [type(failure).__name__])[0]

@@ -70,6 +70,31 @@ def load_generator(
     return ImageGenerator(experiment, model, info, device or pick_device(), partner)
 
 
+def ready_generator(
+    store: Store, experiment: Experiment, weights: Path | None = None, device: torch.device | None = None
+) -> ImageGenerator:
+    """What draws the images of `experiment`'s cell: with the schedule that it asks for, found by its table where it
+    needs one, and stitched to the network that it names.
+
+    `weights` are those of its training where they lie elsewhere than in `store`. Raises :class:`Blocked` for a table
+    that is not there, :class:`StoreError` for weights that cannot be used.
+    """
+    found = scheduled_of(store, experiment)
+    weights = weights or store.weights_path(identify(experiment)[0])
+    return load_generator(found, weights, device, stitched_weights(store, experiment))
+
+
+def first_images(
+    generator: ImageGenerator, seed: int, images: int, progress: Callable[[int, int], None] = lambda done, total: None
+) -> Tensor:
+    """The first `images` of a seed as a cell with the same settings draws them, uint8 (N, C, H, W) on the CPU."""
+    parts = []
+    for indices in torch.arange(images).split(generator.experiment.sample.batch):
+        parts.append(to_uint8(generator.draw(seed, indices)).cpu())
+        progress(int(indices[-1]) + 1, images)
+    return torch.cat(parts)
+
+
 def measure_cell(
     store: Store,
     cell: str,
@@ -84,9 +109,7 @@ def measure_cell(
     if not store.is_trained(training):
         raise Blocked(missing_need(store, Target("training", training)))
     dataset = open_data(experiment.data)
-    second = stitched_weights(store, experiment)
-    found = scheduled_of(store, experiment)
-    generator = load_generator(found, store.weights_path(training), pick_device(ranks), second)
+    generator = ready_generator(store, experiment, device=pick_device(ranks))
     shards = Shards(store.partial_folder(cell), cell, experiment)
     total = experiment.measure.images * len(experiment.sample.seeds)
     finished = shards.images_drawn()
@@ -124,9 +147,7 @@ def time_again(store: Store, cell: str) -> CellRecord:
     with lease(store.lease_path(target)):
         record = store.read_cell(cell)
         experiment = parse_experiment(record.config, str(store.cell_path(cell)))
-        weights = store.weights_path(record.training)
-        found = scheduled_of(store, experiment)
-        generator = load_generator(found, weights, second=stitched_weights(store, experiment))
+        generator = ready_generator(store, experiment, store.weights_path(record.training))
         timed = TimeRecord.model_validate(measure_sampling(generator, experiment.measure.latency))
         made = record.provenance.model_copy(update={"timed": {**provenance(), "at": time.time()}})
         record = record.model_copy(update={"time": timed, "provenance": made})

@@ -13,17 +13,19 @@ import torch
 from torch import Tensor
 
 from harness.config.schema import Experiment
-from harness.data import Dataset, open_data
+from harness.data import open_data
 from harness.engine.build import build_schedule, clips, load_model, sampled_model
 from harness.engine.distributed import current_ranks, pick_device
 from harness.engine.progress import JobProgress, silent
+from harness.engine.tables import chosen_images
 from harness.errors import Stopped, StoreError
 from harness.files import set_aside
+from harness.measure.fidelity import from_uint8
 from harness.store.identity import Identifier, cell_table
 from harness.store.provenance import provenance
 from harness.store.store import Store
-from harness.store.weights import DamagedFile, load_facts, load_tensors, save_tensors
-from models.noise import Stream, uniform
+from harness.store.weights import DamagedFile, keep_replaced, load_facts, load_tensors, save_tensors
+from models.noise import Stream
 from models.scheduling.measure import LEVELS, Featured, level_times, measure_dissimilarity, measure_pairs
 from models.scheduling.table import PairTable
 
@@ -71,7 +73,7 @@ def _measure(
     trained = load_model(experiment, dataset.info, weights or store.weights_path(training), training)
     model = sampled_model(experiment, trained.to(device).eval().requires_grad_(False))
     schedule = build_schedule(experiment.diffusion, dataset.info.size)
-    images, labels = _chosen_images(dataset)
+    images, labels = chosen_images(dataset, IMAGES, SEED, Stream.PAIRS)
     starts = range(0, len(images), BATCH)
     parts = [store.partial_folder(table) / f"from-{start:07d}.safetensors" for start in starts]
     clip = clips(experiment)
@@ -86,7 +88,7 @@ def _measure(
         began = time.monotonic()
         places = torch.arange(len(images), device=device)[part]
         given = labels[part].to(device) if experiment.model.class_conditional else None
-        x = images[part].to(device).float().div_(127.5).sub_(1)
+        x = from_uint8(images[part].to(device))
         found = measure_pairs(model, x, given, places, schedule, seed=SEED, clip=clip, progress=tell)
         if start < RUN_IMAGES and isinstance(model, Featured):
             _, *shape = x.shape
@@ -110,8 +112,7 @@ def _join(store: Store, table: str, experiment: Experiment, split: str, log_snr:
         tensors["dissimilarity"] = torch.cat(apart)[:RUN_IMAGES].mean(0)
     PairTable.of({**tensors, "log_snr": log_snr})  # raises where it makes no sense
     path = store.table_path(table)
-    if path.exists():
-        log.warning("%s is replaced; the old file is kept as %s", path, set_aside(path).name)
+    keep_replaced(path)
     facts = {
         "table": str(cell_table(experiment)),
         "split": split,
@@ -130,12 +131,6 @@ def _is_whole(path: Path, table: str, images: int) -> bool:
     except DamagedFile as error:
         log.warning("%s; set aside as %s, and measured again", error, set_aside(path).name)
         return False
-
-
-def _chosen_images(dataset: Dataset) -> tuple[Tensor, Tensor]:
-    """Images and labels of the first :data:`IMAGES` in a random order that is always the same."""
-    order = uniform(SEED, torch.arange(len(dataset)), 0, (), Stream.PAIRS).argsort(stable=True)
-    return dataset.load(order[:IMAGES])
 
 
 def load_pair_table(path: Path, table: str) -> PairTable:

@@ -15,7 +15,7 @@ from harness.data import known_info, open_data
 from harness.engine.build import build_model, build_schedule, sampled_model, time_steps
 from harness.engine.estimate import schedule_macs
 from harness.engine.pair_tables import load_pair_table
-from harness.errors import Blocked, ConfigError, StoreError
+from harness.errors import Blocked, ConfigError
 from harness.store.identity import Identifier
 from harness.store.needs import missing_need
 from harness.store.store import Store, Target
@@ -220,11 +220,3 @@ def scheduled_of(store: Store, experiment: Experiment) -> Experiment:
             raise Blocked(missing_need(store, Target("table", id)))
         table = load_pair_table(store.table_path(id), id)
     return scheduled(experiment, open_data(experiment.data).info.size, table)
-
-
-def scheduled_or_told(store: Store, experiment: Experiment, cure: str) -> Experiment:
-    """The same for a command that measures nothing: the message says what does."""
-    try:
-        return scheduled_of(store, experiment)
-    except Blocked as error:
-        raise StoreError(f"sample.schedule: {experiment.sample.schedule}: {error}; measure it first: {cure}") from None

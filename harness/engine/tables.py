@@ -17,11 +17,11 @@ from harness.engine.build import build_schedule, load_model, method_for
 from harness.engine.distributed import current_ranks, pick_device
 from harness.engine.progress import JobProgress
 from harness.errors import ConfigError, Stopped, StoreError
-from harness.files import set_aside
+from harness.measure.fidelity import from_uint8
 from harness.store.identity import start_table, start_training, start_weights
 from harness.store.provenance import provenance
 from harness.store.store import Store, Target
-from harness.store.weights import load_facts, load_tensors, save_tensors
+from harness.store.weights import keep_replaced, load_facts, load_tensors, save_tensors
 from models.denoising_error import LEVELS, measure_denoising_error
 from models.noise import Stream, uniform
 
@@ -79,8 +79,7 @@ def measure_table(
         began = time.monotonic()
         tensors = MEASURED[name](store, experiment, tell)
         seconds = f"{time.monotonic() - began:.6g}"
-        if path.exists():
-            log.warning("%s is replaced; the old file is kept as %s", path, set_aside(path).name)
+        keep_replaced(path)
         start, made = str(experiment.train.start), json.dumps(provenance(), sort_keys=True)
         save_tensors(path, tensors, table, table=name, start=start, seconds=seconds, provenance=made)
     ranks.barrier()
@@ -102,10 +101,10 @@ def _denoising_error(store: Store, experiment: Experiment, progress: Callable[[i
     device = pick_device()
     model = load_model(network, dataset.info, weights, start_training(experiment))
     model.to(device).eval().requires_grad_(False)
-    images, labels = _chosen_images(dataset)
+    images, labels = chosen_images(dataset, IMAGES, SEED, Stream.TABLE)
     return measure_denoising_error(
         model,
-        images.to(device).float().div_(127.5).sub_(1),
+        from_uint8(images.to(device)),
         labels.to(device) if network.model.class_conditional else None,
         build_schedule(network.diffusion, dataset.info.size),
         seed=SEED,
@@ -114,10 +113,11 @@ def _denoising_error(store: Store, experiment: Experiment, progress: Callable[[i
     )
 
 
-def _chosen_images(dataset: Dataset) -> tuple[Tensor, Tensor]:
-    """Images and labels of the first :data:`IMAGES` of the data set in a random order that is always the same."""
-    order = uniform(SEED, torch.arange(len(dataset)), 0, (), Stream.TABLE).argsort(stable=True)
-    return dataset.load(order[:IMAGES])
+def chosen_images(dataset: Dataset, count: int, seed: int, stream: Stream) -> tuple[Tensor, Tensor]:
+    """Images, uint8, and labels of the first `count` of the data set, or of all, in a random order that is the same for
+    a seed and stream."""
+    order = uniform(seed, torch.arange(len(dataset)), 0, (), stream).argsort(stable=True)
+    return dataset.load(order[:count])
 
 
 MEASURED = {"denoising_error": _denoising_error}

@@ -35,12 +35,13 @@ from harness.engine.spent import Spent
 from harness.engine.start import load_start
 from harness.engine.tables import load_table
 from harness.errors import ConfigError, Stopped, StoreError
-from harness.files import file_sha256, set_aside, write_atomically, write_json
+from harness.files import file_sha256, write_atomically, write_json
+from harness.measure.fidelity import from_uint8
 from harness.measure.latency import device_name
 from harness.store.checkpoints import CheckpointWriter, checkpoints, read_newest, set_aside_and_say
 from harness.store.identity import start_training, teacher_training
 from harness.store.records import TRAINING_SCHEMA, InheritedCost, Provenance, TrainingRecord
-from harness.store.weights import save_tensors, tensors_digest
+from harness.store.weights import keep_replaced, save_tensors, tensors_digest
 from models.augment import augment
 from models.distillation.networks import Distillation
 from models.method import RunNetwork, run_network
@@ -405,7 +406,7 @@ def _loss_of_part(module: nn.Module, experiment: Experiment, step: int, part: _P
     randomness = Randomness(experiment.seed, step, positions, settings.batch)
     # torch's own generator, for dropout and the like: keyed, so that a resumed run repeats it
     torch.manual_seed(_generator_key(experiment.seed, step, part.first))
-    scaled = augment(images.float().div_(127.5).sub_(1), randomness, settings.translation, settings.flip, BLACK)
+    scaled = augment(from_uint8(images), randomness, settings.translation, settings.flip, BLACK)
     with torch.autocast(
         images.device.type,
         torch.bfloat16,
@@ -553,8 +554,7 @@ def _finish(
     done: dict[str, Any] = {}
     seconds_of_all_runs, others_share = spent.total()
     if ranks.is_first:
-        if weights.exists():
-            log.warning("%s is replaced; the old file is kept as %s", weights, set_aside(weights).name)
+        keep_replaced(weights)
         save_tensors(weights, state.weights(), training, step=str(state.step), config=standing_by_itself(experiment))
         schedule = build_schedule(experiment.diffusion, dataset.info.size)
         noise = noise_schedule_record(state.weights(), noise_schedule_of(state.model), experiment.train, schedule)

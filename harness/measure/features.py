@@ -19,7 +19,8 @@ from harness.files import expanded
 from harness.metrics import measures
 from harness.metrics.declare import ExtractorKind
 from harness.metrics.extractors import extractor_of
-from harness.metrics.extractors.weights import has_sha256, reason
+from harness.metrics.extractors.weights import has_sha256
+from harness.wording import reason
 
 CPU_BATCH = 16
 """Images of a heavy extractor at once on a CPU: EfficientNet-Lite0 took 17 ms an image so, and 40 at 50 at once."""

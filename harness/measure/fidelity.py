@@ -26,6 +26,11 @@ from harness.metrics.kernel import KernelSubsets
 __all__ = ["QualityMeter", "Reference", "measure_quality", "quality_meter", "to_uint8"]
 
 
+def from_uint8(images: Tensor) -> Tensor:
+    """uint8 images as float32 in [−1, 1], what networks are trained on."""
+    return images.float().div_(127.5).sub_(1)
+
+
 def to_uint8(images: Tensor) -> Tensor:
     """Images in [-1, 1] to uint8 0..255, rounded to the nearest; what lies outside is clipped.
 

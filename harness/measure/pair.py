@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import metadata
 
 from harness.errors import ConfigError
+from harness.wording import reason
 
 CURE = (
     "install both together, from one index: pip install --upgrade torch torchvision, for a CPU alone with "
@@ -19,9 +20,8 @@ def check_torchvision() -> None:
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
         if isinstance(error, ModuleNotFoundError) and error.name == "torchvision":
             raise ConfigError("torchvision", [f"is not installed, and measuring needs it; {CURE}"]) from None
-        said = (str(error).splitlines() or [type(error).__name__])[0]
         versions = f"{_version('torchvision')} does not fit torch {_version('torch')}"
-        raise ConfigError("torchvision", [f"{versions} ({said}); {CURE}"]) from error
+        raise ConfigError("torchvision", [f"{versions} ({reason(error)}); {CURE}"]) from error
 
 
 def _version(package: str) -> str:

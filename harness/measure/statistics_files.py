@@ -24,6 +24,7 @@ from harness.files import atomic_path, tried
 from harness.measure.features import Extractor
 from harness.metrics.extractors import EXTRACTORS
 from harness.metrics.frechet_distance import Array, Statistics, statistics
+from harness.wording import reason
 
 MEAN, COVARIANCE = "mu", "sigma"
 TORCH_FIDELITY = (".pt", ".pth")
@@ -166,8 +167,7 @@ def _torch_arrays(path: Path) -> dict[str, np.ndarray]:
     except pickle.UnpicklingError:
         raise DataError(f"{path}: holds more than arrays, or is damaged; nothing of it was run") from None
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as failure:
-        reason = str(failure).strip().splitlines() or [type(failure).__name__]
-        raise DataError(f"{path}: cannot be read as torch-fidelity's statistics ({reason[0]})") from None
+        raise DataError(f"{path}: cannot be read as torch-fidelity's statistics ({reason(failure)})") from None
     if not isinstance(kept, dict):
         raise DataError(f"{path}: holds a {type(kept).__name__}, not torch-fidelity's statistics")
     return {str(key): np.asarray(value) for key, value in kept.items() if isinstance(value, np.ndarray | torch.Tensor)}

@@ -11,7 +11,6 @@ from typing import Any
 from harness.config.datasets import DATA_SETS
 from harness.config.methods import method_of, source_of
 from harness.config.schema import (
-    MEASURED_SCHEDULES,
     DataConfig,
     Experiment,
     MeasureConfig,
@@ -24,6 +23,7 @@ from harness.metrics.declare import ExtractorKind, source_digest
 from harness.metrics.extractors import extractor_of
 from harness.store.store import Store, Target
 from harness.wording import nearest
+from models.limits import MEASURED_SCHEDULES
 from models.tables import TABLES
 
 SCHEMA = 3

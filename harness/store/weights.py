@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from harness.errors import StoreError
-from harness.files import atomic_path
+from harness.files import atomic_path, set_aside
+
+log = logging.getLogger("harness")
 
 FORMAT = "dual-rate-harness/1"
 
@@ -62,7 +65,7 @@ def load_bare(path: Path) -> dict[str, Tensor] | None:
     with _opened(path) as file:
         if FORMAT in (file.metadata() or {}):
             return None
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    return load_tensors_of(path)
 
 
 def load_header(path: Path) -> dict[str, str]:
@@ -75,6 +78,12 @@ def load_tensors_of(path: Path) -> dict[str, Tensor]:
     """The tensors, on the CPU, of any safetensors file. Raises as :func:`load_tensors` does."""
     with _opened(path) as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+
+
+def keep_replaced(path: Path) -> None:
+    """Set a file aside that is about to be written anew, if there is one, and say so."""
+    if path.exists():
+        log.warning("%s is replaced; the old file is kept as %s", path, set_aside(path).name)
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:

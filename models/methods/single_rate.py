@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator
 
+from models.limits import MEASURED_SCHEDULES
 from models.methods.base import Configuration, ImageShape, Method, PositiveInt, Settings
 from models.methods.uvit_settings import UViTSettings, UViTTraining, check_edm_keys, check_noise_input, network_config
 from models.refresh import KEYS as REFRESH_KEYS
@@ -63,7 +64,7 @@ class SingleRateMethod(Method):
             raise ValueError(
                 f"sample.{REFRESH_KEYS[0]}: missing; set one of {', '.join(REFRESH_KEYS)} for a feature cache"
             )
-        elif sample.cache_order and sample.schedule in ("optimal", "ddt"):
+        elif sample.cache_order and sample.schedule in MEASURED_SCHEDULES:
             raise ValueError(
                 f"sample.schedule: {sample.schedule} needs errors that depend on the last refresh alone, but "
                 "sample.cache_order: 1 forecasts from the last two; leave one of them out"

@@ -60,7 +60,7 @@ def test_the_report_is_the_table_that_the_command_writes(study: Study, folder: P
     made = command_line(folder / "results", "sweep", folder / "small.yaml")
     assert made.returncode == 0 and "nothing runs" in made.stdout
     written = pd.read_csv(folder / "results" / "small" / "table.csv")
-    written["time_reasons"] = written["time_reasons"].fillna("")  # of times that are to be trusted
+    written["time_reasons"] = written["time_reasons"].astype(object).fillna("")  # of times that are to be trusted
     pd.testing.assert_frame_equal(written, frame, check_dtype=False, rtol=1e-5)
     again = harness.load_report(folder / "results" / "small")
     pd.testing.assert_frame_equal(again, frame)

@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
+from harness.api import load_sweep as load_study
 from harness.cli.app import app
 from harness.config.scheduling import with_counts, with_schedule
 from harness.config.schema import Experiment, parse_experiment
@@ -400,3 +401,11 @@ def test_numbers_of_a_table_do_not_depend_on_the_batch(
     pair_tables.measure_pair_table(other, table.id, table.experiment, weights=store.weights_path(training))
     first, again = (load_pair_table(s.table_path(table.id), table.id) for s in (store, other))
     assert torch.allclose(torch.from_numpy(first.losses), torch.from_numpy(again.losses), rtol=1e-4)
+
+
+def test_images_from_python_have_the_schedule_of_the_cell(tmp_path: Path) -> None:
+    study = load_study(write(tmp_path), results=tmp_path / "results")
+    record = study.measure("optimal", quiet=True)
+    with np.load(study.store.samples_path(record["id"])) as kept:
+        images = kept["images"].transpose(0, 2, 3, 1)
+    assert (study.sample("optimal", images=len(images)) == images).all()

@@ -33,7 +33,7 @@ from harness.dispatch.sweep import Sweep, load_sweep
 from harness.engine import jobs
 from harness.engine.build import build_model, build_schedule
 from harness.engine.estimate import network_costs_of, table_gmacs
-from harness.engine.tables import IMAGES, _chosen_images, seconds_of_table
+from harness.engine.tables import IMAGES, SEED, chosen_images, seconds_of_table
 from harness.errors import Blocked, ConfigError, Stopped
 from harness.files import file_sha256
 from harness.store.kinds import counted
@@ -41,6 +41,7 @@ from harness.store.store import Store, Target
 from harness.store.weights import load_facts, load_tensors, save_tensors
 from models.conditional import ErrorTable
 from models.denoising_error import LEVELS, measure_denoising_error
+from models.noise import Stream
 from models.tables import TABLES
 from tests.harness.tabled import SWEEP, write_method
 from tests.harness.tiny import by_arm, command, environment
@@ -235,7 +236,7 @@ def test_the_table_is_that_of_the_start_s_average_and_lies_in_the_weights(made: 
     dataset = open_data(experiment.data)
     model = build_model(experiment, dataset.info).eval()
     model.load_state_dict(load_tensors(store.weights_path(arms["first"].id))[0])
-    images, _ = _chosen_images(dataset)
+    images, _ = chosen_images(dataset, IMAGES, SEED, Stream.TABLE)
     assert images.shape == (IMAGES, 1, 8, 8) and images.flatten(1).unique(dim=0).shape[0] == IMAGES
     here = measure_denoising_error(
         model, images.float() / 127.5 - 1, None, build_schedule(experiment.diffusion, 8), batch=100

@@ -12,7 +12,6 @@ import scipy.linalg
 import torch
 import torch_fidelity
 from torch import Tensor
-from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.registry import register_feature_extractor
 
 from harness.config.schema import MeasureConfig
@@ -28,6 +27,7 @@ from harness.measure.train_digits_extractor import digits
 from harness.metrics import METRICS
 from harness.metrics.declare import Metric
 from harness.metrics.extractors import EXTRACTORS
+from tests.measure.test_features import Registered
 
 IMAGES, CLASSES = digits()
 GENERATED = IMAGES[:400].flip(-1)
@@ -71,28 +71,6 @@ def test_figures_are_those_of_a_cell(folder: Path) -> None:
         assert (found["images"]["images"], found["against"]["images"]) == (400, 1797)
     labels = [measure["label"] for measure in found["measures"].values()]
     assert labels == ["FD-digits", "KD-digits", "precision", "recall"]
-
-
-class Registered(FeatureExtractorBase):
-    """The digits' extractor as torch-fidelity takes one."""
-
-    def __init__(self, name: str, features_list: list[str], **_: Any) -> None:
-        super().__init__(name, features_list)
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        return (DIGITS.extract(images, len(images))["64"],)
-
-    @classmethod
-    def get_provided_features_list(cls) -> tuple[str, ...]:
-        return ("64",)
-
-    @classmethod
-    def get_default_feature_layer_for_metric(cls, metric: str) -> str:
-        return "64"
-
-    @staticmethod
-    def can_be_compiled() -> bool:
-        return False
 
 
 def test_torch_fidelity_says_the_same_of_the_same_folders(folder: Path, tmp_path: Path) -> None:

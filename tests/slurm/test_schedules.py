@@ -7,22 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness.test_schedules import SWEEP
 from tests.slurm.cluster import wait_until
 from tests.slurm.sweeping import Running, figures, harness, read_figures, run_here
 
 pytestmark = pytest.mark.slurm
-SCHEDULED = """
-name: scheduled
-base:
-  model: {kind: dual_rate, width: 4, multipliers: [1, 2], levels: [conv, conv], blocks: [1, 1]}
-  train: {steps: 3, batch: 8, learning_rate: 1.0e-3}
-  sample: {steps: 6, refreshes: 2, batch: 16}
-  measure: {images: 16, latency: {repeats: 1, warmup: 0, batch: 8}}
-arms:
-  even: {}
-  optimal: {set: {sample.schedule: optimal}}
-  budget: {set: {sample.schedule: optimal, sample.budget: 0.0006, sample.refreshes: null}}
-"""
+SCHEDULED = SWEEP.replace("name: schedules", "name: scheduled").replace("  ddt: {set: {sample.schedule: ddt}}\n", "")
 
 
 def test_a_table_that_cells_need_is_cancelled_retried_and_killed(

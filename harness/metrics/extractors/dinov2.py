@@ -27,7 +27,8 @@ def weights_file() -> Path:
 def build(weights: Path | None) -> nn.Module:
     import torch
 
-    from harness.metrics.extractors.weights import quietly, read_weights, reason
+    from harness.metrics.extractors.weights import quietly, read_weights
+    from harness.wording import reason
 
     try:
         with quietly():

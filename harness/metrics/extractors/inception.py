@@ -19,7 +19,7 @@ LAYERS = ("2048", "logits_unbiased")
 def build(weights: Path | None) -> nn.Module:
     from torch_fidelity.utils import create_feature_extractor
 
-    from harness.metrics.extractors.weights import reason
+    from harness.wording import reason
 
     path = _checked_weights(weights)
     try:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from harness.errors import DataError
 from harness.files import file_sha256, tried
+from harness.wording import reason
 
 
 def has_sha256(path: Path, beginning: str) -> bool:
@@ -61,11 +62,6 @@ def download(features: str, url: str, path: Path, sha256: str) -> None:
             f"features {features}: no weights. {url} could not be downloaded ({reason(failure)}). "
             f"Put the file at {path}, or set measure.weights to its path"
         ) from failure
-
-
-def reason(failure: BaseException) -> str:
-    """The first line of an error's message."""
-    return (str(failure).strip().splitlines() or [type(failure).__name__])[0]
 
 
 @contextlib.contextmanager
