@@ -166,7 +166,7 @@ def _text(row: Row, panel: Panel) -> str:
     seconds = (
         f", {number(row.seconds)} s{' (not to be trusted)' if untrusted([row]) else ''}" if row.seconds > 0 else ""
     )
-    settings = [f"{short(key)}: {show(value)}" for key, value in sorted(row.varied.items()) if value is not None]
+    settings = [f"{short(key)}: {show(value)}" for key, value in row.varied.items() if value is not None]
     lines = [
         row.name,
         f"{panel.distance}: {with_spread(panel.distances[row])}",

@@ -199,7 +199,7 @@ def _called(rows: Iterable[Row]) -> Condition:
 
 
 def _varied(cell: ReportCell) -> dict[str, Any]:
-    return {key: value for key, value in cell.varied.items() if key != "seed"}
+    return {key: value for key, value in sorted(cell.varied.items()) if key != "seed"}
 
 
 def _sort_key(row: Row, order: Mapping[str, int]) -> tuple[Any, ...]:

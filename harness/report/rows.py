@@ -395,8 +395,9 @@ def difference(configuration: Mapping[str, Any], shared: Mapping[str, Any]) -> d
 
 
 def short(key: str) -> str:
-    """A dotted key in words: its last part, but training keys in full, since some share a name with others (steps)."""
-    return (key if key.startswith("train.") else key.rpartition(".")[2]).replace("_", " ")
+    """A dotted key in words: its last part, but keys of training and distilling in full, which share names with those
+    of sampling (steps)."""
+    return (key if key.startswith(("train.", "distill.")) else key.rpartition(".")[2]).replace("_", " ")
 
 
 def show_setting(value: Any) -> str:

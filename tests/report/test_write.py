@@ -192,3 +192,12 @@ def test_the_notebooks_are_stored_without_output() -> None:
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
         assert all(not cell.get("outputs") and not cell.get("execution_count") for cell in notebook.cells), path
+
+
+def test_a_row_is_called_the_same_in_whatever_order_its_keys_were_varied(rows: list[dict[str, Any]]) -> None:
+    def names(given: list[dict[str, Any]]) -> set[str]:
+        return {row.name for panel in panels(given, OPTIONS.arms) for row in panel.rows}
+
+    several = [{**row, "varied": {"model.width": 8, "model.blocks": [1, 1], **row["varied"]}} for row in rows]
+    turned = [{**row, "varied": dict(reversed(row["varied"].items()))} for row in several]
+    assert names(turned) == names(several)
