@@ -292,3 +292,11 @@ def test_an_interval_that_is_no_whole_number_has_two_decimals() -> None:
     table = main_table(panel, None)
     shown = dict(zip(table.text["steps"], table.text["interval"], strict=True))
     assert shown == {"5": "1.67", "6": "1.5", "7": "2.33", "8": "2", "10": "1.67"}
+
+
+def test_steps_that_were_taught_do_not_hide_those_of_sampling() -> None:
+    rows = [*small(), cell("student", {"sample.steps": 4, "distill.steps": 8}, frechet=[1.5], gmacs=0.5)]
+    (panel,) = panels(rows)
+    table = main_table(panel, None)
+    shown = {tuple(line) for line in table.text[["method", "steps", "distill.steps"]].to_numpy().tolist()}
+    assert {("base", "16", "–"), ("base", "8", "–"), ("student", "4", "8")} <= shown
