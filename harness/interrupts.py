@@ -42,6 +42,16 @@ def on_signal(number: int, handler: Callable[[], None]) -> Iterator[None]:
 
 
 @contextmanager
+def blocked(number: int) -> Iterator[None]:
+    """A signal to this thread waits for the end of the block; a process that is started in it has it blocked."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
 def stop_on_interrupt(looks: Callable[[], bool], say: Callable[[str], None]) -> Iterator[StopRequest]:
     """In the block a Ctrl-C asks the work to stop, if it `looks` for such requests; a second raises KeyboardInterrupt.
 

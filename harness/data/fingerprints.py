@@ -28,4 +28,4 @@ def check_split(name: str, split: str) -> None:
         raise DataError(f"{split!r} is no split; choices: {', '.join(SPLITS)}")
     has = DATA_SETS[name].splits
     if split not in has:
-        raise DataError(f"{name}: there is one split, {has[0]}")
+        raise DataError(f"{name}: there is one split, {has[0]}, and no {split}")

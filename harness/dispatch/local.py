@@ -23,7 +23,7 @@ from harness.dispatch.plan import Plan, save_experiments
 from harness.dispatch.progress import Reporter, SweepProgress
 from harness.dispatch.slurm.logs import telling
 from harness.errors import FULL_CURE, FULL_WORDS, Blocked, DiskFull, Stopped
-from harness.interrupts import STOPPING, StopRequest, on_signal, stop_on_interrupt
+from harness.interrupts import STOPPING, StopRequest, blocked, on_signal, stop_on_interrupt
 from harness.plugins import environment
 from harness.processes import name_for_submitit, own_packages_first
 from harness.store.lease import LeaseHeld, lease
@@ -142,6 +142,7 @@ class LocalJob:
 
     def __call__(self) -> None:
         """Make the target; a SIGTERM asks it to save what it has and leave."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # blocked so far, which what runs here might undo
         from harness.engine import jobs
 
         stop = StopRequest()
@@ -193,6 +194,8 @@ def run_local(plan: Plan, store: Store, console: Console, workers: int, poll_sec
                     ready = ready or waiting[0]  # what it needs has vanished: the job says so
                     waiting.remove(ready)
                     slots[number] = _Slot(ready, launcher.start(ready, number), progress.reporter(ready))
+                    if launcher.asked.is_set():
+                        raise KeyboardInterrupt
                 for number, slot in list(slots.items()):
                     if slot.job.done():
                         del slots[number]
@@ -232,18 +235,19 @@ class _Launcher:
         import submitit
 
         self.root, self.gpus = store.root.resolve(), gpus
+        self.asked = StopRequest()
         self.executor = submitit.LocalExecutor(folder=folder / "%j")
 
     def start(self, target: Target, slot: int) -> Any:
-        """A process that makes `target`. A terminal's Ctrl-C does not reach it: this process asks it to stop."""
+        """A process that makes `target`. A terminal's Ctrl-C does not reach it: this process asks it to stop.
+
+        A Ctrl-C meanwhile waits in `asked`, so that whoever calls knows of the process that was started.
+        """
         gpus = {"visible_gpus": (slot % self.gpus,), "gpus_per_node": 1} if self.gpus else {}
         self.executor.update_parameters(timeout_min=7 * 24 * 60, **gpus)
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which a child inherits
-        try:
-            with own_packages_first(environment()):
-                return self.executor.submit(LocalJob(self.root, target))
-        finally:
-            signal.signal(signal.SIGINT, before)
+        held = on_signal(signal.SIGINT, self.asked.set), blocked(signal.SIGINT)  # a child inherits that it is blocked
+        with held[0], held[1], own_packages_first(environment()):
+            return self.executor.submit(LocalJob(self.root, target))
 
 
 def _tell(store: Store, slot: _Slot) -> None:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import submitit
+from rich.console import Console
 from typer.testing import CliRunner
 
 from harness.cli.app import app
+from harness.dispatch.local import run_local
+from harness.dispatch.plan import plan
 from harness.dispatch.sweep import load_sweep
+from harness.store.store import Store
 from tests.harness.test_own_packages import ROOT, SWEEP
 
 DIES = """
@@ -63,3 +71,20 @@ def test_a_process_that_ends_without_a_word_of_its_own_is_quoted(tmp_path: Path)
     assert list(failures.values()) == [f"{training} failed: {reason}"]  # its cell is blocked, and does not run
     assert reason.startswith("the process ended without a result: OSError: of the library; its log: ")
     assert Path(reason.rpartition("its log: ")[2]).is_file()
+
+
+def test_ctrl_c_while_a_process_is_being_started_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tiny.yaml").write_text(SWEEP)
+    submit, store = submitit.LocalExecutor.submit, Store(tmp_path / "results")
+
+    def interrupted(executor: Any, job: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return submit(executor, job)
+
+    monkeypatch.setattr(submitit.LocalExecutor, "submit", interrupted)
+    planned = plan(load_sweep(tmp_path / "tiny.yaml"), store)
+    with pytest.raises(KeyboardInterrupt, match=r"stopped; .*the same command goes on from there"):
+        run_local(planned, store, Console(file=io.StringIO()), 1)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    assert not list(tmp_path.rglob("*.lease")), "the process that was started has been stopped"
