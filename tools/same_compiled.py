@@ -59,7 +59,8 @@ def _of_training(experiment: Experiment, made: Path, id: str, folder: Path) -> I
 
 
 def _losses(folder: Path) -> list[float]:
-    return [json.loads(line)["loss"] for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = map(json.loads, (folder / "log.jsonl").read_text(encoding="utf-8").splitlines())
+    return [line["loss"] for line in lines if "loss" in line]
 
 
 def _distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:

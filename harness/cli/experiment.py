@@ -24,6 +24,7 @@ from harness.dispatch.checks import (
     check_measures,
     check_schedules,
     check_store,
+    measured_in_training,
     start_problem,
 )
 from harness.dispatch.plan import known_training, nodes_to_run, trainings_to_run
@@ -106,6 +107,7 @@ def _trained(store: Store, experiment: Experiment, starts: Sequence[Training], o
     check_store(store)
     check_data(training.experiment for training in missing)
     check_loggers(training.experiment for training in missing)
+    check_measures(measured_in_training(training.experiment for training in missing))
     check_compiler((training.experiment for training in missing), [])
     for training in missing:
         if (problem := start_problem(training, known, store)) is not None:
@@ -286,36 +288,16 @@ def _save(drawn: Tensor, labels: Tensor | None, path: Path) -> dict[str, Any]:
     """Write the images in the form that the ending of `path` says, and tell where they are."""
     import numpy as np
 
-    from harness.data.export import save_images
+    from harness.data.export import save_grid, save_images
 
     if path.suffix.lower() != ".png":
         save_images(drawn.numpy(), None if labels is None else labels.numpy(), path)
         return {"images": str(path)}
     array_path = path.with_suffix(".npz")
-    save_grid(drawn, path)
+    save_grid(drawn.numpy(), path)
     with atomic_path(array_path) as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, images=drawn.numpy())
     return {"grid": str(path), "images": str(array_path)}
-
-
-def save_grid(images: Tensor, path: Path, most: int = 256) -> None:
-    """uint8 (N, C, H, W) as one PNG of rows, each pixel enlarged where images are small."""
-    from math import ceil, sqrt
-
-    import torch
-    from PIL import Image
-
-    shown = images[:most]
-    columns = ceil(sqrt(len(shown)))
-    scale = max(1, 64 // shown.shape[-1])
-    enlarged = shown.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
-    blank = columns * ceil(len(shown) / columns) - len(shown)
-    padded = torch.cat([enlarged, enlarged.new_zeros((blank, *enlarged.shape[1:]))])
-    count, channels, height, width = padded.shape
-    rows = padded.view(count // columns, columns, channels, height, width).permute(0, 3, 1, 4, 2)
-    array = rows.reshape(count // columns * height, columns * width, channels).numpy()
-    with atomic_path(path) as temporary:
-        Image.fromarray(array.squeeze(-1) if channels == 1 else array).save(temporary, format="PNG")
 
 
 def measure(file: Path, overrides: Sequence[str], arm: str | None, results: Path, json_output: bool) -> None:

@@ -61,6 +61,8 @@ else:
     DataName = Literal[tuple(DATA_SETS)]
 MOST_CANDIDATES, MOST_SCHEDULED = 128, 1024
 """Most steps that a budget is spent on, and that refreshes are placed at: beyond, finding the best takes minutes."""
+TRAINING_SAMPLES = 64
+"""Images of each set that is drawn during training, unless told."""
 DEFAULT_KIND = "single_rate"
 TRAINING_ID = r"training:(?:unknown-)?[0-9a-f]{16}"
 NO_TRAINING_ID = "is no id of a training; write it as training:0123456789abcdef"
@@ -179,7 +181,8 @@ class DiffusionConfig(Section):
 class TrainConfig(Section):
     """Optimisation: the keys that every method has.
 
-    A training's result depends on all of this but `checkpoint_every`, `log_every`, `workers`.
+    A training's result depends on all of this but `checkpoint_every`, `log_every`, `loggers`, `sample_every`,
+    `sample_images`, `workers`.
     """
 
     steps: PositiveInt = Field(1000, description="optimiser steps")
@@ -204,6 +207,12 @@ class TrainConfig(Section):
     loggers: tuple[Literal["tensorboard", "wandb"], ...] | None = Field(
         None, description="what copies the training's log for others to read; changes nothing of the training"
     )
+    sample_every: PositiveInt | None = Field(
+        None,
+        description="steps between small sets of images that the average draws while it is trained, with their "
+        "distances; changes nothing of the training. None are drawn if unset",
+    )
+    sample_images: PositiveInt | None = Field(None, description=f"images of such a set; {TRAINING_SAMPLES} if unset")
     workers: NonNegativeInt = Field(0, description="loader processes")
     start: str | None = Field(
         None,
@@ -251,10 +260,17 @@ class TrainConfig(Section):
     def __new__(cls, **values: Any) -> Self:
         return super().__new__(_class_with("train", values) if cls is TrainConfig else cls)
 
+    @property
+    def samples(self) -> int:
+        """Images of each set that is drawn during training, where any is (``sample_every``)."""
+        return self.sample_images or TRAINING_SAMPLES
+
     @model_validator(mode="after")
     def _check_train(self) -> Self:
         if self.batch % self.accumulate:
             raise ValueError(f"accumulate: {self.accumulate} does not divide the batch {self.batch}")
+        if self.sample_images is not None and self.sample_every is None:
+            raise ValueError("sample_images: needs train.sample_every, how often they are drawn")
         if self.noise_knots is not None and self.noise_schedule is None:
             raise ValueError("noise_knots: the fixed schedule has none; set train.noise_schedule: learned or adaptive")
         if self.noise_learning_rate is not None and self.noise_schedule != "learned":
@@ -674,6 +690,7 @@ class Experiment(Section):
             raise ValueError(
                 f"sample.{refresh.KEYS[0]}: missing; set one of {', '.join(refresh.KEYS)} for a {self.model.kind} model"
             )
+        self._check_training_samples()
         self._check_noise_schedule()
         self._check_weights()
         self._check_freeze()
@@ -736,6 +753,12 @@ class Experiment(Section):
             raise ValueError(
                 f"train.batch: the instant variant halves each micro-batch, of {images} images; make it even"
             )
+
+    def _check_training_samples(self) -> None:
+        """Whether as many images as are drawn during training can be measured."""
+        (least, why), images = self.measure.least_images, self.train.samples
+        if self.train.sample_every is not None and images < least:
+            raise ValueError(f"train.sample_images: {images} are too few, {why} needs at least {least}")
 
     def _check_noise_schedule(self) -> None:
         chosen = self.train.noise_schedule
@@ -919,9 +942,11 @@ def as_plain(section: Section) -> dict[str, Any]:
 
 
 def standing_by_itself(experiment: Experiment) -> str:
-    """The configuration that a file of weights holds, as JSON: the same wherever the data lie."""
+    """The configuration that a file of weights holds, as JSON: the same wherever the data lie and whoever looks on."""
     plain = as_plain(experiment)
     plain["data"].pop("path", None)
+    for key in ("loggers", "sample_every", "sample_images"):  # what only looks on leaves no trace in the weights
+        plain["train"].pop(key, None)
     return json.dumps(plain, sort_keys=True)
 
 

@@ -17,9 +17,11 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator
+from math import ceil, sqrt
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from harness.data import png
 from harness.data.description import DESCRIPTION
@@ -171,3 +173,18 @@ def _move_in(new: Path, out: Path, aside: Path) -> None:
         for entry, target in reversed(moved):
             target.rename(entry)
         raise
+
+
+def save_grid(images: np.ndarray, path: Path, most: int = 256) -> None:
+    """uint8 (N, C, H, W) as one PNG of rows, each pixel enlarged where images are small."""
+    shown = images[:most]
+    columns = ceil(sqrt(len(shown)))
+    scale = max(1, 64 // shown.shape[-1])
+    enlarged = shown.repeat(scale, 2).repeat(scale, 3)
+    blank = columns * ceil(len(shown) / columns) - len(shown)
+    padded = np.concatenate([enlarged, np.zeros((blank, *enlarged.shape[1:]), enlarged.dtype)])
+    count, channels, height, width = padded.shape
+    rows = padded.reshape(count // columns, columns, channels, height, width).transpose(0, 3, 1, 4, 2)
+    array = rows.reshape(count // columns * height, columns * width, channels)
+    with atomic_path(path) as temporary:
+        Image.fromarray(array.squeeze(-1) if channels == 1 else array).save(temporary, format="PNG")

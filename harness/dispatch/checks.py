@@ -31,7 +31,7 @@ def check_sweep(planned: Plan, store: Store) -> None:
     check_data([*(training.experiment for training in planned.missing_trainings), *cells])
     check_loggers(training.experiment for training in planned.missing_trainings)
     check_sizes(planned)
-    check_measures(cells)
+    check_measures([*cells, *measured_in_training(training.experiment for training in planned.missing_trainings)])
     check_schedules(cells)
     check_store(store)
     check_starts(planned, store)
@@ -159,6 +159,11 @@ def check_loggers(trainings: Iterable[Experiment]) -> None:
         from harness.engine import loggers
 
         loggers.check_loggers(asked)
+
+
+def measured_in_training(trainings: Iterable[Experiment]) -> list[Experiment]:
+    """Those of the trainings that draw and measure images on their way."""
+    return [experiment for experiment in trainings if experiment.train.sample_every is not None]
 
 
 def check_measures(experiments: Iterable[Experiment]) -> None:

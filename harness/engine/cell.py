@@ -268,7 +268,7 @@ def _measure_quality(
     measure, seeds = experiment.measure, len(experiment.sample.seeds)
     progress(0, 0, "reference")
     meter = quality_meter(
-        _reference(experiment, dataset),
+        reference_of(experiment, dataset),
         measure,
         store.runs / "references",
         generator.device,
@@ -296,7 +296,8 @@ def _features_of(progress: JobProgress, number: int, seeds: int, done: int, tota
     progress(number * total + done, seeds * total, "features")
 
 
-def _reference(experiment: Experiment, dataset: Dataset) -> Reference:
+def reference_of(experiment: Experiment, dataset: Dataset) -> Reference:
+    """What the images of `experiment` are compared with; `dataset` is what its network is trained on."""
     split = experiment.measure.reference
     source = dataset if split == "train" else open_data(experiment.data, split)
     info = source.info

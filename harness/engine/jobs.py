@@ -144,8 +144,8 @@ def _make(
             table = Identifier().table(experiment)
             path = None if table is None else store.table_path(table)
             inherited = inherited_cost(store, experiment) if current_ranks().is_first else None
-            teacher = teacher_weights(store, experiment)
-            train_network(experiment, target.id, folder, progress, should_stop, start, path, inherited, teacher)
+            given = (start, path, inherited, teacher_weights(store, experiment), store.runs / "references")
+            train_network(experiment, target.id, folder, progress, should_stop, *given)
         case "table" if is_cell_table(target.id, experiment):
             measure_pair_table(store, target.id, experiment, progress, should_stop)
         case "table":

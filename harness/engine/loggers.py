@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.util import find_spec
@@ -18,13 +19,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from harness.config.schema import Experiment, TrainConfig, as_plain
+from harness.engine.training_samples import KEY, SECONDS
 from harness.errors import ConfigError
 
 log = logging.getLogger("harness")
 
 FOLDER = "loggers"
 """In a training's folder, with a folder of each logger."""
-NOT_LOGGED = ("step", "seconds")
+NOT_LOGGED = ("step", "seconds", SECONDS)
 OFFLINE = "offline"
 
 
@@ -32,6 +34,9 @@ class Logger(Protocol):
     """Takes the numbers of a step, in the order of the steps."""
 
     def add(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def add_samples(self, step: int, distances: Mapping[str, float], grid: Path) -> None:
+        """Of images that were drawn at a step, and the PNG that shows them, if it is still there."""
 
     def close(self) -> None: ...
 
@@ -49,6 +54,17 @@ class TensorBoard:
     def add(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
             self._writer.add_scalar(f"train/{name}", value, step)
+        self._writer.flush()
+
+    def add_samples(self, step: int, distances: Mapping[str, float], grid: Path) -> None:
+        import numpy as np
+        from PIL import Image
+
+        for name, value in distances.items():
+            self._writer.add_scalar(f"samples/{re.sub(r'[^-/.A-Za-z0-9_]', '_', name)}", value, step)
+        if grid.exists():
+            with Image.open(grid) as image:
+                self._writer.add_image("samples", np.asarray(image.convert("RGB")), step, dataformats="HWC")
         self._writer.flush()
 
     def close(self) -> None:
@@ -94,6 +110,13 @@ class WeightsAndBiases:
         if step >= self._next:
             self._run.log({f"train/{name}": value for name, value in values.items()}, step=step)
 
+    def add_samples(self, step: int, distances: Mapping[str, float], grid: Path) -> None:
+        import wandb
+
+        if step >= self._next:
+            shown = {"samples": wandb.Image(str(grid))} if grid.exists() else {}
+            self._run.log({**{f"samples/{name}": value for name, value in distances.items()}, **shown}, step=step)
+
     def close(self) -> None:
         self._run.finish()
 
@@ -129,7 +152,7 @@ class Loggers:
         is_first: bool = True,
     ) -> None:
         """`entries` are the lines of the training's log up to the step that it goes on from."""
-        self._settings = experiment.train
+        self._settings, self._folder = experiment.train, folder
         self._loggers: dict[str, Logger] = {}
         names = (experiment.train.loggers or ()) if is_first else ()
         before = list(entries) if names else []
@@ -158,7 +181,10 @@ class Loggers:
         values = {**numbers, "learning_rate": learning_rate(self._settings, step)}
         for name, logger in list(self._loggers.items()):
             with self._kept_apart(name):
-                logger.add(step, values)
+                if KEY in entry:
+                    logger.add_samples(step, numbers, self._folder / str(entry[KEY]))
+                else:
+                    logger.add(step, values)
 
     @contextlib.contextmanager
     def _kept_apart(self, name: str) -> Iterator[None]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from harness.measure.quiet import Reading, others_share, read_scheduler
@@ -13,7 +14,7 @@ KEY = "spent"
 """Of a checkpoint's metadata."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Spent:
     """Seconds of the steps that count: what a kill has lost is taken again, and does not count twice.
 
@@ -51,6 +52,15 @@ class Spent:
         seconds = None if self.before is None else self.before + run
         others = None if self.others_before is None or share is None else self.others_before + share * run
         return seconds, others
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """The block is no part of the training: neither its seconds nor what others took meanwhile count."""
+        self.before, self.others_before = self._now()
+        try:
+            yield
+        finally:
+            self._start = read_scheduler()
 
     def facts(self) -> dict[str, str]:
         """For a checkpoint's metadata."""

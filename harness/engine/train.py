@@ -34,6 +34,7 @@ from harness.engine.noise_schedule import noise_schedule_record
 from harness.engine.spent import Spent
 from harness.engine.start import load_start
 from harness.engine.tables import load_table
+from harness.engine.training_samples import KEY, TrainingSamples, is_due
 from harness.errors import ConfigError, Stopped, StoreError
 from harness.files import file_sha256, write_atomically, write_json
 from harness.measure.fidelity import from_uint8
@@ -161,13 +162,16 @@ def train_network(
     table: Path | None = None,
     inherited: InheritedCost | None = None,
     teacher: Path | None = None,
+    references: Path | None = None,
 ) -> dict[str, Any]:
     """Train `experiment`'s network to the end and leave weights.safetensors (the average) and done.json in `folder`.
 
     Begins with the weights in `start`, if it is given, and with the `table` that is measured of them, but with a new
     optimiser and at step 0. Goes on from the newest whole checkpoint. Every rank of a job calls it; the first writes.
     `inherited` is what the weights in `start` have cost; `teacher` are those of the network that a student is distilled
-    from. Returns what done.json holds. Raises :class:`Stopped` (saved) when `should_stop`, :class:`Diverged`, and
+    from; `references` is the folder of features that distances during training are taken to.
+
+    Returns what done.json holds. Raises :class:`Stopped` (saved) when `should_stop`, :class:`Diverged`, and
     HarnessError for bad input.
     """
     settings, ranks = experiment.train, current_ranks()
@@ -180,6 +184,8 @@ def train_network(
         )
     device = pick_device(ranks)
     dataset = training_data(experiment)
+    looks_on = settings.sample_every is not None and ranks.is_first
+    samples = TrainingSamples(experiment, dataset, folder, device, references) if looks_on else None
     state, objective = build_training(experiment, dataset.info, device)
     frozen: dict[str, str] = {}
     if start is not None and has_frozen(experiment):  # what is frozen is in no checkpoint
@@ -192,11 +198,24 @@ def train_network(
     journal = Journal(folder / "log.jsonl", state.step, ranks)
     started, first, spent = time.monotonic(), state.step, Spent.resumed(resumed, inherited)
     progress(state.step, settings.steps)
-    told_before = _entries(journal.path) if ranks.is_first else ()
+    told_before = list(_entries(journal.path)) if ranks.is_first else []
     with (
         CheckpointWriter(folder, training) as writer,
         Loggers(experiment, training, folder, told_before, ranks.is_first) as loggers,
     ):
+
+        def look() -> None:
+            """Let the first rank draw what is due; the others wait for it where they next need each other."""
+            if samples is not None and is_due(settings, state.step):
+                with journal.paused(), spent.paused():
+                    if (line := samples.take(state.step, state.weights())) is not None:
+                        journal.write(line)
+                        loggers.add(line)
+
+        if samples is not None:
+            samples.begin(state.step)
+            if not any(line["step"] == state.step and KEY in line for line in told_before):
+                look()  # a stop or a kill came between the checkpoint and its images
         for batch in _batches(dataset, experiment, state.step, ranks, device):
             value = optimise(state, module, experiment, batch, micro_batch, device)
             state.step += 1
@@ -210,7 +229,7 @@ def train_network(
             asked = (ranks.world == 1 or state.step % STOP_EVERY == 0) and _any_rank(should_stop(), ranks, device)
             stopping = asked and not finished
             due = state.step % settings.checkpoint_every == 0 and not finished
-            if stopping or due or finished:
+            if stopping or due or finished or is_due(settings, state.step):
                 with _naming_checkpoint(writer):
                     _check_sound(state, objective, experiment, batch, value, micro_batch, device, ranks)
             if ranks.is_first and (stopping or due):
@@ -219,7 +238,8 @@ def train_network(
                 writer.wait()
                 ranks.barrier()
                 raise Stopped(f"training {training} stopped at step {state.step} of {settings.steps}")
-    seconds = time.monotonic() - started
+            look()
+    seconds = time.monotonic() - started - journal.seconds_apart
     return _finish(state, training, folder, ranks, experiment, dataset, seconds, state.step - first, spent)
 
 
@@ -611,6 +631,25 @@ class Journal:
             kept = [line for line in _entries(path) if line["step"] <= step]
             write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
         self.last_time, self.last_step = time.monotonic(), step
+        self.seconds_apart = 0.0
+        """Of what was no part of the training."""
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """The block is no part of the training: its seconds do not count."""
+        before = time.monotonic()
+        try:
+            yield
+        finally:
+            seconds = time.monotonic() - before
+            self.last_time += seconds
+            self.seconds_apart += seconds
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """A line as it stands."""
+        if self.ranks.is_first:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
 
     def add(
         self, step: int, loss: float, batch: int, further: Mapping[str, float] | None = None
@@ -630,9 +669,7 @@ class Journal:
             "images_per_second": rate and round(rate, 1),
             **{name: round(value, 6) for name, value in (further or {}).items()},
         }
-        if self.ranks.is_first:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+        self.write(line)
         return line
 
 

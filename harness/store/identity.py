@@ -30,7 +30,7 @@ SCHEMA = 3
 """Part of every id: raise it when a change of the code changes figures of the same configuration."""
 
 
-NOT_IN_TRAINING_ID = {"checkpoint_every", "log_every", "loggers", "workers"}
+NOT_IN_TRAINING_ID = {"checkpoint_every", "log_every", "loggers", "sample_every", "sample_images", "workers"}
 START_TRAINING = "training:"
 """How a `train.start`, `sample.stitch` or `distill.teacher` begins that names a training by its id; any other is the
 path of a file."""

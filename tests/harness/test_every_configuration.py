@@ -134,6 +134,8 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
         "train.checkpoint_every": draw(SMALL),
         "train.log_every": draw(SMALL),
         "train.loggers": draw(st.sampled_from([None, None, ["tensorboard"]])),
+        "train.sample_every": draw(st.sampled_from([None, 1, 2])),
+        "train.sample_images": draw(st.sampled_from([None, 4, 8])),
         "train.workers": draw(st.sampled_from([0, 0, 0, 1])),
         "train.noise_schedule": noise,
         "train.noise_knots": draw(st.sampled_from([None, 2, 9])) if noise in NOISE else None,
@@ -162,6 +164,8 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
         "measure.latency.repeats": draw(st.integers(1, 2)),
         "seed": draw(st.sampled_from([0, 2**64 - 1])),
     }
+    if values["train.sample_every"] is None:
+        values["train.sample_images"] = None
     if values["model.noise_input"] is not None:
         values["diffusion.prediction"] = "epsilon"
     if not digits and values["measure.features"] == "digits":

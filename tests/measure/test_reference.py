@@ -13,7 +13,7 @@ from torch import Tensor
 
 from harness.config.schema import DataConfig, Experiment, parse_experiment
 from harness.data import open_data
-from harness.engine.cell import _reference
+from harness.engine.cell import reference_of
 from harness.errors import DataError
 from harness.measure.features import Extractor, load_extractor
 from harness.measure.fidelity import QualityMeter
@@ -180,7 +180,7 @@ def experiment(path: Path | None, split: str = "train", name: str = "images", **
 
 def of_data(path: Path | None, **settings: object) -> Reference:
     chosen = experiment(path, **settings)  # type: ignore[arg-type]
-    return _reference(chosen, open_data(chosen.data))
+    return reference_of(chosen, open_data(chosen.data))
 
 
 @pytest.mark.parametrize("first", [16, 4])

@@ -114,7 +114,7 @@ def seconds_per_step(store: Store, training: str) -> float | None:
             return done.seconds_of_last_run / done.steps_of_last_run
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         log = (store.training_folder(training) / "log.jsonl").read_text(encoding="utf-8")
-        lines = [json.loads(line) for line in log.splitlines()]
+        lines = [line for line in map(json.loads, log.splitlines()) if "seconds" in line]  # others are of samples
         paces = [line["seconds"] / (line["step"] - before["step"]) for before, line in pairwise(lines)]
         return median(paces) if paces else None
     return None
