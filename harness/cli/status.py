@@ -109,6 +109,7 @@ def as_plain(status: SweepStatus, sweep: Sweep) -> dict[str, Any]:
                 "id": row.target.id,
                 "state": row.state,
                 "reason": row.reason,
+                "samples": row.samples,
                 "progress": row.progress,
                 "phase": row.phase and dict(zip(("name", "done", "total"), row.phase, strict=True)),
                 "attempts": row.attempts,
@@ -176,6 +177,8 @@ def _columns(row: Row, label: str) -> list[str | Text]:
     what = Text(label)
     if row.reason:
         what.append(f"\n{row.reason}", style=style or "dim")
+    if row.samples:
+        what.append(f"\n{row.samples}", style="dim")
     return [
         row.target.id[:SHOWN_ID],
         what,

@@ -25,6 +25,7 @@ from harness.engine.progress import MAIN
 from harness.store.kinds import KINDS, Kind
 from harness.store.lease import is_held
 from harness.store.store import Store, Target
+from harness.store.training_log import newest_samples
 
 State = Literal["done", "running", "queued", "waiting", "failed", "blocked", "cancelled", "lost", "missing", "unneeded"]
 STATES: tuple[State, ...] = (
@@ -75,6 +76,8 @@ class Row:
     eta_seconds: float | None = None
     phase: tuple[str, int, int] | None = None
     """What the job does beside its main work, if that: its name, done, total."""
+    samples: str = ""
+    """Of a training that runs and draws images on its way: what the newest of them measure."""
 
 
 @dataclass
@@ -186,6 +189,9 @@ class _Reader:
         row.job = noted.get("job") or row.job
         row.elapsed_seconds = _difference(self.now, noted.get("started"))
         row.phase = _phase(noted.get("phase"))
+        training = self.planned.sweep.trainings.get(row.target.id) if row.target.kind == "training" else None
+        if training is not None and training.experiment.train.sample_every is not None:
+            row.samples = newest_samples(self.store.training_folder(row.target.id) / "log.jsonl")
         if row.progress is None or row.phase is not None:
             return
         done, total = row.progress

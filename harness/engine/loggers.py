@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from harness.config.schema import Experiment, TrainConfig, as_plain
-from harness.engine.training_samples import KEY, SECONDS
 from harness.errors import ConfigError
+from harness.store.training_log import SAMPLES, SECONDS
 
 log = logging.getLogger("harness")
 
@@ -181,8 +181,8 @@ class Loggers:
         values = {**numbers, "learning_rate": learning_rate(self._settings, step)}
         for name, logger in list(self._loggers.items()):
             with self._kept_apart(name):
-                if KEY in entry:
-                    logger.add_samples(step, numbers, self._folder / str(entry[KEY]))
+                if SAMPLES in entry:
+                    logger.add_samples(step, numbers, self._folder / str(entry[SAMPLES]))
                 else:
                     logger.add(step, values)
 

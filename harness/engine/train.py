@@ -34,7 +34,7 @@ from harness.engine.noise_schedule import noise_schedule_record
 from harness.engine.spent import Spent
 from harness.engine.start import load_start
 from harness.engine.tables import load_table
-from harness.engine.training_samples import KEY, TrainingSamples, is_due
+from harness.engine.training_samples import TrainingSamples, is_due
 from harness.errors import ConfigError, Stopped, StoreError
 from harness.files import file_sha256, write_atomically, write_json
 from harness.measure.fidelity import from_uint8
@@ -42,6 +42,7 @@ from harness.measure.latency import device_name
 from harness.store.checkpoints import CheckpointWriter, checkpoints, read_newest, set_aside_and_say
 from harness.store.identity import start_training, teacher_training
 from harness.store.records import TRAINING_SCHEMA, InheritedCost, Provenance, TrainingRecord
+from harness.store.training_log import SAMPLES
 from harness.store.weights import keep_replaced, save_tensors, tensors_digest
 from models.augment import augment
 from models.distillation.networks import Distillation
@@ -214,7 +215,7 @@ def train_network(
 
         if samples is not None:
             samples.begin(state.step)
-            if not any(line["step"] == state.step and KEY in line for line in told_before):
+            if not any(line["step"] == state.step and SAMPLES in line for line in told_before):
                 look()  # a stop or a kill came between the checkpoint and its images
         for batch in _batches(dataset, experiment, state.step, ranks, device):
             value = optimise(state, module, experiment, batch, micro_batch, device)

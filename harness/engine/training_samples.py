@@ -26,15 +26,13 @@ from harness.engine.cell import SHOWN_IMAGES, first_images, reference_of
 from harness.engine.sampling import ImageGenerator
 from harness.engine.schedules import scheduled
 from harness.measure.fidelity import quality_meter
+from harness.store.training_log import SAMPLES, SECONDS
 from models.limits import MEASURED_SCHEDULES
 
 log = logging.getLogger("harness")
 
 FOLDER = "samples"
 """In a training's folder, with a grid of each set of images."""
-KEY = "samples"
-"""Of a line of the training's log: the grid, relative to the training's folder."""
-SECONDS = "sample_seconds"
 NAME = re.compile(r"step-(\d{6,})\.png")
 CANDIDATES_PER_REFRESH = 4
 """Where a budget would have chosen steps and refreshes together."""
@@ -116,7 +114,7 @@ class TrainingSamples:
             f"{measure['label']} of {self.images} images": round(found[name].value, 6)
             for name, measure in measures.items()
         }
-        return {"step": step, KEY: grid, SECONDS: round(time.monotonic() - started, 3), **distances}
+        return {"step": step, SAMPLES: grid, SECONDS: round(time.monotonic() - started, 3), **distances}
 
     def _generator(self, weights: Mapping[str, Tensor]) -> ImageGenerator:
         model = build_model(self.experiment, self.info).to(self.device)

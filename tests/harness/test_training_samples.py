@@ -1,19 +1,40 @@
-"""Images and distances during training: the very figures that a cell would have, and a training that does not notice."""
+"""Images and distances during training: the figures that a cell would have, and a training that does not notice."""
 
 from __future__ import annotations
 
+import logging
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from harness.config.schema import Experiment
+from harness.data import open_data
+from harness.data.export import save_grid
+from harness.dispatch.slurm.advice import seconds_per_step
+from harness.engine import training_samples
+from harness.engine.cell import first_images, load_generator, reference_of
 from harness.engine.train import train_network
-from harness.engine.training_samples import FOLDER, KEY
+from harness.engine.training_samples import FOLDER, TrainingSamples, drawn_as, is_due
+from harness.errors import ConfigError, DataError, Stopped
+from harness.files import read_json
+from harness.measure.fidelity import measure_quality
 from harness.store.identity import identify
+from harness.store.store import Store
+from harness.store.training_log import SAMPLES as KEY
+from harness.store.training_log import newest_samples
+from harness.store.weights import load_tensors
 from tests.harness.test_freeze import adapted, base
-from tests.harness.test_loggers import journal
-from tests.harness.tiny_experiments import tiny
+from tests.harness.test_loggers import TENSORBOARD, journal
+from tests.harness.test_train import DISTRIBUTED
+from tests.harness.tiny import SWEEP, harness, weights, write_sweep
+from tests.harness.tiny_experiments import MODEL, tiny
 
 LOOKING: dict[str, Any] = {"sample_every": 2, "sample_images": 6}
 
@@ -41,15 +62,14 @@ def grids(folder: Path) -> dict[str, bytes]:
 
 
 LABELLED: dict[str, Any] = {"class_conditional": True, "dropout": 0.3}
-LEARNED = {"train": {"noise_schedule": "learned"}, "sample": {"spacing": "noise_schedule"}}
-TRAINED: dict[str, tuple[Experiment, bool]] = {
-    "single_rate": (tiny(model=LABELLED), False),
-    "dual_rate": (tiny("dual_rate", train={"loggers": ["tensorboard"]}), False),
-    "cached": (tiny(sample={"cache_from_level": 1, "refreshes": 2}), False),
-    "learned noise schedule": (tiny(**LEARNED), False),
-    "compiled and bfloat16 in sampling": (
-        tiny(sample={"compile": True, "precision": "bfloat16"}, measure={"images": 8, "latency": {"warmup": 1}}),
-        False,
+LEARNED: dict[str, Any] = {"train": {"noise_schedule": "learned"}, "sample": {"spacing": "noise_schedule"}}
+TRAINED: dict[str, Experiment] = {
+    "single_rate": tiny(model=LABELLED),
+    "dual_rate": tiny("dual_rate", train={"loggers": ["tensorboard"]}),
+    "cached": tiny(sample={"cache_from_level": 1, "refreshes": 2}),
+    "learned noise schedule": tiny(**LEARNED),
+    "sampled compiled": tiny(
+        sample={"compile": True, "precision": "bfloat16"}, measure={"images": 8, "latency": {"warmup": 1}}
     ),
 }
 
@@ -72,7 +92,7 @@ def assert_unchanged(plain: Path, seen: Path) -> None:
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_training_does_not_notice(name: str, tmp_path: Path) -> None:
-    experiment, _ = TRAINED[name]
+    experiment = TRAINED[name]
     assert identify(experiment) == identify(looking(experiment))
     assert_unchanged(*both(experiment, tmp_path))
 
@@ -91,3 +111,255 @@ def test_a_student_does_not_notice(tmp_path: Path) -> None:
     train_network(distilled.base(), "base", start.parent)
     experiment = distilled.student(start, start, train={"steps": 6})
     assert_unchanged(*both(experiment, tmp_path, start=start, teacher=start))
+
+
+def drawn_by(experiment: Experiment, folder: Path) -> Tensor:
+    """The first images of the network that a training has left, as its cell draws them."""
+    generator = load_generator(experiment, folder / "weights.safetensors", torch.device("cpu"))
+    return first_images(generator, experiment.sample.seeds[0], LOOKING["sample_images"])
+
+
+@pytest.mark.parametrize("kind", ["single_rate", "dual_rate"])
+def test_the_images_and_figures_are_those_of_a_cell_with_the_weights_of_the_moment(kind: str, tmp_path: Path) -> None:
+    """At each step against a training that ends there, whose images are drawn and measured as a cell's are."""
+    experiment = tiny(kind, sample={"seeds": [3, 0], "sampler": "dpmpp_2m"}, measure={"metrics": ["precision_recall"]})
+    train_network(looking(experiment), "t", tmp_path / "seen")
+    lines = samples_in(tmp_path / "seen")
+    dataset = open_data(experiment.data)
+    for step in (2, 4, 6):
+        ended = experiment.model_copy(update={"train": experiment.train.model_copy(update={"steps": step})})
+        train_network(ended, identify(ended)[0], tmp_path / str(step))
+        images = drawn_by(ended, tmp_path / str(step))
+        save_grid(images.numpy(), tmp_path / "grid.png")
+        assert (tmp_path / "grid.png").read_bytes() == (tmp_path / "seen" / lines[step][KEY]).read_bytes()
+        found = measure_quality(images, reference_of(experiment, dataset), experiment.measure)
+        told = {key: value for key, value in lines[step].items() if key.endswith(" of 6 images")}
+        assert told == {
+            f"{measure['label']} of 6 images": pytest.approx(found["values"][name], rel=1e-4, abs=1e-5)
+            for name, measure in found["measures"].items()
+        }
+        assert {"FD-digits of 6 images", "KD-digits of 6 images"} < told.keys()
+
+
+def killed_at(step: int) -> Any:
+    def progress(done: int, total: int) -> None:
+        if done == step:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def test_each_set_stands_once_and_is_the_same_whatever_was_killed(tmp_path: Path) -> None:
+    experiment = looking(tiny("dual_rate"), sample_every=1, checkpoint_every=3, loggers=("tensorboard",))
+    train_network(experiment, "t", tmp_path / "whole")
+    cut = tmp_path / "cut"
+    with pytest.raises(KeyboardInterrupt):
+        train_network(experiment, "t", cut, progress=killed_at(5))
+    assert list(samples_in(cut)) == [1, 2, 3, 4]
+    (cut / FOLDER / "step-000005.png").write_bytes(b"drawn by a run whose log was lost")
+    with pytest.raises(Stopped):  # at step 4, from step 3: a stop waits for a checkpoint, and for no images
+        train_network(experiment, "t", cut, should_stop=lambda: True)
+    assert list(samples_in(cut)) == [1, 2, 3] and list(grids(cut)) == [f"step-00000{n}.png" for n in (1, 2, 3)]
+    train_network(experiment, "t", cut)
+    assert without_time(samples_in(cut)) == without_time(samples_in(tmp_path / "whole"))
+    assert grids(cut) == grids(tmp_path / "whole")
+    for folder in (cut, tmp_path / "whole"):
+        assert logged(folder) == {
+            "samples/FD-digits_of_6_images": [1, 2, 3, 4, 5, 6],
+            "samples/KD-digits_of_6_images": [1, 2, 3, 4, 5, 6],
+            "samples": [1, 2, 3, 4, 5, 6],
+        }
+
+
+def logged(folder: Path) -> dict[str, list[int]]:
+    """The steps of each tag of samples in the event files."""
+    found: dict[str, list[int]] = {}
+    for path in sorted(folder.rglob("events.*")):
+        for event in TENSORBOARD.EventFileLoader(str(path)).Load():
+            for value in event.summary.value:
+                if value.tag.startswith("samples"):
+                    found.setdefault(value.tag, []).append(event.step)
+    return found
+
+
+def test_a_kill_between_a_checkpoint_and_its_images_loses_neither(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = looking(tiny())
+    take = TrainingSamples.take
+
+    def killed(self: TrainingSamples, step: int, weights: Any) -> Any:
+        if step == 4:
+            raise KeyboardInterrupt
+        return take(self, step, weights)
+
+    monkeypatch.setattr(TrainingSamples, "take", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train_network(experiment, "t", tmp_path)
+    assert list(samples_in(tmp_path)) == [2] and list(tmp_path.glob("checkpoint-*4.safetensors"))
+    monkeypatch.setattr(TrainingSamples, "take", take)
+    train_network(experiment, "t", tmp_path)
+    assert list(samples_in(tmp_path)) == [2, 4, 6]
+
+
+def test_the_random_numbers_of_the_training_are_left_alone(tmp_path: Path) -> None:
+    experiment = looking(tiny(model={"class_conditional": True}, train={"label_dropout": 0.5}, sample={"guidance": 2}))
+    train_network(experiment, "t", tmp_path)
+    samples = TrainingSamples(experiment, open_data(experiment.data), tmp_path, torch.device("cpu"))
+    tensors, _ = load_tensors(tmp_path / "weights.safetensors", "t")
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    assert samples.take(6, tensors) is not None
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_its_time_is_not_the_trainings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second per set, against the wall: neither the record, nor what checkpoints keep, nor the log has it."""
+    experiment, images = looking(tiny(), log_every=1), training_samples.first_images
+
+    def slow(*arguments: Any) -> Tensor:
+        time.sleep(1)
+        return images(*arguments)
+
+    monkeypatch.setattr(training_samples, "first_images", slow)
+    started = time.monotonic()
+    done = train_network(experiment, "t", tmp_path)
+    wall = time.monotonic() - started
+    rates = sum(line["seconds"] for line in journal(tmp_path) if "loss" in line)
+    assert max(done["seconds"], done["seconds_of_last_run"], rates) <= wall - 3
+    assert all(line["sample_seconds"] >= 1 for line in samples_in(tmp_path).values())
+    assert done["images_per_second"] == pytest.approx(6 * 8 / done["seconds_of_last_run"], rel=0.01)
+
+
+def test_a_failure_on_the_way_is_said_and_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*arguments: Any) -> Tensor:
+        raise torch.OutOfMemoryError("tried to allocate 20 GiB")
+
+    monkeypatch.setattr(training_samples, "first_images", full)
+    with caplog.at_level(logging.WARNING, "harness"):
+        train_network(looking(tiny()), "t", tmp_path)
+    assert (tmp_path / "done.json").exists() and samples_in(tmp_path) == {}
+    said = [record.getMessage() for record in caplog.records if "samples at step" in record.getMessage()]
+    assert len(said) == 3 and "tried to allocate 20 GiB; the training goes on" in said[0]
+
+
+def test_weights_of_the_extractor_that_are_missing_are_told_before_anything_is_trained(tmp_path: Path) -> None:
+    looks = SWEEP.replace("steps: 30", "steps: 30, sample_every: 10").replace(
+        "measure: {", "measure: {features: inception, weights: nowhere.pt, "
+    )
+    alone = looks.replace("  dual-rate:", "  alone: {cells: false, set: {train.warmup: 3}}\n  dual-rate:")
+    sweep = write_sweep(tmp_path, alone)
+    for arguments in (("train", sweep, "--arm", "base"), ("sweep", sweep)):
+        done = harness(tmp_path / "results", *arguments)
+        assert done.returncode == 2 and "nowhere.pt" in done.stderr, done.stderr
+    assert not list(tmp_path.rglob("log.jsonl")) and weights(tmp_path / "results") == {}
+    experiment = looking(tiny(measure={"images": 50, "features": "inception", "weights": "nowhere.pt"}))
+    with pytest.raises(DataError, match="nowhere"):  # as on a node that lacks them
+        train_network(experiment, "t", tmp_path / "t")
+    assert not (tmp_path / "t").exists()
+
+
+def test_through_the_command_line(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path, SWEEP.replace("steps: 30", "steps: 30, sample_every: 20, sample_images: 9"))
+    done = harness(tmp_path / "results", "train", sweep, "--arm", "dual-rate")
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "results" / "runs" / "trainings").iterdir()
+    assert list(samples_in(folder)) == [20, 30] and list(grids(folder)) == ["step-000020.png", "step-000030.png"]
+    assert len(list((tmp_path / "results" / "runs" / "references").iterdir())) == 1
+    store = Store(tmp_path / "results")
+    (folder / "done.json").rename(folder / "done.json.away")
+    assert seconds_per_step(store, folder.name) == pytest.approx(
+        [line["seconds"] / 5 for line in journal(folder) if "loss" in line][-1], rel=20
+    )
+
+
+def test_one_of_two_ranks_draws_and_nobody_hangs(tmp_path: Path) -> None:
+    experiment = looking(tiny("dual_rate", train={"context_dropout": 0.0}), steps=3, sample_every=1)
+    port = 20_000 + (os.getpid() + 7_001) % 20_000
+    common = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", DISTRIBUTED, experiment.model_dump_json(exclude_none=True), str(tmp_path / "two")],
+            env={**common, "RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    train_network(experiment, "t", tmp_path / "one")
+    errors = [rank.communicate(timeout=120)[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], errors
+    assert read_json(tmp_path / "two" / "done.json")["ranks"] == 2
+    one, two = (samples_in(tmp_path / name) for name in ("one", "two"))
+    assert list(one) == list(two) == [1, 2, 3]
+    for step, line in one.items():
+        assert two[step]["FD-digits of 6 images"] == pytest.approx(line["FD-digits of 6 images"], rel=0.02)
+
+
+STITCHED: dict[str, Any] = {
+    "sample": {"stitch": "training:0123456789abcdef", "stitch_share": 0.5, "compile": True},
+    "stitched": {"model": {**MODEL, "width": 16}},
+    "measure": {"images": 8, "latency": {"warmup": 1}},
+}
+
+
+def test_what_needs_more_than_the_training_is_drawn_without_it() -> None:
+    def sampled(experiment: Experiment) -> dict[str, Any]:
+        return drawn_as(looking(experiment), 8).sample.model_dump(exclude_none=True)
+
+    stitched = sampled(tiny(**STITCHED))
+    assert "stitch" not in stitched and not stitched["compile"] and stitched["steps"] == 4 and stitched["batch"] == 4
+    for schedule in ("optimal", "ddt"):
+        even = sampled(tiny("dual_rate", sample={"schedule": schedule, "refreshes": 3}))
+        assert "schedule" not in even and even["refreshes"] == 3
+    budget = sampled(tiny("dual_rate", sample={"schedule": "optimal", "budget": 1.0, "refreshes": None, "steps": 9}))
+    assert budget["steps"] == 9 and budget["refreshes"] == 3
+    placed = sampled(tiny("dual_rate", sample={"schedule": "random", "schedule_seed": 3, "refreshes": 3}))
+    assert len(placed["refresh_steps"]) == 3
+    assert sampled(tiny(sample={"batch": 500}))["batch"] == 6
+
+
+def test_when() -> None:
+    settings = looking(tiny(), sample_every=4, steps=10).train
+    assert [step for step in range(11) if is_due(settings, step)] == [4, 8, 10]
+    assert not any(is_due(tiny().train, step) for step in range(7))
+
+
+def test_too_few_images_and_images_that_nobody_draws_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"train.sample_images: 2 are too few, .*precision_recall .*at least 4"):
+        tiny(train={"sample_every": 2, "sample_images": 2}, measure={"images": 8, "precision_recall": True})
+    with pytest.raises(ConfigError, match=r"sample_images: needs train.sample_every"):
+        tiny(train={"sample_images": 8})
+    assert tiny(train={"sample_every": 2}).train.samples == 64
+
+
+def test_the_newest_are_told(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    assert newest_samples(log) == ""
+    train_network(looking(tiny()), "t", tmp_path)
+    line = samples_in(tmp_path)[6]
+    with log.open("a") as file:
+        file.write('{"step": 7, "loss": 1.0}\n{"step": 8, "sam')
+    told = newest_samples(log)
+    assert told.startswith(f"step 6: FD-digits of 6 images {line['FD-digits of 6 images']:.4g}, KD-digits of 6 images ")
+
+
+def test_status_shows_them_while_a_training_runs(tmp_path: Path) -> None:
+    """Held as by a job that is at work."""
+    from harness.dispatch.plan import plan
+    from harness.dispatch.status import read_status
+    from harness.dispatch.sweep import load_sweep
+    from harness.store.lease import lease
+
+    sweep = load_sweep(write_sweep(tmp_path, SWEEP.replace("steps: 30", "steps: 30, sample_every: 20")), [])
+    store = Store(tmp_path / "results")
+    training = next(iter(sweep.trainings.values()))
+    train_network(looking(training.experiment, steps=4), training.id, store.training_folder(training.id))
+    (store.training_folder(training.id) / "done.json").unlink()
+    store.set_state(training.target, state="running", started=time.time(), progress=[4, 30])
+    with lease(store.lease_path(training.target)):
+        rows = read_status(plan(sweep, store), store).rows
+    assert rows[training.target].samples.startswith("step 4: FD-digits of 6 images ")
+    assert not any(row.samples for target, row in rows.items() if target != training.target)
