@@ -1,5 +1,5 @@
 # What CI runs, one target each: .ci/run calls these.
-.PHONY: install lint types test coverage miniatures slurm examples
+.PHONY: install lint types test coverage miniatures slurm examples gpu
 
 install:        ## the package with all that tests and linters need
 	pip install --quiet -e '.[test,dev]'
@@ -25,3 +25,6 @@ miniatures:     ## the sweeps at the paper's scale, as they ship but for their s
 
 examples:       ## random configurations of the schema, each run to its report
 	HARNESS_EXAMPLES=$${HARNESS_EXAMPLES:-300} python -m pytest tests/harness/test_every_configuration.py
+
+gpu:            ## what a GPU does with all this, in a quarter of an hour; DATA=FOLDER of Tiny-ImageNet's zips
+	python tools/gpu.py --out $${OUT:-results/local/gpu} $(if $(DATA),--data $(DATA))

@@ -36,7 +36,7 @@ TOLERANCES = {"float32": 1e-3, "tf32": 2e-2, "bfloat16": 5e-2}
 """Largest mean difference from the CPU's images in float32, which lie in [-1, 1]."""
 LEAST_SHARE_OF_PEAK = 0.4
 """Of the device's bfloat16 peak, in training."""
-IMAGES = 16
+IMAGES = 4
 SPREAD = 0.1
 """Of what is added to fresh weights: layers that begin at zero would hide what is before them."""
 
@@ -232,9 +232,9 @@ class Size:
 
 
 def sizes(tiny: bool) -> list[Size]:
-    """Small networks and the paper's, both at 64×64; with `tiny` their miniatures."""
+    """Small networks and the paper's, both at 64×64; with `tiny` their miniatures, at 16×16."""
     folder = ROOT / "sweeps" / "miniature" if tiny else ROOT / "sweeps"
-    plain = ("data.size=64", "sample.sampler=ddim")
+    plain = (f"data.size={16 if tiny else 64}", "sample.sampler=ddim")
     if tiny:
         cut = (*plain, "sample.steps=2", "sample.refreshes=1", "sample.batch=2", "measure.latency.batch=2")
         cut += ("measure.latency.warmup=1", "measure.latency.repeats=1")
@@ -328,6 +328,8 @@ TRAINING_SHARE = 0.6
 AVERAGED_SHARE = 0.05
 """Half-life of the weights' average, of the training's steps."""
 CHECKPOINTS = 20
+TINY_SECONDS = 5.0
+"""What is planned where only the path is tried."""
 TINY: dict[str, Any] = {
     "data": {"name": "digits", "path": None, "size": None, "channels": None, "label": None},
     "model": {"width": 8, "blocks": [1, 1], "head_width": 8, "embedding": 16},
@@ -352,10 +354,10 @@ def write_quality_plan(path: Path, data: str | None, seconds: float, tiny: bool)
     measured: dict[str, dict[str, Any]] = {}
     for arm in ARMS:
         experiment = load_experiment(draft, [], arm)
-        measured[arm] = profile_training(experiment, None, timed=3 if tiny else 8)
+        measured[arm] = profile_training(experiment, None, timed=2 if tiny else 8)
         measured[arm]["gmacs_per_step"] = training_gmacs_per_step(experiment)
     draft.unlink()
-    steps = steps_within(measured, TRAINING_SHARE * seconds)
+    steps = steps_within(measured, TRAINING_SHARE * (TINY_SECONDS if tiny else seconds))
     for arm, count in steps.items():
         arms[arm]["set"] = {
             "train.steps": count,
