@@ -85,8 +85,6 @@ def work(part: str, folder: Path, deadline: float, tiny: bool, only: str = "") -
 
     Each is noted before it begins and when it ends.
     """
-    import torch
-
     from harness.engine.distributed import pick_device
     from tools import gpu_items
     from tools.made_images import make
@@ -108,8 +106,7 @@ def work(part: str, folder: Path, deadline: float, tiny: bool, only: str = "") -
             results.add(name, "not reached")
         else:
             _try(item, name, results, device)
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
+            gpu_items.free_memory()
 
 
 def _try(item: Any, name: str, results: Results, device: Any) -> None:
@@ -202,10 +199,10 @@ def keep_rows(file: Path, folder: Path, results: Results) -> None:
 
     rows = harness.load_sweep(file, results=folder / "results").report()
     for row in json.loads(rows.to_json(orient="records")):
-        if row.get("status") in (None, "", "done") and row.get("gmacs_per_image") is not None:
+        if row["gmacs_per_image"] is not None:
             kept = {key: value for key, value in row.items() if value is not None}
-            steps = f"{row['steps']:g}" + (f", {row['refreshes']:g} refreshes" if row.get("refreshes") else "")
-            results.add(f"quality/{row['method']}/{steps} steps", "ok", **kept)
+            refreshes = f", {row['refreshes']:g} refreshes" if row.get("refreshes") else ""
+            results.add(f"quality/{row['method']}/{row['steps']:g} steps{refreshes}", "ok", **kept)
 
 
 # ---- the table -------------------------------------------------------------------------------------------------------

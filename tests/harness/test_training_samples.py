@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from typer.testing import CliRunner
 
+from harness.cli.console import main_of
 from harness.config.schema import Experiment
 from harness.data import open_data
 from harness.data.export import save_grid
@@ -33,7 +35,7 @@ from harness.store.weights import load_tensors
 from tests.harness.test_freeze import adapted, base
 from tests.harness.test_loggers import TENSORBOARD, journal
 from tests.harness.test_train import DISTRIBUTED
-from tests.harness.tiny import SWEEP, harness, weights, write_sweep
+from tests.harness.tiny import SWEEP, weights, write_sweep
 from tests.harness.tiny_experiments import MODEL, tiny
 
 LOOKING: dict[str, Any] = {"sample_every": 2, "sample_images": 6}
@@ -245,16 +247,28 @@ def test_a_failure_on_the_way_is_said_and_ends_nothing(
     assert len(said) == 3 and "tried to allocate 20 GiB; the training goes on" in said[0]
 
 
+def said_by(*arguments: object) -> tuple[int, str]:
+    """Exit status and what the command line prints, in this process."""
+    from harness.cli.app import app
+
+    with CliRunner().isolation() as streams:
+        try:
+            main_of(lambda given: app(given, standalone_mode=False), [str(argument) for argument in arguments])
+            status = 0
+        except SystemExit as end:
+            status = int(end.code or 0)
+        return status, b"".join(stream.getvalue() for stream in streams[:2]).decode()
+
+
 def test_weights_of_the_extractor_that_are_missing_are_told_before_anything_is_trained(tmp_path: Path) -> None:
     looks = SWEEP.replace("steps: 30", "steps: 30, sample_every: 10").replace(
         "measure: {", "measure: {features: inception, weights: nowhere.pt, "
     )
-    alone = looks.replace("  dual-rate:", "  alone: {cells: false, set: {train.warmup: 3}}\n  dual-rate:")
-    sweep = write_sweep(tmp_path, alone)
-    for arguments in (("train", sweep, "--arm", "base"), ("sweep", sweep)):
-        done = harness(tmp_path / "results", *arguments)
-        assert done.returncode == 2 and "nowhere.pt" in done.stderr, done.stderr
-    assert not list(tmp_path.rglob("log.jsonl")) and weights(tmp_path / "results") == {}
+    sweep, results = write_sweep(tmp_path, looks), tmp_path / "results"
+    for arguments in (("train", sweep, "--arm", "base"), ("sweep", sweep, "--cluster", "inline")):
+        status, said = said_by(*arguments, "--results", results)
+        assert status == 2 and "nowhere.pt" in said, said
+    assert not list(tmp_path.rglob("log.jsonl")) and weights(results) == {}
     experiment = looking(tiny(measure={"images": 50, "features": "inception", "weights": "nowhere.pt"}))
     with pytest.raises(DataError, match="nowhere"):  # as on a node that lacks them
         train_network(experiment, "t", tmp_path / "t")
@@ -262,17 +276,19 @@ def test_weights_of_the_extractor_that_are_missing_are_told_before_anything_is_t
 
 
 def test_through_the_command_line(tmp_path: Path) -> None:
-    sweep = write_sweep(tmp_path, SWEEP.replace("steps: 30", "steps: 30, sample_every: 20, sample_images: 9"))
-    done = harness(tmp_path / "results", "train", sweep, "--arm", "dual-rate")
-    assert done.returncode == 0, done.stderr
-    (folder,) = (tmp_path / "results" / "runs" / "trainings").iterdir()
-    assert list(samples_in(folder)) == [20, 30] and list(grids(folder)) == ["step-000020.png", "step-000030.png"]
-    assert len(list((tmp_path / "results" / "runs" / "references").iterdir())) == 1
-    store = Store(tmp_path / "results")
-    (folder / "done.json").rename(folder / "done.json.away")
-    assert seconds_per_step(store, folder.name) == pytest.approx(
-        [line["seconds"] / 5 for line in journal(folder) if "loss" in line][-1], rel=20
+    text = SWEEP.replace("steps: 30", "steps: 9, sample_every: 4, sample_images: 9").replace(
+        "log_every: 5", "log_every: 2"
     )
+    results = tmp_path / "results"
+    status, said = said_by("train", write_sweep(tmp_path, text), "--arm", "dual-rate", "--results", results)
+    assert status == 0, said
+    (folder,) = (results / "runs" / "trainings").iterdir()
+    assert list(samples_in(folder)) == [4, 8, 9] and list(grids(folder)) == [f"step-00000{n}.png" for n in (4, 8, 9)]
+    assert len(list((results / "runs" / "references").iterdir())) == 1
+    (folder / "done.json").rename(folder / "done.json.away")
+    paces = [line["seconds"] for line in journal(folder) if "loss" in line]
+    pace = seconds_per_step(Store(results), folder.name)
+    assert pace is not None and min(paces) / 2 <= pace <= max(paces), "lines of samples have no pace"
 
 
 def test_one_of_two_ranks_draws_and_nobody_hangs(tmp_path: Path) -> None:

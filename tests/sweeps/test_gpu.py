@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,13 +11,14 @@ import pytest
 import torch
 
 from harness.dispatch.sweep import load_experiment, load_sweep
+from harness.errors import ConfigError
 from models.samplers import SAMPLERS
 from tools import gpu, gpu_items
 from tools.gpu import Results
 from tools.gpu_items import METHODS, QUALITY, SMOKE, TOLERANCES, Goal, Wrong, steps_within
+from tools.made_images import make
 
 CPU = torch.device("cpu")
-TOOL = Path(gpu.__file__)
 
 
 def test_every_method_sampler_and_precision_is_tried_once() -> None:
@@ -48,7 +47,7 @@ def test_other_images_and_weights_that_do_not_move_are_found(monkeypatch: pytest
     reference = gpu_items.reference("base", "ddim")
     assert float(reference.std()) > 0.1, "images that are all the same would hide much"
     monkeypatch.setattr(gpu_items, "reference", lambda method, sampler: reference + 0.01)
-    with pytest.raises(Wrong, match=r"differ by 0.01 on average from the CPU's, over 0.001"):
+    with pytest.raises(Wrong, match=r"differ by 0\.01 on average from the CPU's, over 0\.001"):
         gpu_items.draw(CPU, "base", "ddim", "float32", False)
     monkeypatch.setattr(gpu_items, "optimise", lambda *arguments: torch.tensor(1.0))
     with pytest.raises(Wrong, match="the average moved by 0"):
@@ -135,40 +134,60 @@ def test_a_line_that_was_cut_off_in_writing_is_passed_over(tmp_path: Path) -> No
     assert list(results.newest()) == ["one", "two", "four"]
 
 
-def tool(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(TOOL), *map(str, arguments)], capture_output=True, text=True, check=False, timeout=300
-    )
-
-
-def test_from_one_command_to_its_table_and_on_from_where_it_was(tmp_path: Path) -> None:
+def test_from_one_command_to_its_table_and_on_from_where_it_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
-    asked = ("--out", out, "--tiny", "--parts", "smoke", "quality", "--only", "dual-rate/ddim")
-    done = tool(*asked)
-    assert done.returncode == 0, done.stderr
+    asked = ["--out", str(out), "--tiny", "--only", "dual-rate/ddim", "--parts"]
+    with pytest.raises(SystemExit) as ended:
+        gpu.main([*asked, "smoke", "quality"])
+    told = capsys.readouterr()
+    assert ended.value.code == 0, told.err
     found = Results(out).newest()
     states = {item: line["state"] for item, line in found.items()}
     assert states["smoke/draw/dual-rate/ddim/float32/eager"] == "ok"
     assert states["smoke/draw/dual-rate/ddim/tf32/eager"] == "needs CUDA"
     assert states["quality/plan"] == states["quality/sweep"] == "ok"
-    rows = [item for item in found if item.startswith("quality/") and item.endswith(" steps")]
-    assert rows == ["quality/base/2 steps", "quality/adapted/2, 1 refreshes steps"]
+    rows = [item for item in found if item.startswith("quality/") and " steps" in item]
+    assert rows == ["quality/base/2 steps", "quality/adapted/2 steps, 1 refreshes"]
     assert all(found[row]["FD-digits"] > 0 for row in rows)
-    for told in ("needs CUDA", "smoke", "quality", "GMACs per image"):
-        assert told in done.stdout
-    again = tool(*asked)
-    assert again.returncode == 0, again.stderr
+    for word in ("needs CUDA", "smoke", "quality", "GMACs per image"):
+        assert word in told.out
+    with pytest.raises(SystemExit):
+        gpu.main([*asked, "smoke"])
     lines = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
     assert sum(line["item"] == "smoke/draw/dual-rate/ddim/float32/eager" for line in lines) == 2, "begun and ok, once"
-    assert sum(line["item"] == "quality/plan" for line in lines) == 1
+    assert sum(line["item"] == "conditions" for line in lines) == 2
+
+
+@pytest.mark.parametrize("arm", ["base", "dual-rate"])
+def test_what_is_timed_is_told_with_its_goals(arm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU alone: the goals of a CPU's result are left open."""
+    data = make(tmp_path / "made64.zip", 16, 64)
+    small, paper = gpu_items.sizes(tiny=True)
+    if arm == "base":
+        told = gpu_items.sampling_speed(small, data, False)
+        assert told["efficiency"] == pytest.approx(told["speed_up"] / told["flops_ratio"])
+        assert told["flops_ratio"] > 1 and 0 < told["loop_share"] < 1 and told["dtype"] == "bfloat16"
+    else:
+        told = gpu_items.training_speed(paper, arm, data, False)
+        assert told["images_per_second"] > 0 and told["precision"] == "bfloat16" and not told["compiled"]
+    item = gpu_items.Item("timed", lambda: told, goals={"efficiency": Goal(0.85), "share_of_reference": Goal(0.4)})
+    for device in ("cpu", "cuda"):
+        gpu._try(item, f"speed/sampling/{device}", Results(tmp_path), torch.device(device))
+    found = Results(tmp_path).newest()
+    key = "efficiency" if arm == "base" else "share_of_reference"
+    assert found["speed/sampling/cpu"]["goals"] == {}
+    bound = 0.85 if arm == "base" else 0.4
+    expected = {"bound": bound, "is_most": False, "met": told[key] >= bound}
+    assert found["speed/sampling/cuda"]["goals"] == {key: expected}
 
 
 def test_bad_input_and_a_folder_of_another_device_are_refused(tmp_path: Path) -> None:
-    for arguments in (("--minutes", "0"), ("--data", tmp_path / "nowhere")):
-        done = tool("--out", tmp_path / "out", *arguments)
-        assert done.returncode == 2 and arguments[0] in done.stderr
-    other = tmp_path / "other"
-    other.mkdir()
-    Results(other).add("conditions", "ok", device="NVIDIA H100 80GB HBM3", commit="0" * 40)
-    done = tool("--out", other, "--tiny")
-    assert done.returncode == 2 and "has results of device NVIDIA H100 80GB HBM3" in done.stderr
+    for key, value in (("--minutes", "0"), ("--data", str(tmp_path / "nowhere"))):
+        with pytest.raises(ConfigError, match=key):
+            gpu.main(["--out", str(tmp_path / "out"), key, value])
+    assert not (tmp_path / "out").exists()
+    Results(tmp_path).add("conditions", "ok", device="NVIDIA H100 80GB HBM3", commit="0" * 40)
+    with pytest.raises(ConfigError, match="has results of device NVIDIA H100 80GB HBM3, this is"):
+        gpu.main(["--out", str(tmp_path), "--tiny"])
