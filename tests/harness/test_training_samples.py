@@ -13,9 +13,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from typer.testing import CliRunner
 
-from harness.cli.console import main_of
 from harness.config.schema import Experiment
 from harness.data import open_data
 from harness.data.export import save_grid
@@ -33,9 +31,9 @@ from harness.store.training_log import SAMPLES as KEY
 from harness.store.training_log import newest_samples
 from harness.store.weights import load_tensors
 from tests.harness.test_freeze import adapted, base
-from tests.harness.test_loggers import TENSORBOARD, journal
+from tests.harness.test_loggers import TENSORBOARD, journal, wandb_records
 from tests.harness.test_train import DISTRIBUTED
-from tests.harness.tiny import SWEEP, weights, write_sweep
+from tests.harness.tiny import SWEEP, harness, weights, write_sweep
 from tests.harness.tiny_experiments import MODEL, tiny
 
 LOOKING: dict[str, Any] = {"sample_every": 2, "sample_images": 6}
@@ -184,6 +182,28 @@ def logged(folder: Path) -> dict[str, list[int]]:
     return found
 
 
+def test_a_run_of_wandb_has_each_set_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    new_record: Any = pytest.importorskip("wandb.proto.wandb_internal_pb2").Record
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    experiment = looking(tiny(), loggers=("wandb",))
+    with pytest.raises(KeyboardInterrupt):
+        train_network(experiment, "abc123", tmp_path, progress=killed_at(5))
+    train_network(experiment, "abc123", tmp_path)
+    (file,) = tmp_path.rglob("run-abc123.wandb")
+    steps, keys = list[int](), set[str]()
+    for data in wandb_records(file):
+        record = new_record()
+        record.ParseFromString(data)
+        items = {".".join(item.nested_key) or item.key: item.value_json for item in record.history.item}
+        if "samples/FD-digits of 6 images" in items:
+            steps.append(int(items["_step"]))
+            keys |= items.keys()
+    assert steps == [2, 4, 6] and any(key.startswith("samples") and "path" in key for key in keys), keys
+    shown = [path.name for path in tmp_path.rglob("media/images/samples_*.png")]
+    assert sorted(int(name.split("_")[1]) for name in shown) == [2, 4, 6]
+
+
 def test_a_kill_between_a_checkpoint_and_its_images_loses_neither(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,27 +267,14 @@ def test_a_failure_on_the_way_is_said_and_ends_nothing(
     assert len(said) == 3 and "tried to allocate 20 GiB; the training goes on" in said[0]
 
 
-def said_by(*arguments: object) -> tuple[int, str]:
-    """Exit status and what the command line prints, in this process."""
-    from harness.cli.app import app
-
-    with CliRunner().isolation() as streams:
-        try:
-            main_of(lambda given: app(given, standalone_mode=False), [str(argument) for argument in arguments])
-            status = 0
-        except SystemExit as end:
-            status = int(end.code or 0)
-        return status, b"".join(stream.getvalue() for stream in streams[:2]).decode()
-
-
 def test_weights_of_the_extractor_that_are_missing_are_told_before_anything_is_trained(tmp_path: Path) -> None:
     looks = SWEEP.replace("steps: 30", "steps: 30, sample_every: 10").replace(
         "measure: {", "measure: {features: inception, weights: nowhere.pt, "
     )
     sweep, results = write_sweep(tmp_path, looks), tmp_path / "results"
-    for arguments in (("train", sweep, "--arm", "base"), ("sweep", sweep, "--cluster", "inline")):
-        status, said = said_by(*arguments, "--results", results)
-        assert status == 2 and "nowhere.pt" in said, said
+    for arguments in (("train", sweep, "--arm", "base"), ("sweep", sweep)):
+        done = harness(results, *arguments)
+        assert done.returncode == 2 and "nowhere.pt" in done.stderr, done.stderr
     assert not list(tmp_path.rglob("log.jsonl")) and weights(results) == {}
     experiment = looking(tiny(measure={"images": 50, "features": "inception", "weights": "nowhere.pt"}))
     with pytest.raises(DataError, match="nowhere"):  # as on a node that lacks them
@@ -280,8 +287,8 @@ def test_through_the_command_line(tmp_path: Path) -> None:
         "log_every: 5", "log_every: 2"
     )
     results = tmp_path / "results"
-    status, said = said_by("train", write_sweep(tmp_path, text), "--arm", "dual-rate", "--results", results)
-    assert status == 0, said
+    done = harness(results, "train", write_sweep(tmp_path, text), "--arm", "dual-rate")
+    assert done.returncode == 0, done.stderr
     (folder,) = (results / "runs" / "trainings").iterdir()
     assert list(samples_in(folder)) == [4, 8, 9] and list(grids(folder)) == [f"step-00000{n}.png" for n in (4, 8, 9)]
     assert len(list((results / "runs" / "references").iterdir())) == 1
