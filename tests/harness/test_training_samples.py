@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -32,9 +30,9 @@ from harness.store.training_log import newest_samples
 from harness.store.weights import load_tensors
 from tests.harness.test_freeze import adapted, base
 from tests.harness.test_loggers import TENSORBOARD, journal, wandb_records
-from tests.harness.test_train import DISTRIBUTED
 from tests.harness.tiny import SWEEP, harness, weights, write_sweep
 from tests.harness.tiny_experiments import MODEL, tiny
+from tests.harness.two_ranks import Training, train_by_two
 
 LOOKING: dict[str, Any] = {"sample_every": 2, "sample_images": 6}
 
@@ -300,20 +298,8 @@ def test_through_the_command_line(tmp_path: Path) -> None:
 
 def test_one_of_two_ranks_draws_and_nobody_hangs(tmp_path: Path) -> None:
     experiment = looking(tiny("dual_rate", train={"context_dropout": 0.0}), steps=3, sample_every=1)
-    port = 20_000 + (os.getpid() + 7_001) % 20_000
-    common = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", DISTRIBUTED, experiment.model_dump_json(exclude_none=True), str(tmp_path / "two")],
-            env={**common, "RANK": str(rank), "OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
+    train_by_two(Training(experiment, tmp_path / "two"))
     train_network(experiment, "t", tmp_path / "one")
-    errors = [rank.communicate(timeout=120)[1] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], errors
     assert read_json(tmp_path / "two" / "done.json")["ranks"] == 2
     one, two = (samples_in(tmp_path / name) for name in ("one", "two"))
     assert list(one) == list(two) == [1, 2, 3]
