@@ -43,6 +43,16 @@ def test_each_method_draws_and_learns(method: str) -> None:
     assert gpu_items.train_step(CPU, method, "float32", False)["moved"] > 0
 
 
+def test_compiled_and_tf32_take_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch.compile captures runs as it was captured, and TF32 is a setting that a CPU has no use for."""
+    original = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, dynamic, mode=None: original(f, backend="eager", dynamic=dynamic))
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    assert gpu_items.draw(CPU, "dual-rate", "dpmpp_2m", "tf32", True)["difference"] < 1e-5
+    assert gpu_items.train_step(CPU, "dual-rate", "bfloat16", True)["moved"] > 0
+    assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == before
+
+
 def test_other_images_and_weights_that_do_not_move_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     reference = gpu_items.reference("base", "ddim")
     assert float(reference.std()) > 0.1, "images that are all the same would hide much"
