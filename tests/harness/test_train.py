@@ -162,11 +162,23 @@ def test_compiled_networks_train_the_same_and_compile_once(monkeypatch: pytest.M
 def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
     options = {"steps": 3, "accumulate": 2, "translation": 1, "context_dropout": 0.0}  # an unused parameter, too
     experiment = tiny("dual_rate", train=options)
-    train_by_two(Training(experiment, tmp_path / "two"))
+    seen = experiment.model_copy(
+        update={"train": experiment.train.model_copy(update={"sample_every": 2, "sample_images": 4})}
+    )
+    train_by_two(Training(experiment, tmp_path / "two"), Training(seen, tmp_path / "seen"))
     one = trained(experiment, tmp_path / "one")
     two, _ = load_tensors(tmp_path / "two" / "weights.safetensors", "t")
     assert close(one, two, 1e-5)
     assert json.loads((tmp_path / "two" / "done.json").read_text())["ranks"] == 2
+    # the first of the ranks draws, the other waits for it; the weights are the same
+    lines = [json.loads(line) for line in (tmp_path / "seen" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "samples" in line] == [2, 3]
+    assert [path.name for path in sorted((tmp_path / "seen" / "samples").iterdir())] == [
+        "step-000002.png",
+        "step-000003.png",
+    ]
+    drawn, _ = load_tensors(tmp_path / "seen" / "weights.safetensors", "t")
+    assert all(torch.equal(two[name], drawn[name]) for name in two)
 
 
 def test_a_checkpoint_is_a_snapshot_and_never_two_are_written_at_once(

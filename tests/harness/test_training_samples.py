@@ -21,7 +21,6 @@ from harness.engine.cell import first_images, load_generator, reference_of
 from harness.engine.train import train_network
 from harness.engine.training_samples import FOLDER, TrainingSamples, drawn_as, is_due
 from harness.errors import ConfigError, DataError, Stopped
-from harness.files import read_json
 from harness.measure.fidelity import measure_quality
 from harness.store.identity import identify
 from harness.store.store import Store
@@ -32,7 +31,6 @@ from tests.harness.test_freeze import adapted, base
 from tests.harness.test_loggers import TENSORBOARD, journal, wandb_records
 from tests.harness.tiny import SWEEP, harness, weights, write_sweep
 from tests.harness.tiny_experiments import MODEL, tiny
-from tests.harness.two_ranks import Training, train_by_two
 
 LOOKING: dict[str, Any] = {"sample_every": 2, "sample_images": 6}
 
@@ -294,17 +292,6 @@ def test_through_the_command_line(tmp_path: Path) -> None:
     paces = [line["seconds"] for line in journal(folder) if "loss" in line]
     pace = seconds_per_step(Store(results), folder.name)
     assert pace is not None and min(paces) / 2 <= pace <= max(paces), "lines of samples have no pace"
-
-
-def test_one_of_two_ranks_draws_and_nobody_hangs(tmp_path: Path) -> None:
-    experiment = looking(tiny("dual_rate", train={"context_dropout": 0.0}), steps=3, sample_every=1)
-    train_by_two(Training(experiment, tmp_path / "two"))
-    train_network(experiment, "t", tmp_path / "one")
-    assert read_json(tmp_path / "two" / "done.json")["ranks"] == 2
-    one, two = (samples_in(tmp_path / name) for name in ("one", "two"))
-    assert list(one) == list(two) == [1, 2, 3]
-    for step, line in one.items():
-        assert two[step]["FD-digits of 6 images"] == pytest.approx(line["FD-digits of 6 images"], rel=0.02)
 
 
 STITCHED: dict[str, Any] = {
