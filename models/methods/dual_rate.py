@@ -21,11 +21,11 @@ from models.methods.base import (
     StartNames,
 )
 from models.methods.uvit_settings import (
+    BackboneName,
     BlockCount,
     Channels,
     Factor,
     LevelKind,
-    UNetName,
     UViTSettings,
     UViTTraining,
     check_edm_keys,
@@ -46,7 +46,7 @@ REFRESHES: dict[Any, int | tuple[int, int]] = {"range": (4, 32), "grid": 8, "sam
 class Networks(UViTSettings):
     """Of the section `model`: the encoder's keys are those of a single network, further ones are the denoiser's."""
 
-    light_backbone: Literal["uvit", "ddpmpp", "ncsnpp", "adm"] | None = Field(
+    light_backbone: Literal["uvit", "ddpmpp", "ncsnpp", "adm", "dit"] | None = Field(
         None, description="the denoiser's architecture; the encoder's if unset"
     )
     light_width: Factor = Field(0.5, description="the denoiser's channels relative to the encoder's")
@@ -73,14 +73,20 @@ class Networks(UViTSettings):
         "leaves; its parts: the updated estimate as an input only, x̂_τ in place of it, its scale √p fixed to 1",
     )
 
-    def light_architecture(self) -> UNetName | None:
+    def light_architecture(self) -> BackboneName | None:
         """The denoiser's; None is the U-ViT."""
         if self.light_backbone is None:
             return self.backbone
         return None if self.light_backbone == "uvit" else self.light_backbone
 
-    def backbones(self) -> tuple[UNetName | None, ...]:
+    def backbones(self) -> tuple[BackboneName | None, ...]:
         return (self.backbone, self.light_architecture())
+
+    def kinds(self) -> tuple[tuple[LevelKind, ...], ...]:
+        return (self.levels, self.light_levels or self.levels)
+
+    def keys_of_kinds(self) -> tuple[str, ...]:
+        return ("levels", "levels" if self.light_levels is None else "light_levels")
 
     def per_level(self) -> tuple[str, ...]:
         return (*super().per_level(), "light_blocks", "light_levels")

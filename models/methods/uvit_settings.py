@@ -10,6 +10,7 @@ from models.limits import LOG_SIGMA_MEAN, LOG_SIGMA_STD
 from models.methods.base import Configuration, ImageShape, PositiveInt, Probability, Settings
 
 if TYPE_CHECKING:
+    from models.dit import DiTConfig
     from models.unet import UNetConfig
     from models.uvit import UViTConfig
 
@@ -20,19 +21,25 @@ Channels = Annotated[int, Field(ge=1, le=MOST_CHANNELS)]
 Factor = Annotated[float, Field(gt=0, le=1024)]
 BlockCount = Annotated[int, Field(ge=1, le=256)]
 LevelKind = Literal["conv", "transformer"]
-UNetName = Literal["ddpmpp", "ncsnpp", "adm"]
-ONLY_UVIT = {"patch": 1, "mlp_ratio": 4.0}
-"""Keys that a U-Net does not read, each with its default."""
+BackboneName = Literal["ddpmpp", "ncsnpp", "adm", "dit"]
+UNETS = ("ddpmpp", "ncsnpp", "adm")
+DIT = "dit"
 HEAD_WIDTH = 32
+READERS: dict[str, tuple[Any, tuple[BackboneName | None, ...]]] = {
+    "mlp_ratio": (4.0, (None, "dit")),
+    "head_width": (HEAD_WIDTH, (None, "dit", "adm")),
+}
+"""Keys that not every architecture reads: the default, and those that do (None is the U-ViT)."""
 
 
 class UViTSettings(Settings):
     """Of the section `model`. Tuples have one entry per resolution level, from the highest resolution to the lowest."""
 
-    backbone: UNetName | None = Field(
+    backbone: BackboneName | None = Field(
         None,
         description="the architecture: a Residual U-ViT [SiD2] if unset, else one of EDM's U-Nets [EDM], where "
-        "`transformer` is a level with attention",
+        "`transformer` is a level with attention, or a Diffusion Transformer [DiT], whose levels are runs of blocks at "
+        "one resolution",
     )
     noise_input: Literal["vp", "ve", "iddpm"] | None = Field(
         None,
@@ -46,26 +53,50 @@ class UViTSettings(Settings):
         (1, 4), description="blocks per level; on all levels but the lowest this many on the way down and again up"
     )
     levels: tuple[LevelKind, ...] = Field(
-        ("conv", "transformer"), min_length=1, description="kind of the blocks of each level; each halves the side"
+        ("conv", "transformer"),
+        min_length=1,
+        description="kind of the blocks of each level; each halves the side, but for a dit's",
     )
     head_width: Channels = Field(HEAD_WIDTH, description="channels per attention head")
     mlp_ratio: Factor = Field(4.0, description="hidden channels of a transformer block's MLP over its channels")
-    embedding: Channels | None = Field(None, description="width of the time and class embedding; 4 × width if unset")
+    embedding: Channels | None = Field(
+        None, description="width of the time and class embedding; 4 × width if unset, of a dit its own width"
+    )
     dropout: Probability = Field(0.0, description="dropout inside transformer blocks")
 
     @model_validator(mode="after")
     def _check_backbone(self) -> Self:
-        of_network = set(self.backbones())
-        unets = sorted(name for name in of_network if name is not None)
-        if self.noise_input is not None and self.backbone is None:
+        backbones = self.backbones()
+        unets = sorted(name for name in backbones if name in UNETS)
+        if self.noise_input is not None and self.backbone not in UNETS:
             raise ValueError("noise_input: only a U-Net has it; set model.backbone, or leave it out")
-        unread = [] if None in of_network else [key for key, value in ONLY_UVIT.items() if getattr(self, key) != value]
-        if not of_network & {None, "adm"} and self.head_width != HEAD_WIDTH:
-            unread.append("head_width")
+        unread = [
+            key
+            for key, (default, readers) in READERS.items()
+            if not set(readers) & set(backbones) and getattr(self, key) != default
+        ]
         if unets and self.patch != 1:
             unread.append("patch")
         if unread:
             raise ValueError(f"{unread[0]}: {unets[0]} does not read it; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _check_dit(self) -> Self:
+        backbones = self.backbones()
+        if DIT not in backbones:
+            return self
+        if len(self.levels) > 1 and set(backbones) != {DIT}:
+            others = ", ".join(sorted({name or "uvit" for name in backbones} - {DIT}))
+            raise ValueError(
+                f"levels: a dit keeps one resolution on its {len(self.levels)} levels, {others} halves it at each; "
+                "give both one level, or both the same architecture (model.backbone, model.light_backbone)"
+            )
+        if len(set(self.multipliers)) > 1:
+            raise ValueError("multipliers: a dit has one width; give each level the same, as multipliers: [1]")
+        for name, key, kinds in zip(backbones, self.keys_of_kinds(), self.kinds(), strict=True):
+            if name == DIT and set(kinds) != {"transformer"}:
+                raise ValueError(f"{key}: a dit has transformer blocks alone; give it levels as {key}: [transformer]")
         return self
 
     @model_validator(mode="after")
@@ -81,7 +112,7 @@ class UViTSettings(Settings):
         return self
 
     def check_size(self, size: int) -> None:
-        halvings = len(self.levels) - 1
+        halvings = 0 if DIT in self.backbones() else len(self.levels) - 1
         multiple = self.patch * 2**halvings
         if size % multiple:
             raise ValueError(
@@ -90,9 +121,17 @@ class UViTSettings(Settings):
                 f"choose a smaller model.patch, fewer model.levels, or data.size: {max(1, size // multiple) * multiple}"
             )
 
-    def backbones(self) -> tuple[UNetName | None, ...]:
+    def backbones(self) -> tuple[BackboneName | None, ...]:
         """The architectures of its networks; None is the U-ViT."""
         return (self.backbone,)
+
+    def kinds(self) -> tuple[tuple[LevelKind, ...], ...]:
+        """The kinds of the levels of each of its networks."""
+        return (self.levels,)
+
+    def keys_of_kinds(self) -> tuple[str, ...]:
+        """The keys that say them."""
+        return ("levels",)
 
     def per_level(self) -> tuple[str, ...]:
         """The keys with one entry per level, beside `levels` itself."""
@@ -141,21 +180,47 @@ def network_config(
     recompute: bool,
     scale: float = 1.0,
     *,
-    backbone: UNetName | None,
+    backbone: BackboneName | None,
     **changes: Any,
-) -> UViTConfig | UNetConfig:
+) -> UViTConfig | UNetConfig | DiTConfig:
     """The network of `model`, a :class:`UViTSettings`, with its widths times `scale`; `changes` of a U-ViT win."""
-    from models.unet import UNetConfig
-
     shape = uvit_config(model, images, recompute, scale, **{key: changes[key] for key in changes if key != "noise"})
     if backbone is None:
         return shape
+    if backbone == DIT:
+        return _dit_config(shape, None if model.embedding is None else shape.embedding)
+    return _unet_config(shape, backbone, rounded(model.width * scale), changes.get("noise") or "edm")
+
+
+def _dit_config(shape: UViTConfig, embedding: int | None) -> DiTConfig:
+    from models.dit import DiTConfig
+
+    return DiTConfig(
+        size=shape.size,
+        channels=shape.channels,
+        out_channels=shape.out_channels,
+        patch=shape.patch,
+        width=shape.widths[0],
+        blocks=shape.blocks,
+        head_width=shape.head_width,
+        mlp_ratio=shape.mlp_ratio,
+        embedding=embedding or shape.widths[0],
+        dropout=shape.dropout,
+        classes=shape.classes,
+        context_entry=shape.context_entry,
+        checkpoint_activations=shape.checkpoint_activations,
+    )
+
+
+def _unet_config(shape: UViTConfig, backbone: Any, width: int, noise: Any) -> UNetConfig:
+    from models.unet import UNetConfig
+
     return UNetConfig(
         architecture=backbone,
         size=shape.size,
         channels=shape.channels,
         out_channels=shape.out_channels,
-        width=rounded(model.width * scale),
+        width=width,
         widths=shape.widths,
         blocks=shape.blocks,
         attention=tuple(kind == "transformer" for kind in shape.kinds),
@@ -163,9 +228,9 @@ def network_config(
         embedding=shape.embedding,
         dropout=shape.dropout,
         classes=shape.classes,
-        noise=changes.get("noise") or "edm",
+        noise=noise,
         context_entry=shape.context_entry,
-        checkpoint_activations=recompute,
+        checkpoint_activations=shape.checkpoint_activations,
     )
 
 
