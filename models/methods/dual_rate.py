@@ -21,6 +21,7 @@ from models.methods.base import (
     StartNames,
 )
 from models.methods.uvit_settings import (
+    DIFFUSERS,
     BackboneName,
     BlockCount,
     Channels,
@@ -29,6 +30,7 @@ from models.methods.uvit_settings import (
     UViTSettings,
     UViTTraining,
     check_edm_keys,
+    check_folder,
     check_noise_input,
     network_config,
 )
@@ -47,7 +49,8 @@ class Networks(UViTSettings):
     """Of the section `model`: the encoder's keys are those of a single network, further ones are the denoiser's."""
 
     light_backbone: Literal["uvit", "ddpmpp", "ncsnpp", "adm", "dit"] | None = Field(
-        None, description="the denoiser's architecture; the encoder's if unset"
+        None,
+        description="the denoiser's architecture; the encoder's if unset, beside a diffusers network the U-ViT",
     )
     light_width: Factor = Field(0.5, description="the denoiser's channels relative to the encoder's")
     light_blocks: tuple[BlockCount, ...] | None = Field(
@@ -76,7 +79,7 @@ class Networks(UViTSettings):
     def light_architecture(self) -> BackboneName | None:
         """The denoiser's; None is the U-ViT."""
         if self.light_backbone is None:
-            return self.backbone
+            return None if self.backbone == DIFFUSERS else self.backbone
         return None if self.light_backbone == "uvit" else self.light_backbone
 
     def backbones(self) -> tuple[BackboneName | None, ...]:
@@ -187,6 +190,9 @@ class DualRateMethod(Method):
         if train.encoder_learning_rate is not None and frozen:
             raise ValueError("train.encoder_learning_rate: the encoder is frozen (train.freeze); leave it out")
 
+    def check_images(self, config: Configuration, images: ImageShape) -> None:
+        check_folder(config, images)
+
     def build(self, config: Configuration, images: ImageShape) -> Model:
         from dataclasses import replace
 
@@ -194,6 +200,7 @@ class DualRateMethod(Method):
         from models.dual_rate import DualRate, images_beside
         from models.parameterization import parameterization_of
 
+        check_folder(config, images)
         model, recompute = config.model, config.train.checkpoint_activations
         head = images.channels if has_head(config) else None
         encoder = network_config(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -10,6 +11,7 @@ from models.limits import LOG_SIGMA_MEAN, LOG_SIGMA_STD
 from models.methods.base import Configuration, ImageShape, PositiveInt, Probability, Settings
 
 if TYPE_CHECKING:
+    from models.diffusers_networks import DiffusersConfig
     from models.dit import DiTConfig
     from models.unet import UNetConfig
     from models.uvit import UViTConfig
@@ -21,13 +23,15 @@ Channels = Annotated[int, Field(ge=1, le=MOST_CHANNELS)]
 Factor = Annotated[float, Field(gt=0, le=1024)]
 BlockCount = Annotated[int, Field(ge=1, le=256)]
 LevelKind = Literal["conv", "transformer"]
-BackboneName = Literal["ddpmpp", "ncsnpp", "adm", "dit"]
-UNETS = ("ddpmpp", "ncsnpp", "adm")
-DIT = "dit"
+BackboneName = Literal["ddpmpp", "ncsnpp", "adm", "dit", "diffusers"]
+UNETS: tuple[BackboneName, ...] = ("ddpmpp", "ncsnpp", "adm")
+DIT, DIFFUSERS = "dit", "diffusers"
 HEAD_WIDTH = 32
 READERS: dict[str, tuple[Any, tuple[BackboneName | None, ...]]] = {
     "mlp_ratio": (4.0, (None, "dit")),
     "head_width": (HEAD_WIDTH, (None, "dit", "adm")),
+    "embedding": (None, (None, "dit", *UNETS)),
+    "dropout": (0.0, (None, "dit", *UNETS)),
 }
 """Keys that not every architecture reads: the default, and those that do (None is the U-ViT)."""
 
@@ -38,8 +42,14 @@ class UViTSettings(Settings):
     backbone: BackboneName | None = Field(
         None,
         description="the architecture: a Residual U-ViT [SiD2] if unset, else one of EDM's U-Nets [EDM], where "
-        "`transformer` is a level with attention, or a Diffusion Transformer [DiT], whose levels are runs of blocks at "
-        "one resolution",
+        "`transformer` is a level with attention, a Diffusion Transformer [DiT], whose levels are runs of blocks at "
+        "one resolution, or the network in a folder of the diffusers library's (model.folder)",
+    )
+    folder: str | None = Field(
+        None,
+        min_length=1,
+        description="of a diffusers network: the folder of its pipeline, whose configurations say its shape and how "
+        "noisy each of its steps is. Relative to the folder the command runs in; ~ is your home",
     )
     noise_input: Literal["vp", "ve", "iddpm"] | None = Field(
         None,
@@ -69,7 +79,7 @@ class UViTSettings(Settings):
         backbones = self.backbones()
         unets = sorted(name for name in backbones if name in UNETS)
         if self.noise_input is not None and self.backbone not in UNETS:
-            raise ValueError("noise_input: only a U-Net has it; set model.backbone, or leave it out")
+            raise ValueError("noise_input: only a U-Net of EDM's has it; set model.backbone, or leave it out")
         unread = [
             key
             for key, (default, readers) in READERS.items()
@@ -78,7 +88,14 @@ class UViTSettings(Settings):
         if unets and self.patch != 1:
             unread.append("patch")
         if unread:
-            raise ValueError(f"{unread[0]}: {unets[0]} does not read it; leave it out")
+            name = unets[0] if unets else DIFFUSERS
+            raise ValueError(f"{unread[0]}: {name} does not read it; leave it out")
+        if (self.backbone == DIFFUSERS) != (self.folder is not None):
+            raise ValueError(
+                "folder: missing; model.backbone: diffusers needs the folder of its network"
+                if self.folder is None
+                else "folder: only model.backbone: diffusers reads it; set that, or leave it out"
+            )
         return self
 
     @model_validator(mode="after")
@@ -86,8 +103,8 @@ class UViTSettings(Settings):
         backbones = self.backbones()
         if DIT not in backbones:
             return self
-        if len(self.levels) > 1 and set(backbones) != {DIT}:
-            others = ", ".join(sorted({name or "uvit" for name in backbones} - {DIT}))
+        others = ", ".join(sorted({name or "uvit" for name in backbones} - {DIT, DIFFUSERS}))
+        if len(self.levels) > 1 and others:
             raise ValueError(
                 f"levels: a dit keeps one resolution on its {len(self.levels)} levels, {others} halves it at each; "
                 "give both one level, or both the same architecture (model.backbone, model.light_backbone)"
@@ -112,7 +129,7 @@ class UViTSettings(Settings):
         return self
 
     def check_size(self, size: int) -> None:
-        halvings = 0 if DIT in self.backbones() else len(self.levels) - 1
+        halvings = 0 if {DIT, DIFFUSERS} & set(self.backbones()) else len(self.levels) - 1
         multiple = self.patch * 2**halvings
         if size % multiple:
             raise ValueError(
@@ -181,63 +198,10 @@ def network_config(
     scale: float = 1.0,
     *,
     backbone: BackboneName | None,
+    noise: Any = None,
     **changes: Any,
-) -> UViTConfig | UNetConfig | DiTConfig:
+) -> UViTConfig | UNetConfig | DiTConfig | DiffusersConfig:
     """The network of `model`, a :class:`UViTSettings`, with its widths times `scale`; `changes` of a U-ViT win."""
-    shape = uvit_config(model, images, recompute, scale, **{key: changes[key] for key in changes if key != "noise"})
-    if backbone is None:
-        return shape
-    if backbone == DIT:
-        return _dit_config(shape, None if model.embedding is None else shape.embedding)
-    return _unet_config(shape, backbone, rounded(model.width * scale), changes.get("noise") or "edm")
-
-
-def _dit_config(shape: UViTConfig, embedding: int | None) -> DiTConfig:
-    from models.dit import DiTConfig
-
-    return DiTConfig(
-        size=shape.size,
-        channels=shape.channels,
-        out_channels=shape.out_channels,
-        patch=shape.patch,
-        width=shape.widths[0],
-        blocks=shape.blocks,
-        head_width=shape.head_width,
-        mlp_ratio=shape.mlp_ratio,
-        embedding=embedding or shape.widths[0],
-        dropout=shape.dropout,
-        classes=shape.classes,
-        context_entry=shape.context_entry,
-        checkpoint_activations=shape.checkpoint_activations,
-    )
-
-
-def _unet_config(shape: UViTConfig, backbone: Any, width: int, noise: Any) -> UNetConfig:
-    from models.unet import UNetConfig
-
-    return UNetConfig(
-        architecture=backbone,
-        size=shape.size,
-        channels=shape.channels,
-        out_channels=shape.out_channels,
-        width=width,
-        widths=shape.widths,
-        blocks=shape.blocks,
-        attention=tuple(kind == "transformer" for kind in shape.kinds),
-        head_width=shape.head_width,
-        embedding=shape.embedding,
-        dropout=shape.dropout,
-        classes=shape.classes,
-        noise=noise,
-        context_entry=shape.context_entry,
-        checkpoint_activations=shape.checkpoint_activations,
-    )
-
-
-def uvit_config(model: Any, images: ImageShape, recompute: bool, scale: float = 1.0, **changes: Any) -> UViTConfig:
-    """The network of `model`, a :class:`UViTSettings`, with its widths times `scale`; `changes` win."""
-    from models.uvit import UViTConfig
-
     values: dict[str, Any] = {
         "size": images.size,
         "channels": images.channels,
@@ -252,8 +216,81 @@ def uvit_config(model: Any, images: ImageShape, recompute: bool, scale: float = 
         "dropout": model.dropout,
         "classes": images.classes,
         "checkpoint_activations": recompute,
+        **changes,
     }
-    return UViTConfig(**values | changes)
+    if backbone is None:
+        from models.uvit import UViTConfig
+
+        return UViTConfig(**values)
+    if backbone == DIFFUSERS:
+        return _diffusers_config(model, images, values)
+    if backbone == DIT:
+        return _dit_config(values, has_embedding=model.embedding is not None)
+    return _unet_config(values, backbone, rounded(model.width * scale), noise or "edm")
+
+
+def _diffusers_config(model: Any, images: ImageShape, values: Mapping[str, Any]) -> DiffusersConfig:
+    """The network of a folder. What the configuration says beside it is held against it by :func:`check_folder`."""
+    from models.diffusers_folder import read_folder
+    from models.diffusers_networks import DiffusersConfig
+
+    return DiffusersConfig(
+        read_folder(model.folder),
+        values["out_channels"],
+        images.classes,
+        tuple(model.blocks),
+        values["checkpoint_activations"],
+    )
+
+
+def check_folder(config: Configuration, images: ImageShape) -> None:
+    """Raise ValueError where a network of diffusers is another one than the configuration says, or cannot do what it
+    asks for."""
+    from models.diffusers_folder import read_folder
+
+    model, sample = config.model, config.sample
+    if model.backbone != DIFFUSERS:
+        return
+    folder = read_folder(model.folder)
+    wrong = folder.differences(model, config.diffusion, images.size, images.channels, images.classes)
+    if wrong:
+        raise ValueError(
+            f"folder: {model.folder} holds another network: {', '.join(wrong)} (there: in the folder; here: in the "
+            f"configuration or its data); harness weights show {model.folder} prints its keys"
+        )
+    halving = {name for name in model.backbones() if name not in (DIT, DIFFUSERS)}
+    if folder.kind == DIT and len(model.levels) > 1 and halving:
+        raise ValueError(
+            f"light_backbone: the network in {model.folder} keeps one resolution on its {len(model.levels)} levels, "
+            "which only light_backbone: dit does, too; set that, or give model.levels one level"
+        )
+    is_guided = sample.guidance not in (None, 1)
+    if is_guided and images.classes is not None and not folder.has_null_class(images.classes):
+        raise ValueError(
+            f"sample.guidance: the network in {model.folder} embeds its {images.classes} classes and no null class, so "
+            "that it has no unconditional estimate; leave it out"
+        )
+
+
+def _without(values: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in keys}
+
+
+def _dit_config(values: Mapping[str, Any], *, has_embedding: bool) -> DiTConfig:
+    """Of a U-ViT's `values`, those that a DiT reads; its embedding is as wide as it is itself where nothing says so."""
+    from models.dit import DiTConfig
+
+    width = values["widths"][0]
+    own = {"width": width, "embedding": values["embedding"] if has_embedding else width}
+    return DiTConfig(**_without(values, "widths", "kinds") | own)
+
+
+def _unet_config(values: Mapping[str, Any], backbone: Any, width: int, noise: Any) -> UNetConfig:
+    from models.unet import UNetConfig
+
+    attention = tuple(kind == "transformer" for kind in values["kinds"])
+    own = {"architecture": backbone, "width": width, "attention": attention, "noise": noise}
+    return UNetConfig(**_without(values, "kinds", "patch", "mlp_ratio") | own)
 
 
 def rounded(width: float) -> int:

@@ -74,7 +74,7 @@ def test_a_transformer_is_base_cache_encoder_and_denoiser_of_one_table(tmp_path:
     [
         ({"levels": ["conv"]}, "levels: a dit has transformer blocks alone"),
         ({"multipliers": [1, 2], "levels": ["transformer"] * 2, "blocks": [1, 1]}, "multipliers: a dit has one width"),
-        ({"noise_input": "vp"}, "noise_input: only a U-Net has it"),
+        ({"noise_input": "vp"}, "noise_input: only a U-Net of EDM's has it"),
         (
             {
                 "kind": "dual_rate",

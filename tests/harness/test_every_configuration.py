@@ -328,7 +328,7 @@ def test_every_key_of_the_schema_is_drawn() -> None:
         seen.update(values)
 
     collect()
-    assert set(key_types()) - seen == {"measure.weights", "model.weights", "stitched", "teacher"}, (
+    assert set(key_types()) - seen == {"measure.weights", "model.folder", "model.weights", "stitched", "teacher"}, (
         "files, and what a sweep fills in"
     )
 
