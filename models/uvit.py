@@ -176,12 +176,12 @@ class ConvBlock(nn.Module):
         return h + self.last(F.silu(torch.addcmul(shift, inner, 1 + scale)))
 
 
-def _modulated_norm(h: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+def modulated_norm(h: Tensor, scale: Tensor, shift: Tensor, epsilon: float = 1e-5) -> Tensor:
     """LayerNorm then FiLM, in one operator where scale and shift (1 or B, C) are shared by the batch. On (B, N, C)."""
     scale, shift = scale.to(h.dtype), shift.to(h.dtype)
     if scale.shape[0] == 1:
-        return F.layer_norm(h, h.shape[-1:], 1 + scale[0], shift[0])
-    return torch.addcmul(shift[:, None], F.layer_norm(h, h.shape[-1:]), 1 + scale[:, None])
+        return F.layer_norm(h, h.shape[-1:], 1 + scale[0], shift[0], epsilon)
+    return torch.addcmul(shift[:, None], F.layer_norm(h, h.shape[-1:], eps=epsilon), 1 + scale[:, None])
 
 
 class TransformerBlock(nn.Module):
@@ -201,8 +201,8 @@ class TransformerBlock(nn.Module):
     def forward(self, h: Tensor, film: Tensor) -> Tensor:
         """`film` is (1 or B, 4C): scale and shift before the attention, scale and shift before the MLP."""
         scale, shift, mlp_scale, mlp_shift = film.chunk(4, dim=1)
-        h = h + self._drop(self._attend(_modulated_norm(h, scale, shift)))
-        inner = F.gelu(self.expand(_modulated_norm(h, mlp_scale, mlp_shift)))
+        h = h + self._drop(self._attend(modulated_norm(h, scale, shift)))
+        inner = F.gelu(self.expand(modulated_norm(h, mlp_scale, mlp_shift)))
         return h + self._drop(self.contract(inner))
 
     def _attend(self, h: Tensor) -> Tensor:

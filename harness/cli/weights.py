@@ -12,13 +12,15 @@ if TYPE_CHECKING:
     from harness.store.pretrained import Pretrained
 
 weights_app = typer.Typer(help="Look at weights trained elsewhere, and convert them.", no_args_is_help=True)
-File = Annotated[Path, typer.Argument(help="a snapshot of EDM's code (.pkl), or a .safetensors file")]
+File = Annotated[
+    Path, typer.Argument(help="a snapshot of EDM's code (.pkl), a .safetensors file, or a folder of diffusers")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 @weights_app.command()
 def show(file: File, as_json: Json = False) -> None:
-    """The keys of a configuration that the network in FILE needs. Nothing of a pickle is run."""
+    """The keys of a configuration that the network in FILE needs. Nothing of a pickle, nor of a folder, is run."""
     from harness.store.pretrained import open_pretrained
 
     _print(open_pretrained(file.expanduser()), as_json)

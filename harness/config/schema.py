@@ -132,7 +132,8 @@ class ModelConfig(Section):
         None,
         min_length=1,
         description="a file of finished weights, which are taken as they are, and nothing is trained: a snapshot of "
-        "EDM's code (.pkl), or safetensors. Relative to the folder the command runs in; ~ is your home",
+        "EDM's code (.pkl), safetensors, or a folder of diffusers. Relative to the folder the command runs in; ~ is "
+        "your home",
     )
 
     def __new__(cls, **values: Any) -> Self:

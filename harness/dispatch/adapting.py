@@ -227,12 +227,13 @@ class _Arms:
         refreshing = {key: given[key] for key in given if key.removeprefix("sample.") in REFRESHING}
         own = {key: value for key, value in given.items() if key not in shared}
         taken = {*given, *(["sample.refreshes"] if refreshing else [])}
-        levels = len(as_plain(trained.experiment.model)["levels"])
+        network = as_plain(trained.experiment.model)
+        levels = len(network["levels"])
         adapted = {
             "model.kind": KIND,
             "model.light_width": 0.5,
             "model.light_blocks": [1] * levels,
-            "model.light_levels": ["conv"] * levels,
+            "model.light_levels": ["transformer" if network.get("backbone") == "dit" else "conv"] * levels,
             "model.context_entry": "block",
             "model.preconditioning": "conditional",
             "train.start": BASE,

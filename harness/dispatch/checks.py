@@ -18,6 +18,7 @@ from harness.dispatch.sweep import Training, table_of
 from harness.errors import ConfigError, DataError, StoreError
 from harness.store.identity import start_file, start_training, teacher_file, teacher_training
 from harness.store.store import Store
+from models.methods import ImageShape
 
 if TYPE_CHECKING:
     from harness.data import Dataset
@@ -38,7 +39,7 @@ def check_sweep(planned: Plan, store: Store) -> None:
 
 
 def check_sizes(planned: Plan) -> None:
-    """Raise :class:`ConfigError` with all arms whose networks cannot take images of the side that the data have."""
+    """Raise :class:`ConfigError` with all arms whose networks cannot take the images that the data have."""
     from harness.data import open_data
 
     problems: dict[str, None] = {}  # those of several seeds once
@@ -47,6 +48,16 @@ def check_sizes(planned: Plan) -> None:
             training.experiment.model.check_size(open_data(training.experiment.data).info.size)
         except ValueError as error:
             problems[f"arm {' and '.join(map(repr, training.arms))}: model.{error}"] = None
+    for cell in planned.missing_cells:
+        experiment = cell.experiment
+        info = open_data(experiment.data).info
+        classes = info.classes if experiment.model.class_conditional else None
+        try:
+            images = ImageShape(info.size, info.channels, classes)
+            method_of(experiment.model.kind).check_images(experiment, images)
+        except ValueError as error:
+            arms = " and ".join(repr(arm) for arm in dict.fromkeys(arm for arm, _ in cell.rows))
+            problems[f"arm {arms}: {error}"] = None
     if problems:
         raise ConfigError(str(planned.sweep.path), list(problems))
 

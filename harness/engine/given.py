@@ -16,6 +16,7 @@ from harness.files import expanded, file_sha256, write_json
 from harness.store.pretrained import Pretrained, open_pretrained
 from harness.store.records import TRAINING_SCHEMA, Provenance, TrainingRecord
 from harness.store.weights import save_tensors
+from models.diffusers_folder import Folder, read_folder
 
 KEY = "model.weights"
 SHOWN = 4
@@ -60,7 +61,9 @@ def given_problem(experiment: Experiment) -> None:
 
 def check_given(experiment: Experiment, opened: Pretrained) -> None:
     """Raise :class:`ConfigError` where the file tells of another network than the configuration."""
-    if opened.keys is None:
+    if opened.folder is not None:
+        _check_folder(experiment, opened.folder)
+    if opened.keys is None or opened.folder is not None:
         return
     wrong = [
         f"{key} is {_shown(there)} there and {_shown(here)} here"
@@ -75,6 +78,26 @@ def check_given(experiment: Experiment, opened: Pretrained) -> None:
                 f"configuration or its data); harness weights show {opened.path} prints its keys"
             ],
         )
+
+
+def _check_folder(experiment: Experiment, folder: Folder) -> None:
+    """That the network is built from the folder of its weights, and can be."""
+    named = flatten({"model": as_plain(experiment.model)}, KEY).get("model.folder")
+    if named is None:
+        raise ConfigError(
+            KEY,
+            [
+                f"{folder.path} is a folder of diffusers; set model.backbone: diffusers and model.folder to it, too "
+                f"(harness weights show {folder.path} prints all its keys)"
+            ],
+        )
+    try:
+        same = read_folder(named).identity == folder.identity
+    except ValueError as error:
+        raise ConfigError("model.folder", [str(error)]) from None
+    if not same:
+        raise ConfigError(KEY, [f"{folder.path} is another network than that of model.folder: {named}"])
+    network_shapes(experiment)  # which holds the keys against the folder
 
 
 def _differences(experiment: Experiment, told: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:

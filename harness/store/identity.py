@@ -14,6 +14,7 @@ from harness.config.schema import (
     DataConfig,
     Experiment,
     MeasureConfig,
+    ModelConfig,
     Section,
     TrainConfig,
 )
@@ -23,6 +24,7 @@ from harness.metrics.declare import ExtractorKind, source_digest
 from harness.metrics.extractors import extractor_of
 from harness.store.store import Store, Target
 from harness.wording import nearest
+from models.diffusers_folder import MissingFolder, read_folder, weights_file
 from models.limits import MEASURED_SCHEDULES
 from models.tables import TABLES
 
@@ -30,6 +32,8 @@ SCHEMA = 3
 """Part of every id: raise it when a change of the code changes figures of the same configuration."""
 
 
+DIFFUSERS = "diffusers"
+"""The ``model.backbone`` whose network a folder describes."""
 NOT_IN_TRAINING_ID = {"checkpoint_every", "log_every", "loggers", "sample_every", "sample_images", "workers"}
 START_TRAINING = "training:"
 """How a `train.start`, `sample.stitch` or `distill.teacher` begins that names a training by its id; any other is the
@@ -262,10 +266,10 @@ class Identifier:
             return self._given_id(experiment, content)
         start = self._start_identity(train)
         teacher = self._weights_named(distill.teacher, "distill.teacher")
-        identity = {
+        identity: dict[str, Any] = {
             "schema": SCHEMA,
             "data": self._data_identity(data),
-            "model": _dump(model),
+            "model": self._model_identity(model),
             "diffusion": _dump(experiment.diffusion),
             "train": {**_dump(train, NOT_IN_TRAINING_ID), **({} if train.start is None else {"start": start})},
             "seed": experiment.seed,
@@ -278,24 +282,34 @@ class Identifier:
         source = source_of(model.kind)
         if source is not None:
             identity["source"] = source.digest
-        is_known = content is not None and not any((id or "").startswith(UNKNOWN_ID) for id in (start, teacher))
+        ids = (start, teacher, identity["model"].get("folder"))
+        is_known = content is not None and not any(str(id).startswith(UNKNOWN_ID) for id in ids)
         return digest_of(identity) if is_known else UNKNOWN_ID + digest_of(identity)
 
     def _given_id(self, experiment: Experiment, content: str | None) -> str:
         """Of weights that are given: how a training would go, and its seed, change nothing of them."""
         model = experiment.model
         weights = self._weights_named(model.weights, "model.weights")
-        identity = {
+        identity: dict[str, Any] = {
             "schema": SCHEMA,
             "data": self._data_identity(experiment.data),
-            "model": {**_dump(model), "weights": weights},
+            "model": {**self._model_identity(model), "weights": weights},
             "diffusion": _dump(experiment.diffusion),
         }
         source = source_of(model.kind)
         if source is not None:
             identity["source"] = source.digest
-        is_known = content is not None and not (weights or "").startswith(UNKNOWN_ID)
+        ids = (weights, identity["model"].get("folder"))
+        is_known = content is not None and not any(str(id).startswith(UNKNOWN_ID) for id in ids)
         return digest_of(identity) if is_known else UNKNOWN_ID + digest_of(identity)
+
+    def _model_identity(self, model: ModelConfig) -> dict[str, Any]:
+        """The section `model`; in place of the folder of a network of diffusers stands what it says of the network."""
+        dumped = _dump(model)
+        if dumped.get("backbone") == DIFFUSERS and (named := dumped.get("folder")) is not None:
+            digest = self._content_of(("model.folder", named), lambda: _folder_digest(named))
+            dumped["folder"] = digest or UNKNOWN_ID + named
+        return dumped
 
     def _start_identity(self, train: TrainConfig) -> str | None:
         """What stands for the weights that a training starts from: a training's id, or the content of a file."""
@@ -375,9 +389,28 @@ def _weights_digest(path: str, key: str) -> str:
     except FileNotFoundError:
         raise MissingDataError(f"{key}: {path} does not exist{tried(place)}") from None
     except IsADirectoryError:
+        if key == "model.weights":  # of diffusers: the file in it
+            return _weights_digest(str(_weights_in(path)), key)
         raise ConfigError(key, [f"{path} is a folder; give the path of the file of weights"]) from None
     except OSError as error:
         raise ConfigError(key, [f"{path} cannot be read: {error.strerror}"]) from None
+
+
+def _weights_in(path: str) -> Path:
+    try:
+        return weights_file(read_folder(path))
+    except ValueError as error:
+        raise ConfigError("model.weights", [str(error)]) from None
+
+
+def _folder_digest(path: str) -> str:
+    """The hash of what a folder of diffusers says of its network."""
+    try:
+        return digest_of(read_folder(path).identity)
+    except MissingFolder as missing:
+        raise MissingDataError(f"model.folder: {missing}") from None
+    except ValueError as error:
+        raise ConfigError("model.folder", [str(error)]) from None
 
 
 NOT_IN_DATA_ID = {"path", "label", "classes"}

@@ -136,6 +136,10 @@ class Method:
     def check(self, config: Configuration) -> None:
         """Raise ValueError, with the dotted key first, where keys of several sections do not fit each other."""
 
+    def check_images(self, config: Configuration, images: ImageShape) -> None:
+        """Raise ValueError, with the dotted key first, where the configuration does not fit `images`, or a file that it
+        names. Asked of every cell before anything is trained; :meth:`build` raises the same."""
+
     def build_network(self, config: Configuration, images: ImageShape) -> nn.Module:
         """A freshly initialised network ``network(z, log_snr[, labels])``.
 

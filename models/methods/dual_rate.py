@@ -21,14 +21,16 @@ from models.methods.base import (
     StartNames,
 )
 from models.methods.uvit_settings import (
+    DIFFUSERS,
+    BackboneName,
     BlockCount,
     Channels,
     Factor,
     LevelKind,
-    UNetName,
     UViTSettings,
     UViTTraining,
     check_edm_keys,
+    check_folder,
     check_noise_input,
     network_config,
 )
@@ -46,8 +48,9 @@ REFRESHES: dict[Any, int | tuple[int, int]] = {"range": (4, 32), "grid": 8, "sam
 class Networks(UViTSettings):
     """Of the section `model`: the encoder's keys are those of a single network, further ones are the denoiser's."""
 
-    light_backbone: Literal["uvit", "ddpmpp", "ncsnpp", "adm"] | None = Field(
-        None, description="the denoiser's architecture; the encoder's if unset"
+    light_backbone: Literal["uvit", "ddpmpp", "ncsnpp", "adm", "dit"] | None = Field(
+        None,
+        description="the denoiser's architecture; the encoder's if unset, beside a diffusers network the U-ViT",
     )
     light_width: Factor = Field(0.5, description="the denoiser's channels relative to the encoder's")
     light_blocks: tuple[BlockCount, ...] | None = Field(
@@ -73,14 +76,20 @@ class Networks(UViTSettings):
         "leaves; its parts: the updated estimate as an input only, x̂_τ in place of it, its scale √p fixed to 1",
     )
 
-    def light_architecture(self) -> UNetName | None:
+    def light_architecture(self) -> BackboneName | None:
         """The denoiser's; None is the U-ViT."""
         if self.light_backbone is None:
-            return self.backbone
+            return None if self.backbone == DIFFUSERS else self.backbone
         return None if self.light_backbone == "uvit" else self.light_backbone
 
-    def backbones(self) -> tuple[UNetName | None, ...]:
+    def backbones(self) -> tuple[BackboneName | None, ...]:
         return (self.backbone, self.light_architecture())
+
+    def kinds(self) -> tuple[tuple[LevelKind, ...], ...]:
+        return (self.levels, self.light_levels or self.levels)
+
+    def keys_of_kinds(self) -> tuple[str, ...]:
+        return ("levels", "levels" if self.light_levels is None else "light_levels")
 
     def per_level(self) -> tuple[str, ...]:
         return (*super().per_level(), "light_blocks", "light_levels")
@@ -181,6 +190,9 @@ class DualRateMethod(Method):
         if train.encoder_learning_rate is not None and frozen:
             raise ValueError("train.encoder_learning_rate: the encoder is frozen (train.freeze); leave it out")
 
+    def check_images(self, config: Configuration, images: ImageShape) -> None:
+        check_folder(config, images)
+
     def build(self, config: Configuration, images: ImageShape) -> Model:
         from dataclasses import replace
 
@@ -188,6 +200,7 @@ class DualRateMethod(Method):
         from models.dual_rate import DualRate, images_beside
         from models.parameterization import parameterization_of
 
+        check_folder(config, images)
         model, recompute = config.model, config.train.checkpoint_activations
         head = images.channels if has_head(config) else None
         encoder = network_config(

@@ -12,7 +12,14 @@ from pydantic import Field, field_validator
 
 from models.limits import MEASURED_SCHEDULES
 from models.methods.base import Configuration, ImageShape, Method, PositiveInt, Settings
-from models.methods.uvit_settings import UViTSettings, UViTTraining, check_edm_keys, check_noise_input, network_config
+from models.methods.uvit_settings import (
+    UViTSettings,
+    UViTTraining,
+    check_edm_keys,
+    check_folder,
+    check_noise_input,
+    network_config,
+)
 from models.refresh import KEYS as REFRESH_KEYS
 
 if TYPE_CHECKING:
@@ -75,10 +82,14 @@ class SingleRateMethod(Method):
                 f"the model has levels 0 to {levels - 1}"
             )
 
+    def check_images(self, config: Configuration, images: ImageShape) -> None:
+        check_folder(config, images)
+
     def build(self, config: Configuration, images: ImageShape) -> Model:
         from models.parameterization import parameterization_of
         from models.single_rate import SingleRate
 
+        check_folder(config, images)
         model = config.model
         shape = network_config(
             model, images, config.train.checkpoint_activations, backbone=model.backbone, noise=model.noise_input

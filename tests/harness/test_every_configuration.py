@@ -31,6 +31,7 @@ from tests.data.making import classes, write_zip
 EXAMPLES = int(os.environ.get("HARNESS_EXAMPLES", "8"))
 SMALL = st.integers(1, 3)
 LEVEL = st.sampled_from(["conv", "transformer"])
+MULTIPLIER = st.sampled_from([0.5, 1, 2, 1.3])
 NOISE = ("learned", "adaptive")
 """Of `train.noise_schedule`, those that are trained."""
 SHARE = st.sampled_from([0.0, 0.1, 0.5, 1.0])
@@ -81,8 +82,9 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
     labelled = draw(st.booleans())
     cached = not dual and levels > 1 and draw(st.booleans())
     edm = draw(st.integers(0, 3)) == 0
-    backbone = draw(maybe(st.sampled_from(["ddpmpp", "ncsnpp", "adm"])))
-    of_unet = backbone is not None
+    backbone = draw(maybe(st.sampled_from(["ddpmpp", "ncsnpp", "adm", "dit", "dit"])))
+    of_dit = backbone == "dit"
+    of_unet = backbone is not None and not of_dit
     sampler = draw(st.sampled_from(["ancestral", "ddim", "heun", "dpmpp_2m"]))
     steps = draw(st.integers(1, 4))
     batch = draw(st.integers(1, 4))
@@ -100,9 +102,9 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
         "model.noise_input": draw(maybe(st.sampled_from(["vp", "ve", "iddpm"]))) if of_unet and not edm else None,
         "model.patch": None if of_unet else draw(st.sampled_from([1, 2])),
         "model.width": draw(st.integers(1, 20)),
-        "model.multipliers": per_level(draw, st.sampled_from([0.5, 1, 2, 1.3]), levels),
+        "model.multipliers": [draw(MULTIPLIER)] * levels if of_dit else per_level(draw, MULTIPLIER, levels),
         "model.blocks": per_level(draw, st.integers(1, 2), levels),
-        "model.levels": per_level(draw, LEVEL, levels),
+        "model.levels": ["transformer"] * levels if of_dit else per_level(draw, LEVEL, levels),
         "model.head_width": None if backbone in ("ddpmpp", "ncsnpp") else draw(st.sampled_from([1, 3, 8, 64])),
         "model.mlp_ratio": None if of_unet else draw(st.sampled_from([0.01, 0.5, 4])),
         "model.embedding": draw(maybe(st.integers(1, 20))),
@@ -171,7 +173,7 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
     if not digits and values["measure.features"] == "digits":
         values["data.size"] = 8
     if dual:
-        values |= dual_rate_keys(draw, levels)
+        values |= dual_rate_keys(draw, levels, of_dit=of_dit)
         if noise in NOISE:
             values["train.states"] = None
             own = draw(st.sampled_from([None, "process", "own"]))
@@ -223,7 +225,7 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None or key == "train.gradient_clip"}
 
 
-def dual_rate_keys(draw: st.DrawFn, levels: int) -> dict[str, Any]:
+def dual_rate_keys(draw: st.DrawFn, levels: int, *, of_dit: bool) -> dict[str, Any]:
     pairs = draw(st.sampled_from([None, "range", "grid", "same"]))
     refreshes = {None: None, "range": [1, 50], "grid": draw(st.integers(1, 50)), "same": None}[pairs]
     started = draw(st.booleans())
@@ -241,10 +243,10 @@ def dual_rate_keys(draw: st.DrawFn, levels: int) -> dict[str, Any]:
         "train.encoder_learning_rate": None if frozen else draw(st.sampled_from([None, 1e-4])),
         "train.encoder_loss": draw(st.sampled_from([None, 0.0, 0.5])) if headed and not frozen else None,
         "sample.denoise_at_refresh": draw(st.sampled_from([None, True, False])) if headed else None,
-        "model.light_backbone": draw(maybe(st.sampled_from(["uvit", "adm"]))),
+        "model.light_backbone": draw(maybe(st.sampled_from(["uvit", "dit"] if of_dit else ["uvit", "adm"]))),
         "model.light_width": draw(maybe(st.sampled_from([0.01, 0.5, 1, 3.0]))),
         "model.light_blocks": draw(maybe(st.just([1] * levels))),
-        "model.light_levels": draw(maybe(st.lists(LEVEL, min_size=levels, max_size=levels))),
+        "model.light_levels": None if of_dit else draw(maybe(st.lists(LEVEL, min_size=levels, max_size=levels))),
         "model.context_channels": None if context == "output" else draw(maybe(st.integers(1, 9))),
         "model.context_levels": context,
         "model.context_entry": draw(st.sampled_from([None, "level", "block"])),
@@ -330,7 +332,7 @@ def test_every_key_of_the_schema_is_drawn() -> None:
         seen.update(values)
 
     collect()
-    assert set(key_types()) - seen == {"measure.weights", "model.weights", "stitched", "teacher"}, (
+    assert set(key_types()) - seen == {"measure.weights", "model.folder", "model.weights", "stitched", "teacher"}, (
         "files, and what a sweep fills in"
     )
 

@@ -188,7 +188,7 @@ def test_a_hostile_file_stops_a_sweep_before_anything_is_made(folder: Path) -> N
         ({"model": {"mlp_ratio": 2.0}}, "mlp_ratio: ddpmpp does not read it"),
         ({"model": {"head_width": 8}}, "head_width: ddpmpp does not read it"),
         ({"model": {"noise_input": "vp"}}, "noise_input: vp networks predict ε; set diffusion.prediction: epsilon"),
-        ({"model": {"backbone": None, "noise_input": "vp"}}, "noise_input: only a U-Net has it"),
+        ({"model": {"backbone": None, "noise_input": "vp"}}, "noise_input: only a U-Net of EDM's has it"),
         ({"model": {"backbone": "unet"}}, "model.backbone"),
     ],
 )

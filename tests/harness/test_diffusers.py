@@ -1,0 +1,185 @@
+"""A folder of diffusers as finished weights: from the folder to baseline rows, a cache and a dual-rate network."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from harness.cli.app import app
+from harness.config.schema import parse_experiment
+from harness.dispatch.sweep import load_sweep
+from harness.engine.given import given_problem
+from harness.errors import HarnessError, MissingDataError
+from harness.store.identity import UNKNOWN_ID, Identifier, identify
+from tools.made_diffusers import make
+
+pytest.importorskip("diffusers")
+SHORT = """
+  train: {steps: 6, batch: 8, label_dropout: 0.1, warmup: 1, checkpoint_every: 6, log_every: 6}
+  sample: {steps: 4, batch: 8, seeds: [0]}
+  measure: {images: 16, latency: {batch: 4, warmup: 0, repeats: 1}}
+"""
+ARMS = """
+arms:
+  base:
+    set: {model.weights: FOLDER}
+    grid: {sample.sampler: [ddim, heun]}
+  guided:
+    set: {model.weights: FOLDER, sample.guidance: 2.0}
+  cached:
+    set: {model.weights: FOLDER, sample.cache_from_level: 1, sample.refreshes: 2}
+  dual-rate:
+    set:
+      model: {kind: dual_rate, light_width: 1.0, light_blocks: [1, 1], context_entry: block}
+      model.preconditioning: conditional
+      train.start: base
+      train.freeze: [encoder]
+      sample.refreshes: 2
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("diffusers")
+    make(place / "unet")
+    make(place / "dit", dit=True)
+    make(place / "no-null", {"num_class_embeds": 10})
+    return place
+
+
+@pytest.fixture(autouse=True)
+def _inside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+
+
+def run(*arguments: object) -> str:
+    result = CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def shown(name: str) -> dict[str, Any]:
+    """What `harness weights show` prints, as a configuration of the digits; the weights left out."""
+    printed = yaml.safe_load(run("weights", "show", name))
+    assert printed["model"].pop("weights") == name
+    printed["data"] = {"name": "digits"}
+    return dict(printed)
+
+
+def write(name: str, base: dict[str, Any], arms: str = ARMS) -> Path:
+    text = yaml.safe_dump({"name": f"of-{name}", "base": {**base, **yaml.safe_load(SHORT)}})
+    file = Path(f"{name}.yaml")
+    file.write_text(text + arms.replace("FOLDER", name))
+    return file
+
+
+def test_from_a_folder_to_the_table(folder: Path) -> None:
+    """Of a U-Net: what `weights show` prints is the configuration of every row, and the network becomes dual-rate."""
+    results, file = folder / "results", write("unet", shown("unet"))
+    run("sweep", file, "--cluster", "inline", "--results", results)
+    sweep = load_sweep(file, [])
+    by_arm = {arm: one for one in sweep.trainings.values() for arm in one.arms}
+    assert by_arm["base"] is by_arm["cached"] is by_arm["guided"]
+    records = [json.loads(path.read_text()) for path in (results / "runs" / "cells").glob("*.json")]
+    assert len(records) == len(sweep.cells) == 5
+    for record in records:
+        is_dual = record["config"]["model"]["kind"] == "dual_rate"
+        assert set(record["compute"]["evaluations"]) >= ({"encoder", "denoiser"} if is_dual else {"network"})
+    (report,) = results.glob("**/table.md")
+    assert all(arm in report.read_text() for arm in ("base", "guided", "cached", "dual-rate"))
+    planned = json.loads(run("sweep", file, "--cluster", "inline", "--results", results, "--dry-run", "--json"))
+    assert all(one["done"] for kind in ("trainings", "cells") for one in planned[kind])
+    words = ("--set", "train.steps=60", "--results", results, "--dry-run")
+    run("adapt", f"training:{by_arm['base'].id}", *words)
+
+
+def test_a_transformer_divided_into_runs_is_cached_and_made_dual_rate(folder: Path) -> None:
+    base = shown("dit")
+    base["model"] |= {"blocks": [1, 2], "levels": ["transformer"] * 2, "multipliers": [1.0, 1.0]}
+    arms = ARMS.replace("light_width: 1.0,", "light_width: 1.0, light_backbone: dit,").replace("[ddim, heun]", "[ddim]")
+    arms = arms.replace("  guided:\n    set: {model.weights: FOLDER, sample.guidance: 2.0}\n", "")
+    results, file = folder / "results-dit", write("dit", base, arms)
+    run("sweep", file, "--cluster", "inline", "--results", results)
+    records = [json.loads(path.read_text()) for path in (results / "runs" / "cells").glob("*.json")]
+    per_run = {name: value for one in records for name, value in one["compute"]["gmacs_per_evaluation"].items()}
+    assert len(records) == 3 and per_run["shallow"] < per_run["network"]
+
+
+def experiment(name: str = "unet", given: bool = True, **changes: Any) -> Any:
+    values = shown(name)
+    if name == "unet":
+        values["model"]["weights"] = name if given else None
+    for section, own in changes.items():
+        values[section] = {**values.get(section, {}), **own} if isinstance(own, dict) else own
+    return parse_experiment(values, "test")
+
+
+def test_an_id_knows_a_folder_by_what_is_read_of_it(folder: Path) -> None:
+    shutil.copytree(folder / "unet", folder / "copied", dirs_exist_ok=True)
+    config = folder / "copied" / "unet" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "_name_or_path": "elsewhere"}))
+    own, network = identify(experiment()), identify(experiment(given=False))
+    assert identify(experiment(model={"folder": "copied", "weights": "copied"})) == own
+    assert identify(experiment(given=False, model={"folder": "copied"})) == network != own
+    make(folder / "steeper", beta_end=0.03)
+    others = [experiment(model={"folder": "steeper"}), experiment(given=False, model={"folder": "steeper"})]
+    (folder / "copied" / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"other")
+    others += [experiment(model={"weights": "copied"})]
+    assert len({own, network, *map(identify, others)}) == 5
+    with pytest.raises(MissingDataError, match=r"model.folder: gone: no such folder .*hf download OWNER/NAME"):
+        identify(experiment(model={"folder": "gone"}))
+    assert Identifier(without_data=True)(experiment(model={"folder": "gone"}))[0].startswith(UNKNOWN_ID)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"model": {"width": 16}}, r"channels of the levels is \[8, 16\] there and \[16, 32\] here"),
+        ({"model": {"blocks": [1, 2]}}, r"model.blocks is \[1, 1\] there and \[1, 2\] here"),
+        ({"model": {"class_conditional": False}}, "classes is 11 there and not set here"),
+        ({"diffusion": {"prediction": "v"}}, "diffusion.prediction is epsilon there and v here"),
+        ({"diffusion": {"preconditioning": "edm", "prediction": None}}, "diffusion.preconditioning is none there"),
+        ({"data": {"size": 16}}, "data"),
+        ({"model": {"folder": "dit"}}, "unet is another network than that of model.folder: dit"),
+        ({"model": {"weights": "dit"}}, "dit is another network than that of model.folder: unet"),
+        ({"model": {"folder": None}}, "folder: missing; model.backbone: diffusers needs the folder"),
+        ({"model": {"backbone": "adm"}}, "folder: only model.backbone: diffusers reads it"),
+        ({"model": {"backbone": None, "folder": None}}, "unet is a folder of diffusers; set model.backbone: diffusers"),
+        ({"model": {"mlp_ratio": 2.0}}, "mlp_ratio: diffusers does not read it"),
+        ({"model": {"embedding": 8}}, "embedding: diffusers does not read it"),
+        ({"model": {"dropout": 0.1}}, "dropout: diffusers does not read it"),
+        ({"model": {"noise_input": "vp"}}, "noise_input: only a U-Net of EDM's has it"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_made(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(HarnessError, match=said):
+        given_problem(experiment(**change))
+
+
+def test_guidance_without_a_null_class_stops_a_sweep_before_anything_is_made(folder: Path) -> None:
+    results, file = folder / "none", write("no-null", shown("no-null"))
+    result = CliRunner().invoke(app, ["sweep", str(file), "--cluster", "inline", "--results", str(results)])
+    assert "arm 'guided': sample.guidance: the network in no-null embeds its 10 classes and no null class" in str(
+        result.exception
+    )
+    assert not list(results.glob("runs/trainings/*/weights.safetensors"))
+
+
+def test_a_light_denoiser_that_halves_beside_a_transformer_of_several_runs_is_refused(folder: Path) -> None:
+    model = {"kind": "dual_rate", "blocks": [1, 2], "levels": ["transformer"] * 2, "multipliers": [1.0, 1.0]}
+    drawn = experiment("dit", model=model, sample={"refreshes": 2})
+    from harness.engine.start import network_shapes
+
+    with pytest.raises(HarnessError, match="light_backbone: the network in dit keeps one resolution on its 2 levels"):
+        network_shapes(drawn)
+
+
+def test_a_folder_is_not_converted() -> None:
+    with pytest.raises(HarnessError, match=r"is a folder of diffusers, which model[.]weights and model[.]folder take"):
+        run("weights", "convert", "unet", "--out", "out.safetensors")
