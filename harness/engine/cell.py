@@ -17,6 +17,7 @@ from torch import Tensor
 from harness.config.schema import Experiment, as_plain, parse_experiment
 from harness.config.stitching import stitched_experiment
 from harness.data import Dataset, open_data
+from harness.data.autoencoder import latent_info
 from harness.engine.build import load_model
 from harness.engine.costs import measure_sampling, sampling_cost
 from harness.engine.distributed import current_ranks, pick_device
@@ -61,7 +62,7 @@ def load_generator(
     """
     if experiment.sample.schedule is not None:
         raise RuntimeError("a generator is handed a schedule that is found: harness.engine.schedules.scheduled_of")
-    info = open_data(experiment.data).info
+    info = latent_info(experiment.data, open_data(experiment.data).info)
     model = load_model(experiment, info, weights, identify(experiment)[0])
     other = stitched_experiment(experiment)
     partner = None

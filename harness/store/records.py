@@ -104,6 +104,9 @@ class ComputeRecord(Part):
     """Multiply-adds and evaluations of one image, parameters, and what the training cost."""
 
     gmacs_per_image: Number | None = None
+    """Of latents with their decoding."""
+    decoder_gmacs_per_image: Number | None = None
+    """What decoding an image's latents is of it; None where the networks see images."""
     gflops_per_image: Number | None = None
     macs_per_image: Count | None = None
     evaluations: dict[str, Count] = Field(default_factory=dict)
@@ -139,6 +142,10 @@ class TimeRecord(Part):
     """Seconds per image, and the conditions that they hold for."""
 
     seconds_per_image: Number | None = None
+    """Of latents with their decoding."""
+    decoder_seconds_per_image: Number | None = None
+    """What decoding an image's latents is of it; None where the networks see images."""
+    decoder_latency_seconds: Number | None = None
     seconds_per_image_quartiles: tuple[Number | None, ...] | None = None
     latency_seconds: Number | None = None
     latency_seconds_quartiles: tuple[Number | None, ...] | None = None
