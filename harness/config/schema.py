@@ -957,10 +957,14 @@ def as_plain(section: Section) -> dict[str, Any]:
     return _without_unset(plain, type(section))
 
 
+PLACES = ("path", "latents")
+"""Keys of the data that say where they lie, and where their autoencoder does."""
+
+
 def standing_by_itself(experiment: Experiment) -> str:
     """The configuration that a file of weights holds, as JSON: the same wherever the data lie."""
     plain = as_plain(experiment)
-    for place in ("path", "latents"):
+    for place in PLACES:
         plain["data"].pop(place, None)
     return json.dumps(plain, sort_keys=True)
 

@@ -81,6 +81,21 @@ class SeedRecord(Part):
     standard_errors: dict[str, Number | None] = Field(default_factory=dict)
 
 
+class ReconstructionRecord(Part):
+    """Images of the reference, encoded and decoded, measured as generated ones are: what perfect samples have."""
+
+    images: Count
+    squared_error: Number
+    """The mean over pixels, which are in [-1, 1]."""
+    values: dict[str, Number | None]
+    standard_errors: dict[str, Number | None] = Field(default_factory=dict)
+
+    @property
+    def psnr(self) -> float:
+        """Peak signal-to-noise ratio of all pixels together, in decibels."""
+        return 10 * math.log10(4 / self.squared_error) if self.squared_error > 0 else math.inf
+
+
 class QualityRecord(Part):
     """Quality under one condition: features, N, reference."""
 
@@ -95,6 +110,8 @@ class QualityRecord(Part):
     reference: ReferenceRecord
     measures: dict[str, MeasureRecord]
     per_seed: tuple[SeedRecord, ...]
+    reconstruction: ReconstructionRecord | None = None
+    """Of the autoencoder whose latents are sampled; None where the networks see images."""
     kernel_subsets: dict[str, Count] = Field(default_factory=dict)
     covariance_singular: Flag = False
     """Whether there were no more images than features: the distances are a rough guide."""
@@ -198,6 +215,19 @@ class Provenance(Part):
     """Provenance of the times, where they were taken again later."""
 
 
+class LatentsRecord(Part):
+    """The autoencoder whose latents networks are trained on."""
+
+    autoencoder: str
+    """Its class."""
+    digest: str
+    """Of its configuration and weights."""
+    shape: tuple[Count, ...]
+    """(channels, side, side) of an image's latents."""
+    posterior: Literal["mean", "sample"] | None = None
+    """Of one that encodes to a distribution, what training sees."""
+
+
 class DataRecord(Part):
     """The data that the training saw."""
 
@@ -207,6 +237,8 @@ class DataRecord(Part):
     channels: Count | None = None
     """None in records of an older form whose configuration did not name them."""
     fingerprint: str | None = None
+    latents: LatentsRecord | None = None
+    """None where the networks see images."""
 
 
 class _Record(Part):
