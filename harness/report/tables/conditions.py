@@ -11,8 +11,8 @@ from harness.report.timing import MARK, untrusted, why
 from harness.wording import count_of
 
 WITH_DECODER = (
-    "GMACs/image, s/image, speed-ups and frontiers count the decoder, which makes images of latents; sampling GMACs and "
-    "sampling s are those of the latents alone."
+    "GMACs/image, s/image, speed-ups and frontiers count the decoder, which makes images of latents; sampling GMACs "
+    "and sampling s are those of the latents alone."
 )
 
 
