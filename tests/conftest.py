@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ["HARNESS_CACHE"] = tempfile.mkdtemp(prefix="harness-cache-")  # no test reads what another run has left
+
+if (
+    signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+):  # of a shell's background job; commands inherit it, deaf to Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import torch
 

@@ -255,7 +255,7 @@ class _Noting:
 
 def first_line(error: BaseException) -> str:
     """The error in one line, with its type unless the message is written for people."""
-    text = (str(error).splitlines() or [""])[0]
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     if isinstance(error, HarnessError):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -135,7 +135,8 @@ def derivative(estimate: Callable[[Weights], Tensor], weights: Weights, directio
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+    whole = torch.autocast("cpu", enabled=False)  # there a normalisation's derivative has another type than its value
+    with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH), torch.no_grad(), whole:
         # fused attention has no forward derivative, and the first one of a process loads functions by torch.jit
         warnings.simplefilter("ignore", FutureWarning)
         moved: Tensor = torch.func.jvp(estimate, (weights,), (direction,))[1]

@@ -83,15 +83,19 @@ class Distillation(nn.Module):
 
     @torch.no_grad()
     def share_frozen(self) -> None:
-        """Hold what is frozen once: a student's tensor that equals one of the teacher's lies where that lies."""
+        """Hold what is frozen once: a student's tensor that equals one of the teacher's lies where that lies.
+
+        No two of the student's lie in one place, however equal they are: each is saved by its own name.
+        """
         held: dict[tuple[Any, ...], list[nn.Parameter]] = {}
         for parameter in self.teacher.parameters():
             held.setdefault((parameter.dtype, tuple(parameter.shape)), []).append(parameter)
         for parameter in self.student.parameters():
             if not parameter.requires_grad:
-                for there in held.get((parameter.dtype, tuple(parameter.shape)), ()):
+                free = held.get((parameter.dtype, tuple(parameter.shape)), [])
+                for place, there in enumerate(free):
                     if torch.equal(parameter, there):
-                        parameter.data = there.data
+                        parameter.data = free.pop(place).data
                         break
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -40,9 +39,9 @@ from harness.store.identity import Identifier, start_table
 from harness.store.records import CellRecord
 from harness.store.store import Store
 from harness.store.weights import load_tensors, save_tensors, tensors_digest
-from tests.harness.test_train import DISTRIBUTED
 from tests.harness.tiny import by_arm, harness
 from tests.harness.tiny_experiments import MODEL, tiny
+from tests.harness.two_ranks import Training, train_by_two
 
 CPU = torch.device("cpu")
 LABELLED: dict[str, Any] = {"class_conditional": True, "dropout": 0.3}
@@ -222,46 +221,37 @@ def test_a_checkpoint_beside_another_teacher_is_refused(teacher: Path, tmp_path:
 # Over ranks.
 
 
-@pytest.mark.parametrize(
-    ("kind", "distill", "train"),
-    [
-        ("single_rate", {}, {}),
-        ("dual_rate", FULL, {"freeze": ["encoder"]}),
-        ("dual_rate", {"guidance": 2.0}, {}),
-        ("dual_rate", REGRESSION, {}),
-    ],
-)
-def test_two_processes_train_what_one_does(
-    teacher: Path, dual_start: Path, tmp_path: Path, kind: str, distill: dict[str, Any], train: dict[str, Any]
-) -> None:
-    start = dual_start if kind == "dual_rate" else teacher
-    train = {"steps": 4, "accumulate": 2, **train}
-    experiment = student(start, teacher, kind, train=train, model={"dropout": 0.0}, **distill)
-    script = DISTRIBUTED.replace(
-        "Path(sys.argv[2]))", "Path(sys.argv[2]), start=Path(sys.argv[3]), teacher=Path(sys.argv[4]))"
-    )
-    assert script != DISTRIBUTED
-    asked = [sys.executable, "-c", script, experiment.model_dump_json(exclude_none=True), str(tmp_path / "two")]
-    port = 20_000 + (os.getpid() + 11) % 20_000
-    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    ranks = [
-        subprocess.Popen(
-            [*asked, str(start), str(teacher)],
-            env={**os.environ, **group, "RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    one = trained(experiment, tmp_path / "one")
-    errors = [rank.communicate(timeout=120)[1] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], errors
-    two = load_tensors(tmp_path / "two" / "weights.safetensors", "t")[0]
+RANKED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("single_rate", {}, {}),
+    ("dual_rate", FULL, {"freeze": ["encoder"]}),
+    ("dual_rate", {"guidance": 2.0}, {}),
+    ("dual_rate", REGRESSION, {}),
+]
+"""Students (kind, keys of `distill`, keys of `train`) that are trained by two processes."""
+
+
+@pytest.fixture(scope="module")
+def by_two(teacher: Path, dual_start: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Training]:
+    """What two processes have trained, each of :data:`RANKED`."""
+    folder, made = tmp_path_factory.mktemp("by-two"), []
+    for number, (kind, distill, train) in enumerate(RANKED):
+        start = dual_start if kind == "dual_rate" else teacher
+        train = {"steps": 4, "accumulate": 2, **train}
+        experiment = student(start, teacher, kind, train=train, model={"dropout": 0.0}, **distill)
+        made.append(Training(experiment, folder / str(number), start, teacher))
+    train_by_two(*made)
+    return made
+
+
+@pytest.mark.parametrize("number", range(len(RANKED)))
+def test_two_processes_train_what_one_does(number: int, by_two: list[Training], tmp_path: Path) -> None:
+    made = by_two[number]
+    one = trained(made.experiment, tmp_path / "one")
+    two = load_tensors(made.folder / "weights.safetensors", "t")[0]
     close = torch.cat([torch.isclose(one[name], two[name], rtol=1e-5, atol=1e-5).flatten() for name in one])
-    assert (
-        float(close.float().mean()) > 0.99
-    )  # Adam makes whole steps of the rounding of a gradient that is nearly zero
-    for first, second in zip(journal(tmp_path / "one"), journal(tmp_path / "two"), strict=True):
+    share = float(close.float().mean())
+    assert share > 0.99  # Adam makes whole steps of the rounding of a gradient that is nearly zero
+    for first, second in zip(journal(tmp_path / "one"), journal(made.folder), strict=True):
         assert first["loss"] == pytest.approx(second["loss"], rel=1e-3, abs=2e-6)
         assert first.keys() == second.keys()  # of the rest each tells its mean over micro-batches, a root mean square
 

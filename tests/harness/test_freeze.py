@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +21,8 @@ from harness.errors import Blocked, ConfigError, Stopped, StoreError
 from harness.store.checkpoints import checkpoints
 from harness.store.store import Store, Target
 from harness.store.weights import load_tensors, save_tensors, tensors_digest
-from tests.harness.test_train import DISTRIBUTED
 from tests.harness.tiny_experiments import MODEL, tiny
+from tests.harness.two_ranks import Training, train_by_two
 
 CPU = torch.device("cpu")
 LABELLED = {"class_conditional": True, "dropout": 0.3}
@@ -137,25 +134,17 @@ def test_a_checkpoint_beside_other_frozen_weights_is_refused(start: Path, tmp_pa
         train_network(experiment, "t", tmp_path, start=other)
 
 
-@pytest.mark.parametrize("changes", [{"freeze": True}, {"freeze": False, "encoder_learning_rate": 1e-3}])
-def test_two_processes_train_what_one_does(start: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
-    experiment = adapted(start, model={"dropout": 0.0}, steps=3, accumulate=2, **changes)
-    script = DISTRIBUTED.replace("Path(sys.argv[2]))", "Path(sys.argv[2]), start=Path(sys.argv[3]))")
-    assert script != DISTRIBUTED
-    asked = [sys.executable, "-c", script, experiment.model_dump_json(exclude_none=True), str(tmp_path / "two")]
-    port = 20_000 + (os.getpid() + 7) % 20_000
-    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    ranks = [
-        subprocess.Popen(
-            [*asked, str(start)], env={**os.environ, **group, "RANK": str(rank)}, stderr=subprocess.PIPE, text=True
-        )
-        for rank in range(2)
-    ]
-    one = trained(experiment, tmp_path / "one", start)
-    errors = [rank.communicate(timeout=120)[1] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], errors
-    two = load_tensors(tmp_path / "two" / "weights.safetensors", "t")[0]
-    assert all(torch.allclose(one[name], two[name], rtol=1e-5, atol=1e-5) for name in one)
+def test_two_processes_train_what_one_does(start: Path, tmp_path: Path) -> None:
+    ways: dict[str, dict[str, Any]] = {
+        "frozen": {"freeze": True},
+        "slower": {"freeze": False, "encoder_learning_rate": 1e-3},
+    }
+    made = {name: adapted(start, model={"dropout": 0.0}, steps=3, accumulate=2, **way) for name, way in ways.items()}
+    train_by_two(*(Training(experiment, tmp_path / name, start) for name, experiment in made.items()))
+    for name, experiment in made.items():
+        one = trained(experiment, tmp_path / "one" / name, start)
+        two = load_tensors(tmp_path / name / "weights.safetensors", "t")[0]
+        assert all(torch.allclose(one[key], two[key], rtol=1e-5, atol=1e-5) for key in one), name
 
 
 def test_the_encoder_may_learn_more_slowly(start: Path, tmp_path: Path) -> None:

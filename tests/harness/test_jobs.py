@@ -208,3 +208,19 @@ def test_damaged_weights_are_set_aside_and_damaged_images_drawn_again(
     here, there = store.read_cell(CELL.id), made[0].read_cell(CELL.id)
     assert (here.quality, here.compute, here.config) == (there.quality, there.compute, there.config)
     assert here.training == there.training
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            RuntimeError("\n            Some tensors share memory\n            and more"),
+            "RuntimeError: Some tensors share memory",
+        ),
+        (StoreError("cut short\nand more"), "cut short"),
+        (ValueError(" \n"), "ValueError"),
+        (KeyError("x"), "KeyError: 'x'"),
+    ],
+)
+def test_a_failure_is_told_by_the_first_line_that_says_something(error: Exception, line: str) -> None:
+    assert jobs.first_line(error) == line

@@ -46,8 +46,8 @@ def sweep(folder: Path, results: str, **environment: str) -> subprocess.Complete
     )
 
 
-@pytest.mark.parametrize("name", ["50% %j %a", 'it\'s a "b" #1'])
-def test_the_folder_of_results_may_have_any_name(tmp_path: Path, name: str) -> None:
+def test_the_folder_of_results_may_have_any_name(tmp_path: Path) -> None:
+    name = 'it\'s a "b" #1, 50% %j %a'
     done = sweep(tmp_path, name)
     assert done.returncode == 0, done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"tiny.yaml", name}

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +29,8 @@ from models.methods import Configuration, ImageShape, Loss, Method
 from models.noise_schedule import noise_schedule_of
 from models.process import CosineSchedule
 from models.spacing import noise_schedule_steps
-from tests.harness.test_train import DISTRIBUTED
 from tests.harness.tiny_experiments import tiny
+from tests.harness.two_ranks import Training, train_by_two
 
 FOUND = ("learned", "adaptive")
 KNOTS = 4
@@ -75,16 +72,8 @@ def test_resumed_at_every_step_is_uninterrupted_bit_for_bit(kind: str, schedule:
 
 def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
     experiment = found("dual_rate", "learned", steps=3, accumulate=2, context_dropout=0.0)
-    asked = [sys.executable, "-c", DISTRIBUTED, experiment.model_dump_json(exclude_none=True), str(tmp_path / "two")]
-    port = 20_000 + (os.getpid() + 11) % 20_000
-    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    ranks = [
-        subprocess.Popen(asked, env={**os.environ, **group, "RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
+    train_by_two(Training(experiment, tmp_path / "two"))
     one = trained(experiment, tmp_path / "one")
-    errors = [rank.communicate(timeout=120)[1] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], errors
     two = load_tensors(tmp_path / "two" / "weights.safetensors", "t")[0]
     assert all(torch.allclose(one[name], two[name], rtol=1e-4, atol=1e-4) for name in one)
     moved = one["noise_schedule.increments"]

@@ -263,12 +263,21 @@ def test_weights_carry_their_configuration(made: tuple[Sweep, Store]) -> None:
 def test_processes_of_this_machine_make_the_same_and_status_tells_of_it(
     made: tuple[Sweep, Store], tmp_path: Path
 ) -> None:
+    """The table and what needs it; the rest is done."""
     sweep, store = made
-    results = tmp_path / "results"
+    results, second = tmp_path / "results", by_arm(sweep)["second"]
+    shutil.copytree(store.root, results)
+    copied = Store(results)
+    copied.table_path(table_in(sweep).id).unlink()
+    shutil.rmtree(copied.training_folder(second.id))
+    (cell,) = (cell.id for cell in sweep.cells.values() if cell.training == second.id)
+    copied.cell_path(cell).unlink()
     asked = command("sweep", sweep.path, "--json", "--cluster", "local", "--workers", 2)
     subprocess.run(asked, env=environment(results), capture_output=True, timeout=300, check=True)
     for id in sweep.trainings:
-        assert Store(results).weights_path(id).read_bytes() == store.weights_path(id).read_bytes()
+        assert copied.weights_path(id).read_bytes() == store.weights_path(id).read_bytes()
+    again, before = (load(one.table_path(table_in(sweep).id).read_bytes()) for one in (copied, store))
+    assert again.keys() == before.keys() and all(torch.equal(again[name], before[name]) for name in before)
     told = json.loads(invoke("status", sweep.path, "--results", results, "--json"))
     assert told["counts"] == {"training": {"done": 3}, "table": {"done": 1}, "cell": {"done": 2}}
     shown = invoke("status", sweep.path, "--results", results)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -29,6 +26,7 @@ from harness.store import checkpoints
 from harness.store.checkpoints import CheckpointWriter
 from harness.store.weights import load_tensors
 from tests.harness.tiny_experiments import tiny
+from tests.harness.two_ranks import Training, train_by_two
 
 KINDS = ["single_rate", "dual_rate"]
 CPU = torch.device("cpu")
@@ -161,41 +159,11 @@ def test_compiled_networks_train_the_same_and_compile_once(monkeypatch: pytest.M
     assert plain.tensors().keys() == compiled.tensors().keys()
 
 
-DISTRIBUTED = """
-import sys, torch
-from pathlib import Path
-from harness.config.schema import parse_experiment
-from harness.engine.distributed import process_group
-from harness.engine.train import train_network
-torch.set_num_threads(1)
-with process_group():
-    train_network(parse_experiment(__import__("json").loads(sys.argv[1]), "test"), "t", Path(sys.argv[2]))
-"""
-
-
 def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
     options = {"steps": 3, "accumulate": 2, "translation": 1, "context_dropout": 0.0}  # an unused parameter, too
     experiment = tiny("dual_rate", train=options)
-    port = 20_000 + os.getpid() % 20_000
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", DISTRIBUTED, experiment.model_dump_json(exclude_none=True), str(tmp_path / "two")],
-            env={
-                **os.environ,
-                "RANK": str(rank),
-                "WORLD_SIZE": "2",
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
-                "OMP_NUM_THREADS": "1",
-            },
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
+    train_by_two(Training(experiment, tmp_path / "two"))
     one = trained(experiment, tmp_path / "one")
-    errors = [rank.communicate(timeout=120)[1] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], errors
     two, _ = load_tensors(tmp_path / "two" / "weights.safetensors", "t")
     assert close(one, two, 1e-5)
     assert json.loads((tmp_path / "two" / "done.json").read_text())["ranks"] == 2

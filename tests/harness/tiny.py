@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+from typer.testing import CliRunner
+
+from harness.cli import app
 from harness.dispatch.sweep import Sweep
 from harness.store.store import Target
 
@@ -55,9 +60,23 @@ def environment(results: Path) -> dict[str, str]:
 
 
 def harness(results: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*arguments), env=environment(results), capture_output=True, text=True, timeout=300, check=False
-    )
+    """The command line as a program of its own would run it, in this process: torch is imported once, not each time."""
+    asked = ["harness", *map(str, arguments)]
+    with (
+        mock.patch.dict(os.environ, environment(results)),
+        mock.patch.object(sys, "argv", asked),
+        mock.patch.object(logging.getLogger(), "handlers", []),  # the program sets up its own, on this stderr
+        CliRunner().isolation() as streams,
+    ):
+        try:
+            app.main()
+            status = 0
+        except SystemExit as end:
+            status = int(end.code or 0)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        said, complaints = (stream.getvalue().decode("utf-8", errors="replace") for stream in streams[:2])
+    return subprocess.CompletedProcess(asked, status, said, complaints)
 
 
 def figures(results: Path) -> dict[str, Any]:

@@ -482,7 +482,11 @@ def test_what_is_frozen_is_held_once() -> None:
     networks.begin()
     networks.share_frozen()
     theirs = {parameter.data_ptr() for parameter in teacher.parameters()}
-    assert {p.data_ptr() for p in student.encoder.parameters()} <= theirs
+    ours = [p.data_ptr() for p in student.encoder.parameters()]
+    assert set(ours) <= theirs
+    assert len(set(ours)) == len(ours), (
+        "equal ones, such as scales before training, lie apart: each is saved by its name"
+    )
     auxiliary = networks.auxiliary
     assert auxiliary is not None and not {p.data_ptr() for p in auxiliary.parameters()} & theirs
 

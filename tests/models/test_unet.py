@@ -10,9 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.func import functional_call
 
 from harness.measure.flops import count_macs, flop_counter_count, flop_counter_macs, network_calls
 from models.cache import CachedSingleRate
+from models.distillation.moment_matching import derivative
+from models.distillation.networks import Whole
 from models.dual_rate import DualRate
 from models.edm_weights import described, original_names, renamed
 from models.method import Model
@@ -210,6 +213,24 @@ def test_recomputed_activations_give_the_same_gradients(architecture: Architectu
     for one, other in zip(*grads, strict=True):
         assert (one is None) == (other is None)
         assert one is None or torch.allclose(one, other, atol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_its_derivative_in_the_weights_is_found_in_bfloat16(architecture: Architecture) -> None:
+    """What instant distillation takes: a normalisation's output is bfloat16 there, and its derivative is not."""
+    model, z, log_snr = SingleRate(unet(architecture)), noise(2, 1, 8, 8), torch.tensor([-1.0, 2.0])
+    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    direction = {name: torch.ones_like(value) for name, value in weights.items()}
+
+    def estimate(at: dict[str, Tensor]) -> Tensor:
+        answer: Tensor = functional_call(
+            Whole(model), {f"model.{name}": value for name, value in at.items()}, (z, log_snr, None)
+        )
+        return answer
+
+    plain = derivative(estimate, weights, direction)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(derivative(estimate, weights, direction), plain)
 
 
 def test_noise_inputs_are_those_of_edm_s_table_1() -> None:
