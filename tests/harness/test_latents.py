@@ -256,6 +256,37 @@ def test_killed_in_the_middle_it_heals(folder: Path, tmp_path: Path, monkeypatch
     assert_as_of_one_run(latents, tmp_path, data)
 
 
+BY_TWO = """
+import sys
+from pathlib import Path
+import harness.engine.latents as engine
+from harness.config.schema import DataConfig
+from harness.engine.distributed import process_group
+from harness.store.store import Store
+engine.PART = 500
+own = []
+save = engine.Parts.save
+engine.Parts.save = lambda self, start, encoded: (own.append(start), save(self, start, encoded))
+with process_group():
+    engine.ready_latents(Store(Path(sys.argv[1])), DataConfig(latents=sys.argv[2]))
+print(own)
+"""
+
+
+def test_the_ranks_of_a_job_share_the_work(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = str(20_000 + (os.getpid() + 7) % 20_000)
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    arguments = [sys.executable, "-c", BY_TWO, str(tmp_path), str(folder / "tiny")]
+    ranks = [
+        subprocess.Popen(arguments, env={**os.environ, **group, "RANK": rank}, stdout=subprocess.PIPE, text=True)
+        for rank in ("0", "1")
+    ]
+    assert [rank.communicate(timeout=300)[0].strip() for rank in ranks] == ["[0, 1000]", "[500, 1500]"]
+    monkeypatch.setattr(engine, "PART", 500)
+    data = of(folder / "tiny").data
+    assert_as_of_one_run(ready_latents(Store(tmp_path), data) or tmp_path, tmp_path, data)
+
+
 def test_of_two_jobs_one_encodes(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, store = of(folder / "tiny").data, Store(tmp_path)
     monkeypatch.setattr(engine, "WAIT_SECONDS", 0.01)
@@ -284,7 +315,10 @@ def test_of_two_jobs_one_encodes(folder: Path, tmp_path: Path, monkeypatch: pyte
 def test_latents_are_never_clipped(folder: Path) -> None:
     pixels, latents = tiny(), of(folder / "tiny")
     assert clips(pixels) and not clips(latents)
-    taught = {"train": {"start": "a.st"}, "distill": {"method": "regression", "teacher": "a.st", "steps": 2}}
+    taught: dict[str, Any] = {
+        "train": {"start": "a.st"},
+        "distill": {"method": "regression", "teacher": "a.st", "steps": 2},
+    }
     assert student_settings(tiny(**taught), CosineSchedule()).clips
     assert not student_settings(of(folder / "tiny", **taught), CosineSchedule()).clips
 
