@@ -45,6 +45,7 @@ class Stream(IntEnum):
     ROLLOUT_START = 15
     PAIRS = 16
     SCHEDULE = 17
+    POSTERIOR = 18
 
 
 def _product(word: Tensor, multiplier: int) -> tuple[Tensor, Tensor]:

@@ -55,6 +55,8 @@ def flops(file: Path, overrides: Sequence[str], arm: str | None, json_output: bo
     for name, count in total["evaluations"].items():
         summary.add_row(f"evaluations of the {name} per image", str(count))
     summary.add_row("GMACs per image", f"{total['gmacs_per_image']:.6g}")
+    if "decoder_gmacs_per_image" in total:
+        summary.add_row("of these the decoder's", f"{total['decoder_gmacs_per_image']:.6g}")
     summary.add_row("GFLOPs per image (2 × GMACs)", f"{total['gflops_per_image']:.6g}")
     summary.add_row("GMACs per training step", f"{total['training_gmacs_per_step']:.6g}")
     out.print(summary)

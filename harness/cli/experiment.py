@@ -341,9 +341,19 @@ def show_record(record: CellRecord, store: Store, out: Console) -> None:
             )
     table.add_row("images", f"{quality.images} against {quality.reference.images} of {quality.reference.name}")
     table.add_row("GMACs per image", f"{compute.gmacs_per_image:.4g}")
+    if compute.decoder_gmacs_per_image is not None:
+        table.add_row("of these the decoder's", f"{compute.decoder_gmacs_per_image:.4g}")
     table.add_row("GFLOPs per image", f"{compute.gflops_per_image:.4g}")
     table.add_row("evaluations", ", ".join(f"{name} {count}" for name, count in compute.evaluations.items()))
     if timing is not None:
         table.add_row("seconds per image", f"{timing.seconds_per_image:.4g} (batch {timing.batch}, {timing.device})")
+        if timing.decoder_seconds_per_image is not None:
+            table.add_row("of these the decoder's", f"{timing.decoder_seconds_per_image:.4g}")
+    if quality.reconstruction is not None:
+        told = quality.reconstruction
+        for name, measure in quality.measures.items():
+            if (value := told.values.get(name)) is not None:
+                table.add_row(f"{measure.label} of {told.images} reconstructions", f"{value:.4g}")
+        table.add_row("PSNR of reconstructions", f"{told.psnr:.3g} dB")
     out.print(table)
     out.print(f"record: {store.cell_path(record.id)}")

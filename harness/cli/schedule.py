@@ -118,11 +118,12 @@ def _measured(store: Store, experiment: Experiment, weights: Path | None, out: C
 def _found(store: Store, experiment: Experiment, id: str) -> dict[str, Any]:
     """What the table says: the best schedule and its rivals of the same cost. Keys with _ are for drawing."""
     from harness.data import open_data
+    from harness.data.autoencoder import latent_info
     from harness.engine.pair_tables import load_pair_table, split_of
     from harness.engine.schedules import Scheduler, bias_of, explicit, objective_of
 
     table = load_pair_table(store.table_path(id), id)
-    size = open_data(experiment.data).info.size
+    size = latent_info(experiment.data, open_data(experiment.data).info).size
     scheduler, objective = Scheduler(experiment, table, size), objective_of(experiment)
     schedules = scheduler.rivals(objective)
     best, uniform = schedules["optimal"], schedules["uniform"]

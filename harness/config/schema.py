@@ -101,10 +101,30 @@ class DataConfig(Section):
         None, description="number of classes, held against the data; costs can be counted with it without them"
     )
     label: str | None = Field(None, description="name of the data in reports; by default from the data or its path")
+    latents: str | None = Field(
+        None,
+        min_length=1,
+        description="folder of a frozen autoencoder (diffusers' AutoencoderKL or AutoencoderTiny): networks are "
+        "trained on its latents of the images, and what they draw is decoded. Relative to the folder the command runs "
+        "in; ~ is your home",
+    )
+    posterior: Literal["mean", "sample"] | None = Field(
+        None,
+        description="of an AutoencoderKL, which encodes an image to a normal distribution: its mean (if unset), or at "
+        "each training step a sample of it",
+    )
+
+    @field_validator("posterior")
+    @classmethod
+    def _unset_is_mean(cls, posterior: str | None) -> str | None:
+        """One value for one meaning: a configuration's id does not depend on how it is written."""
+        return None if posterior == "mean" else posterior
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         facts = DATA_SETS[self.name]
+        if self.posterior is not None and self.latents is None:
+            raise ValueError("posterior: is of latents; set data.latents, or leave it out")
         if self.path is not None and not facts.needs_path:
             raise ValueError(
                 f"path: {self.name} ({facts.description}) takes no path; for the images at this path set "
@@ -669,7 +689,8 @@ class Experiment(Section):
     def _check_experiment(self) -> Self:
         method, sample = method_of(self.model.kind), self.sample
         method.check(self)
-        size = self.data.size or DATA_SETS[self.data.name].size
+        self._check_latents()
+        size = None if self.data.latents else self.data.size or DATA_SETS[self.data.name].size
         if size is not None:  # otherwise only the data tell it: the preflight checks look there
             try:
                 self.model.check_size(size)
@@ -718,6 +739,24 @@ class Experiment(Section):
         if only is not None and self.data.name != only:
             raise ValueError(f"measure.features: {self.measure.features} is for data.name: {only} alone")
         return self
+
+    def _check_latents(self) -> None:
+        """Whether nothing that is said of pixels is asked of latents."""
+        if self.data.latents is None:
+            return
+        for key in ("flip", "translation"):
+            if getattr(self.train, key):
+                raise ValueError(
+                    f"train.{key}: changes pixels, and the images are encoded once (data.latents): leave it out"
+                )
+        if self.sample.clip:
+            raise ValueError("sample.clip: latents have no range to clip to (data.latents); leave it out")
+        reads = self.diffusion.preconditioning == "edm" or getattr(self.model, "preconditioning", None) is not None
+        if reads and "sigma_data" not in self.diffusion.model_fields_set:
+            raise ValueError(
+                f"diffusion.sigma_data: {self.diffusion.sigma_data:g} is the standard deviation of pixels, and that of "
+                "latents scaled by their autoencoder is about 1 (data.latents); say it: diffusion.sigma_data: 1"
+            )
 
     def _check_student(self, refreshes: bool) -> None:
         """Whether the student of a distillation is one that can be taught so."""
@@ -942,10 +981,15 @@ def as_plain(section: Section) -> dict[str, Any]:
     return _without_unset(plain, type(section))
 
 
+PLACES = ("path", "latents")
+"""Keys of the data that say where they lie, and where their autoencoder does."""
+
+
 def standing_by_itself(experiment: Experiment) -> str:
     """The configuration that a file of weights holds, as JSON: the same wherever the data lie and whoever looks on."""
     plain = as_plain(experiment)
-    plain["data"].pop("path", None)
+    for place in PLACES:
+        plain["data"].pop(place, None)
     for key in ("loggers", "sample_every", "sample_images"):  # what only looks on leaves no trace in the weights
         plain["train"].pop(key, None)
     return json.dumps(plain, sort_keys=True)

@@ -7,25 +7,34 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
-from harness.data.dataset import Dataset, ordered
+from harness.data.dataset import ordered
 from harness.errors import DataError
 from harness.wording import count_of
 
 ORDER_STREAM = 0x6F72646572  # "order": keeps these random numbers apart from others of the same seed
 
 
+class Loadable(Protocol):
+    """Data by index: :class:`harness.data.Dataset`, or what is made of one."""
+
+    def __len__(self) -> int: ...
+    @property
+    def in_memory(self) -> bool: ...
+    def load(self, indices: np.ndarray) -> tuple[Tensor, Tensor]: ...
+
+
 class Batch(NamedTuple):
     """One rank's part of a step's batch."""
 
     images: Tensor
-    """uint8 (B, C, H, W), 0..255."""
+    """uint8 (B, C, H, W), 0..255; of data that are encoded what :mod:`harness.engine.latents` loads of them."""
     labels: Tensor
     """int64 (B,)."""
     positions: Tensor
@@ -57,7 +66,7 @@ def step_indices(images: int, batch: int, seed: int, step: int) -> np.ndarray:
 
 
 def batches(
-    dataset: Dataset,
+    dataset: Loadable,
     batch: int,
     seed: int,
     start_step: int = 0,
@@ -85,7 +94,7 @@ def batches(
 class _Steps(TorchDataset[Any]):
     """Item `step` is this rank's batch, or an error's message (an exception would lose its type between processes)."""
 
-    def __init__(self, dataset: Dataset, batch: int, seed: int, part: slice) -> None:
+    def __init__(self, dataset: Loadable, batch: int, seed: int, part: slice) -> None:
         self.dataset, self.batch, self.seed, self.part = dataset, batch, seed, part
 
     def __getitem__(self, step: int) -> Batch | str:
@@ -121,7 +130,7 @@ class Throughput:
 
 
 def loader_throughput(
-    dataset: Dataset, batch: int, *, workers: int = 0, seconds: float = 5.0, pin_memory: bool = False
+    dataset: Loadable, batch: int, *, workers: int = 0, seconds: float = 5.0, pin_memory: bool = False
 ) -> Throughput:
     """Images per second of the loader alone, over about `seconds` after two batches of warm-up per worker."""
     stream = batches(dataset, batch, seed=0, workers=workers, pin_memory=pin_memory)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from harness.config.schema import DataConfig
+from harness.data.autoencoder import latent_info
 from harness.data.dataset import DataInfo, Dataset, display_name
 from harness.data.fingerprints import check_split
 from harness.data.sets import data_set
@@ -21,13 +22,18 @@ def open_data(config: DataConfig, split: str = "train") -> Dataset:
 
 
 def known_info(config: DataConfig, *, labelled: bool = False) -> DataInfo:
-    """What a network must know of the data of `config`, for what needs no image: costs and times.
+    """What a network must know of the data of `config`, for what needs no image: costs and times. Of latents it is
+    their side and channels.
 
     Of some data sets it is known; of others it is read from them or, where they are not there, from ``data.size``,
     ``data.channels`` and ``data.classes``; if they are `labelled`, an unknown number of classes is taken
     to be :data:`STAND_IN_CLASSES`. What was not read has 0 images and no fingerprint. Raises
     :class:`MissingDataError` that names the keys that would do.
     """
+    return latent_info(config, _known_images(config, labelled=labelled))
+
+
+def _known_images(config: DataConfig, *, labelled: bool) -> DataInfo:
     try:
         info = data_set(config.name).info(config)
         _check_classes(config, info)

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from harness.config.dotted import flatten, nest
-from harness.config.schema import Experiment, as_plain, owners_of, parse_experiment
+from harness.config.schema import PLACES, Experiment, as_plain, owners_of, parse_experiment
 from harness.config.values import decoded, plain
 from harness.config.yamlfile import load_mapping, load_text
 from harness.dispatch.sweep import grid_points, parse_overrides
@@ -140,7 +140,7 @@ def _without_place(sweep: Mapping[str, Any]) -> dict[str, Any]:
     """A sweep without where its data lie."""
     base = sweep.get("base") or {}
     data = base.get("data") or {}
-    return {**sweep, "base": {**base, "data": {key: value for key, value in data.items() if key != "path"}}}
+    return {**sweep, "base": {**base, "data": {key: value for key, value in data.items() if key not in PLACES}}}
 
 
 def adaptation(trained: Trained, budget: str | None, overrides: list[str]) -> Adaptation:

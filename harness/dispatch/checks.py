@@ -41,11 +41,13 @@ def check_sweep(planned: Plan, store: Store) -> None:
 def check_sizes(planned: Plan) -> None:
     """Raise :class:`ConfigError` with all arms whose networks cannot take the images that the data have."""
     from harness.data import open_data
+    from harness.data.autoencoder import latent_info
 
     problems: dict[str, None] = {}  # those of several seeds once
     for training in planned.missing_trainings:
         try:
-            training.experiment.model.check_size(open_data(training.experiment.data).info.size)
+            data = training.experiment.data
+            training.experiment.model.check_size(latent_info(data, open_data(data).info).size)
         except ValueError as error:
             problems[f"arm {' and '.join(map(repr, training.arms))}: model.{error}"] = None
     for cell in planned.missing_cells:
@@ -160,7 +162,14 @@ def check_data(experiments: Iterable[Experiment]) -> None:
     from harness.data import open_data
 
     for data, model in dict.fromkeys((e.data, e.model) for e in experiments):
-        _check_labels(open_data(data), model)
+        dataset = open_data(data)
+        _check_labels(dataset, model)
+        if data.latents is not None:
+            from harness.data.autoencoder import latent_info
+            from harness.data.latents import check_autoencoder
+
+            latent_info(data, dataset.info)
+            check_autoencoder(data.latents)
 
 
 def check_loggers(trainings: Iterable[Experiment]) -> None:

@@ -26,6 +26,8 @@ GROUND_SECONDS = 2.0
 """A rate that was observed for a shorter time is none."""
 MAIN_UNITS: dict[str, str] = {kind: plural(facts.unit) for kind, facts in FACTS.items()}
 UNITS = {
+    "encoding": "images",
+    "reconstruction": "images",
     "features": "images",
     "reference": "images",
     "timing": "runs",
@@ -33,7 +35,7 @@ UNITS = {
 """What is counted in the phases that jobs name."""
 PROPORTIONAL = {"timing"}
 """Phases that take as long as their target is dear, as the main one; any other takes as long in one as in the next."""
-ONCE = {"reference", WAITING}
+ONCE = {"encoding", "reconstruction", "reference", WAITING}
 """Phases that say nothing of how long the next target takes: later ones find their work done."""
 
 

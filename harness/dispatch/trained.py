@@ -10,7 +10,15 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from harness.config.datasets import DATA_SETS
-from harness.config.schema import NO_TRAINING_ID, Experiment, as_plain, is_named, parse_experiment, standing_by_itself
+from harness.config.schema import (
+    NO_TRAINING_ID,
+    PLACES,
+    Experiment,
+    as_plain,
+    is_named,
+    parse_experiment,
+    standing_by_itself,
+)
 from harness.dispatch.checks import check_data
 from harness.dispatch.sweep import Sweep, is_sweep_file, load_experiment, load_sweep
 from harness.errors import ConfigError, MissingDataError, StoreError
@@ -185,8 +193,8 @@ def _configuration(
         return lying
     plain: dict[str, Any] = json.loads(told)
     if isinstance(lying, dict):  # where its data lie is not in the weights
-        path = (lying.get("data") or {}).get("path")
-        plain["data"] = {**plain.get("data", {}), **({} if path is None else {"path": path})}
+        there = lying.get("data") or {}
+        plain["data"] = {**plain.get("data", {}), **{key: there[key] for key in PLACES if there.get(key) is not None}}
     return plain
 
 

@@ -139,6 +139,8 @@ def build_guidance(section: SampleConfig | DistillConfig) -> Guidance | None:
 
 def clips(experiment: Experiment) -> bool:
     """Whether x̂ is clipped to the range of the data: what the configuration says, or else the method."""
+    if experiment.data.latents is not None:  # they have no range
+        return False
     clip = experiment.sample.clip
     return method_for(experiment).clips(experiment) if clip is None else clip
 

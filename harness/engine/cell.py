@@ -17,16 +17,18 @@ from torch import Tensor
 from harness.config.schema import Experiment, as_plain, parse_experiment
 from harness.config.stitching import stitched_experiment
 from harness.data import Dataset, open_data
+from harness.data.autoencoder import latent_info
 from harness.engine.build import load_model
 from harness.engine.costs import measure_sampling, sampling_cost
 from harness.engine.distributed import current_ranks, pick_device
 from harness.engine.inherited import cost_beside, inherited_cost
 from harness.engine.progress import JobProgress, silent
+from harness.engine.reconstruction import reconstruction
 from harness.engine.sampling import ImageGenerator
 from harness.engine.schedules import scheduled_of
 from harness.errors import Blocked, Stopped
 from harness.files import atomic_path, set_aside
-from harness.measure.fidelity import quality_meter, to_uint8
+from harness.measure.fidelity import QualityMeter, quality_meter, to_uint8
 from harness.measure.reference import Reference
 from harness.store.identity import identify, stitched_training, stitched_weights
 from harness.store.lease import lease
@@ -38,8 +40,10 @@ from harness.store.records import (
     ComputeRecord,
     DataRecord,
     InheritedCost,
+    LatentsRecord,
     Provenance,
     QualityRecord,
+    ReconstructionRecord,
     SeedRecord,
     TimeRecord,
     TrainingRecord,
@@ -61,7 +65,7 @@ def load_generator(
     """
     if experiment.sample.schedule is not None:
         raise RuntimeError("a generator is handed a schedule that is found: harness.engine.schedules.scheduled_of")
-    info = open_data(experiment.data).info
+    info = latent_info(experiment.data, open_data(experiment.data).info)
     model = load_model(experiment, info, weights, identify(experiment)[0])
     other = stitched_experiment(experiment)
     partner = None
@@ -234,7 +238,13 @@ def _record(
         id=cell,
         training=training,
         config=as_plain(experiment),
-        data=DataRecord(name=info.name, size=info.size, channels=info.channels, fingerprint=info.identity),
+        data=DataRecord(
+            name=info.name,
+            size=info.size,
+            channels=info.channels,
+            fingerprint=info.identity,
+            **_latents_told(experiment, generator),
+        ),
         quality=quality,
         compute=ComputeRecord.model_validate(compute),
         time=TimeRecord.model_validate(timed),
@@ -244,6 +254,16 @@ def _record(
         ),
         **({} if done.noise_schedule is None else {"noise_schedule": done.noise_schedule}),
     )
+
+
+def _latents_told(experiment: Experiment, generator: ImageGenerator) -> dict[str, Any]:
+    """The autoencoder, where the networks see latents."""
+    if generator.decoder is None:
+        return {}
+    facts = generator.decoder.facts
+    posterior = {"posterior": experiment.data.posterior or "mean"} if facts.has_posterior else {}
+    told = {"autoencoder": facts.kind, "digest": facts.digest, "shape": generator.image_shape}
+    return {"latents": LatentsRecord.model_validate({**told, **posterior})}
 
 
 def _schedule_found(experiment: Experiment, generator: ImageGenerator) -> dict[str, Any]:
@@ -288,7 +308,29 @@ def _measure_quality(
             with atomic_path(store.samples_path(cell)) as temporary, temporary.open("wb") as file:
                 np.savez_compressed(file, images=images[:SHOWN_IMAGES].numpy())
     conditions = meter.conditions(measure.images)
-    return QualityRecord.model_validate({**conditions, "per_seed": per_seed}), evaluations
+    told = _reconstruction(store, experiment, dataset, meter, generator, progress)
+    further = {} if told is None else {"reconstruction": told}
+    return QualityRecord.model_validate({**conditions, "per_seed": per_seed, **further}), evaluations
+
+
+def _reconstruction(
+    store: Store,
+    experiment: Experiment,
+    dataset: Dataset,
+    meter: QualityMeter,
+    generator: ImageGenerator,
+    progress: JobProgress,
+) -> ReconstructionRecord | None:
+    split = experiment.measure.reference
+    return reconstruction(
+        experiment.data,
+        dataset if split == "train" else open_data(experiment.data, split),
+        meter,
+        experiment.measure.images,
+        generator.device,
+        store.runs / "references",
+        lambda done, total: progress(done, total, "reconstruction"),
+    )
 
 
 def _features_of(progress: JobProgress, number: int, seeds: int, done: int, total: int) -> None:

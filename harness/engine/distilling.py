@@ -31,7 +31,7 @@ def student_settings(experiment: Experiment, schedule: CosineSchedule) -> Studen
         refreshes=distill.refresh_schedule,
         times=distill.times or "discrete",
         rollout=distill.rollout or "data",
-        clips=method_for(experiment).clips(experiment),
+        clips=experiment.data.latents is None and method_for(experiment).clips(experiment),
         guidance=build_guidance(distill),
         variant=distill.variant or "alternating",
         teacher_steps=distill.teacher_steps or 1,

@@ -22,6 +22,7 @@ from harness.config.scheduling import with_counts
 from harness.config.schema import DiffusionConfig, Experiment, ModelConfig, SampleConfig
 from harness.config.stitching import stitched_experiment
 from harness.data import DataInfo, known_info
+from harness.data.autoencoder import autoencoder_facts
 from harness.engine.build import (
     build_guidance,
     build_model,
@@ -53,6 +54,8 @@ from models.samplers import SAMPLERS
 from models.stitch import stitched_names
 
 GIGA = 1e9
+DECODER = "decoder"
+"""What the network that makes images of latents is called where costs are told."""
 LARGE_PARAMETERS = 20e6
 ANY_CLASS = 1
 
@@ -249,20 +252,37 @@ def _evaluations(
 
 
 def gmacs_per_image(experiment: Experiment) -> float:
-    """GMACs to draw one image; of a budget that still has to be spent all of it."""
+    """GMACs to draw one image, decoding it included; of a budget that still has to be spent all of it."""
     if experiment.sample.budget is not None:
         return float(experiment.sample.budget)
     networks, second = _planned_costs_of(experiment).networks, _second_costs_of(experiment)
     networks = networks if second is None else networks | second.networks
-    return sampling_macs(networks, expected_runs(experiment)) / GIGA
+    return (sampling_macs(networks, expected_runs(experiment)) + decoder_macs(experiment)) / GIGA
+
+
+def decoder_macs(experiment: Experiment) -> int:
+    """Multiply-adds of making an image of its latents; 0 where the networks see images."""
+    if experiment.data.latents is None:
+        return 0
+    info = image_info(experiment)
+    digest = autoencoder_facts(experiment.data.latents).digest
+    return _decoder_macs(experiment.data.latents, digest, (info.channels, info.size, info.size))
+
+
+@cache
+def _decoder_macs(path: str, digest: str, shape: tuple[int, int, int]) -> int:
+    from harness.data.latents import shapeless_autoencoder
+
+    decoder = shapeless_autoencoder(path)
+    return flop_counter_count(decoder.decode, (torch.zeros(1, *shape, device="meta"),), model=decoder).macs
 
 
 def schedule_macs(experiment: Experiment) -> Callable[[int, int], int]:
     """(steps, refreshes) to multiply-adds of an image, wherever they are: a sum of so much for each of either."""
-    networks = _planned_costs_of(experiment).networks
+    networks, decoding = _planned_costs_of(experiment).networks, decoder_macs(experiment)
 
     def counted(steps: int, refreshes: int) -> int:
-        return sampling_macs(networks, expected_runs(with_counts(experiment, steps, refreshes)))
+        return sampling_macs(networks, expected_runs(with_counts(experiment, steps, refreshes))) + decoding
 
     of_step = counted(3, 1) - counted(2, 1)
     of_refresh = counted(3, 2) - counted(3, 1)

@@ -132,6 +132,7 @@ def _make(
     from harness.engine.cell import measure_cell
     from harness.engine.given import take_weights
     from harness.engine.inherited import inherited_cost
+    from harness.engine.latents import ready_latents
     from harness.engine.pair_tables import measure_pair_table
     from harness.engine.tables import measure_table
     from harness.engine.train import train_network
@@ -144,7 +145,9 @@ def _make(
             table = Identifier().table(experiment)
             path = None if table is None else store.table_path(table)
             inherited = inherited_cost(store, experiment) if current_ranks().is_first else None
-            given = (start, path, inherited, teacher_weights(store, experiment), store.runs / "references")
+            teacher = teacher_weights(store, experiment)
+            latents = ready_latents(store, experiment.data, experiment.train.workers, progress, should_stop)
+            given = (start, path, inherited, teacher, store.runs / "references", latents)
             train_network(experiment, target.id, folder, progress, should_stop, *given)
         case "table" if is_cell_table(target.id, experiment):
             measure_pair_table(store, target.id, experiment, progress, should_stop)

@@ -14,13 +14,14 @@ from torch import Tensor
 
 from harness.config.schema import Experiment
 from harness.data import open_data
+from harness.data.autoencoder import latent_info
 from harness.engine.build import build_schedule, clips, load_model, sampled_model
 from harness.engine.distributed import current_ranks, pick_device
+from harness.engine.latents import measured_input
 from harness.engine.progress import JobProgress, silent
 from harness.engine.tables import chosen_images
 from harness.errors import Stopped, StoreError
 from harness.files import set_aside
-from harness.measure.fidelity import from_uint8
 from harness.store.identity import Identifier, cell_table
 from harness.store.provenance import provenance
 from harness.store.store import Store
@@ -70,9 +71,10 @@ def _measure(
     training = Identifier().training(experiment)
     split, _ = Identifier().held_out(experiment.data)
     dataset, device = open_data(experiment.data, split), pick_device()
-    trained = load_model(experiment, dataset.info, weights or store.weights_path(training), training)
+    info = latent_info(experiment.data, dataset.info)
+    trained = load_model(experiment, info, weights or store.weights_path(training), training)
     model = sampled_model(experiment, trained.to(device).eval().requires_grad_(False))
-    schedule = build_schedule(experiment.diffusion, dataset.info.size)
+    schedule = build_schedule(experiment.diffusion, info.size)
     images, labels = chosen_images(dataset, IMAGES, SEED, Stream.PAIRS)
     starts = range(0, len(images), BATCH)
     parts = [store.partial_folder(table) / f"from-{start:07d}.safetensors" for start in starts]
@@ -88,7 +90,7 @@ def _measure(
         began = time.monotonic()
         places = torch.arange(len(images), device=device)[part]
         given = labels[part].to(device) if experiment.model.class_conditional else None
-        x = from_uint8(images[part].to(device))
+        x = measured_input(experiment.data, images[part], device, SEED, places)
         found = measure_pairs(model, x, given, places, schedule, seed=SEED, clip=clip, progress=tell)
         if start < RUN_IMAGES and isinstance(model, Featured):
             _, *shape = x.shape

@@ -15,6 +15,7 @@ from pathlib import Path
 from harness.config.methods import source_of
 from harness.config.schema import DataConfig, Experiment
 from harness.data import fingerprint
+from harness.data.autoencoder import autoencoder_facts
 from harness.data.checksums import cache_folder
 from harness.errors import DataError, StoreError
 from harness.files import digest_of, digest_of_files, read_json, write_json
@@ -92,7 +93,7 @@ def _key_of(quantity: Quantity, experiment: Experiment) -> str | None:
     sections = {name: experiment.model_dump(mode="json", include={name}) for name in ("model", "diffusion", "sample")}
     train = experiment.train.model_dump(mode="json", exclude={"start"})
     measure = experiment.measure.model_dump(mode="json", include={"images", "latency"})
-    data = experiment.data.model_dump(mode="json", exclude={"path", "label"})
+    data = experiment.data.model_dump(mode="json", exclude={"path", "label", "latents"})
     networks = [other for other in (experiment.stitched, experiment.teacher) if other is not None]
     own = _source_digest(experiment.model.kind)
     beside = [*networks, *(_source_digest(other["model"]["kind"]) for other in networks)]
@@ -110,7 +111,8 @@ def _source_digest(kind: str) -> str | None:
 @lru_cache
 def _content(data: DataConfig) -> str | None:
     with suppress(DataError):
-        return fingerprint(data)
+        content = fingerprint(data)
+        return content if data.latents is None else f"{content} {autoencoder_facts(data.latents).digest}"
     return None
 
 

@@ -20,7 +20,8 @@ from harness.config.schema import Experiment
 from harness.data import batches
 from harness.engine.distributed import Ranks, pick_device
 from harness.engine.estimate import training_gmacs_per_step
-from harness.engine.train import build_training, micro_batch_of, optimise, training_data
+from harness.engine.latents import training_data
+from harness.engine.train import build_training, micro_batch_of, optimise
 from harness.files import atomic_path
 from harness.measure.latency import clock_of, device_name
 from harness.measure.memory import peak_memory_bytes, peak_memory_of, reset_peak_memory

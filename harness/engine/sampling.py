@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from harness.config.schema import Experiment
 from harness.config.stitching import stitched_experiment
 from harness.data import DataInfo, known_info, open_data
+from harness.data.latents import Autoencoder, at_once, load_autoencoder
 from harness.engine.build import (
     build_guidance,
     build_model,
@@ -27,6 +28,7 @@ from harness.engine.build import (
 )
 from harness.engine.compiling import CompiledNetworks, compiled_normal, cuda_graphs_skipped
 from harness.engine.distributed import pick_device
+from harness.engine.estimate import DECODER
 from harness.engine.labels import class_sequence
 from harness.errors import ConfigError, MissingDataError
 from models.denoise import Denoise
@@ -48,12 +50,15 @@ class ImageGenerator:
         device: torch.device,
         second: nn.Module | None = None,
     ) -> None:
-        """`second` is the network that ``sample.stitch`` names."""
+        """`info` is what networks know of the data; `second` is the network that ``sample.stitch`` names."""
         sample = experiment.sample
         self.experiment, self.device = experiment, device
         self.trained_model = _ready(model, device)
         self.second = None if second is None else Stitched(_ready(second, device))
         self.image_shape = (info.channels, info.size, info.size)
+        """Of what the networks see: an image, or its latents."""
+        latents = experiment.data.latents
+        self.decoder: Autoencoder | None = None if latents is None else load_autoencoder(latents, device)
         self.classes = label_count(experiment.model, info)
         self.model = sampled_model(experiment, self.trained_model)
         self.steps = steps_of(sample, self.model, self.second)
@@ -95,7 +100,8 @@ class ImageGenerator:
     ) -> Tensor:
         """Images `indices` (int64, (B,)) of `seed`: float32 (B, C, H, W) in [-1, 1].
 
-        `callback` sees every step; `watch` is put around what runs the networks, to time them.
+        `callback` sees every step; `watch` is put around what runs the networks, to time them. Latents are decoded, in
+        float32 and not compiled; to `watch` the decoder is one more network, called :data:`DECODER`.
         A class-conditional network draws the classes in the proportions of the reference that the images are measured
         against (:func:`harness.engine.labels.class_sequence`).
         """
@@ -122,7 +128,14 @@ class ImageGenerator:
             raise ConfigError(
                 "sample.compile", ["the method's step runs no network through `run`, so there is nothing to compile"]
             )
-        return images.float().clamp(-1, 1)
+        return self._decoded(images.float(), watch(run_network)).clamp(-1, 1)
+
+    def _decoded(self, drawn: Tensor, run: RunNetwork) -> Tensor:
+        """Images of what a sampler has drawn."""
+        if self.decoder is None:
+            return drawn
+        side = drawn.shape[-1] * self.decoder.facts.factor
+        return torch.cat([run(DECODER, self.decoder.decode, part) for part in drawn.split(at_once(side))])
 
     def labels(self, indices: Tensor) -> Tensor | None:
         """Classes of images `indices`, int64 (B,) on the CPU; None for a network without labels."""

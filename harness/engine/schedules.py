@@ -12,6 +12,7 @@ from harness.config.methods import source_of
 from harness.config.scheduling import with_schedule
 from harness.config.schema import Experiment
 from harness.data import known_info, open_data
+from harness.data.autoencoder import latent_info
 from harness.engine.build import build_model, build_schedule, sampled_model, time_steps
 from harness.engine.estimate import schedule_macs
 from harness.engine.pair_tables import load_pair_table
@@ -219,4 +220,4 @@ def scheduled_of(store: Store, experiment: Experiment) -> Experiment:
         if not store.is_measured(id):
             raise Blocked(missing_need(store, Target("table", id)))
         table = load_pair_table(store.table_path(id), id)
-    return scheduled(experiment, open_data(experiment.data).info.size, table)
+    return scheduled(experiment, latent_info(experiment.data, open_data(experiment.data).info).size, table)

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from harness.config.schema import Experiment, as_plain, parse_experiment
 from harness.data import Dataset, open_data
+from harness.data.autoencoder import latent_info
 from harness.engine.build import build_schedule, load_model, method_for
 from harness.engine.distributed import current_ranks, pick_device
+from harness.engine.latents import measured_input
 from harness.engine.progress import JobProgress
 from harness.errors import ConfigError, Stopped, StoreError
-from harness.measure.fidelity import from_uint8
 from harness.store.identity import start_table, start_training, start_weights
 from harness.store.provenance import provenance
 from harness.store.store import Store, Target
@@ -96,17 +97,18 @@ def seconds_of_table(store: Store, table: str) -> float | None:
 
 def _denoising_error(store: Store, experiment: Experiment, progress: Callable[[int, int], None]) -> dict[str, Tensor]:
     network, dataset = measured_experiment(store, experiment), open_data(experiment.data)
+    info = latent_info(experiment.data, dataset.info)
     weights = start_weights(store, experiment)
     assert weights is not None
     device = pick_device()
-    model = load_model(network, dataset.info, weights, start_training(experiment))
+    model = load_model(network, info, weights, start_training(experiment))
     model.to(device).eval().requires_grad_(False)
     images, labels = chosen_images(dataset, IMAGES, SEED, Stream.TABLE)
     return measure_denoising_error(
         model,
-        from_uint8(images.to(device)),
+        measured_input(experiment.data, images, device, SEED, torch.arange(len(images))),
         labels.to(device) if network.model.class_conditional else None,
-        build_schedule(network.diffusion, dataset.info.size),
+        build_schedule(network.diffusion, info.size),
         seed=SEED,
         batch=BATCH,
         progress=progress,

@@ -14,7 +14,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,13 +21,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from harness.config.schema import DataConfig, Experiment, TrainConfig, standing_by_itself
-from harness.data import DataInfo, Dataset, batches, fingerprint, open_data
+from harness.config.schema import Experiment, TrainConfig, standing_by_itself
+from harness.data import DataInfo, Dataset, batches
 from harness.data.loader import Batch
 from harness.engine.build import build_model, build_schedule, method_for
 from harness.engine.compiling import CompiledNetworks
 from harness.engine.distilling import distillation_loss, load_teacher, with_teacher
 from harness.engine.distributed import Ranks, current_ranks, pick_device
+from harness.engine.latents import LatentData, network_input, training_data
 from harness.engine.loggers import Loggers
 from harness.engine.noise_schedule import noise_schedule_record
 from harness.engine.spent import Spent
@@ -37,14 +37,12 @@ from harness.engine.tables import load_table
 from harness.engine.training_samples import TrainingSamples, is_due
 from harness.errors import ConfigError, Stopped, StoreError
 from harness.files import file_sha256, write_atomically, write_json
-from harness.measure.fidelity import from_uint8
 from harness.measure.latency import device_name
 from harness.store.checkpoints import CheckpointWriter, checkpoints, read_newest, set_aside_and_say
 from harness.store.identity import start_training, teacher_training
 from harness.store.records import TRAINING_SCHEMA, InheritedCost, Provenance, TrainingRecord
 from harness.store.training_log import SAMPLES
 from harness.store.weights import keep_replaced, save_tensors, tensors_digest
-from models.augment import augment
 from models.distillation.networks import Distillation
 from models.method import RunNetwork, run_network
 from models.methods import Loss
@@ -54,9 +52,6 @@ from models.objective import Randomness
 log = logging.getLogger("harness")
 
 Progress = Callable[[int, int], None]
-BLACK = -1.0
-"""What a random translation fills in: a pixel of value 0."""
-
 STOP_EVERY = 10
 """Steps between the ranks asking each other whether to stop."""
 
@@ -73,7 +68,7 @@ class TrainingLoss(nn.Module):
         self.model, self.loss, self.run = model, loss, run
 
     def forward(self, images: Tensor, labels: Tensor | None, randomness: Randomness) -> Tensor:
-        """The mean loss of images (B, C, H, W) in [-1, 1]."""
+        """The mean loss of images (B, C, H, W) in [-1, 1], or of latents."""
         value = self.loss(self.model, images, labels, randomness, run=self.run)
         if isinstance(self.run, CompiledNetworks) and not self.run.networks:
             raise ConfigError(
@@ -164,13 +159,15 @@ def train_network(
     inherited: InheritedCost | None = None,
     teacher: Path | None = None,
     references: Path | None = None,
+    latents: Path | None = None,
 ) -> dict[str, Any]:
     """Train `experiment`'s network to the end and leave weights.safetensors (the average) and done.json in `folder`.
 
     Begins with the weights in `start`, if it is given, and with the `table` that is measured of them, but with a new
     optimiser and at step 0. Goes on from the newest whole checkpoint. Every rank of a job calls it; the first writes.
     `inherited` is what the weights in `start` have cost; `teacher` are those of the network that a student is distilled
-    from; `references` is the folder of features that distances during training are taken to.
+    from; `references` is the folder of features that distances during training are taken to; `latents` that of the encoded
+    images, where the data are encoded.
 
     Returns what done.json holds. Raises :class:`Stopped` (saved) when `should_stop`, :class:`Diverged`, and
     HarnessError for bad input.
@@ -184,7 +181,7 @@ def train_network(
             [f"the instant variant halves each micro-batch, of {micro_batch} images {over}; make it even"],
         )
     device = pick_device(ranks)
-    dataset = training_data(experiment)
+    dataset = training_data(experiment, latents)
     looks_on = settings.sample_every is not None and ranks.is_first
     samples = TrainingSamples(experiment, dataset, folder, device, references) if looks_on else None
     state, objective = build_training(experiment, dataset.info, device)
@@ -244,18 +241,6 @@ def train_network(
     return _finish(state, training, folder, ranks, experiment, dataset, seconds, state.step - first, spent)
 
 
-def training_data(experiment: Experiment) -> Dataset:
-    """The images, ready to load. Trainings that follow one another in a process share them, decoded once."""
-    dataset = _opened(experiment.data, fingerprint(experiment.data))
-    dataset.ready(experiment.train.workers)
-    return dataset
-
-
-@lru_cache(maxsize=1)
-def _opened(data: DataConfig, fingerprint: str) -> Dataset:
-    return open_data(data)
-
-
 def build_training(experiment: Experiment, info: DataInfo, device: torch.device) -> tuple[State, TrainingLoss]:
     """A training at its start, and the loss that it minimises; the networks compiled if the configuration says so."""
     torch.manual_seed(experiment.seed)
@@ -308,7 +293,7 @@ def _distributed(objective: nn.Module, experiment: Experiment, device: torch.dev
 
 
 def _batches(
-    dataset: Dataset, experiment: Experiment, step: int, ranks: Ranks, device: torch.device
+    dataset: Dataset | LatentData, experiment: Experiment, step: int, ranks: Ranks, device: torch.device
 ) -> Iterator[Batch]:
     return batches(
         dataset,
@@ -427,7 +412,7 @@ def _loss_of_part(module: nn.Module, experiment: Experiment, step: int, part: _P
     randomness = Randomness(experiment.seed, step, positions, settings.batch)
     # torch's own generator, for dropout and the like: keyed, so that a resumed run repeats it
     torch.manual_seed(_generator_key(experiment.seed, step, part.first))
-    scaled = augment(from_uint8(images), randomness, settings.translation, settings.flip, BLACK)
+    x = network_input(experiment, images, randomness)
     with torch.autocast(
         images.device.type,
         torch.bfloat16,
@@ -435,7 +420,7 @@ def _loss_of_part(module: nn.Module, experiment: Experiment, step: int, part: _P
         # what is recomputed must cast as the first pass did, whatever the cache of casts held then
         cache_enabled=not method_for(experiment).recomputes_activations(experiment),
     ):
-        value: Tensor = module(scaled, labels if experiment.model.class_conditional else None, randomness)
+        value: Tensor = module(x, labels if experiment.model.class_conditional else None, randomness)
     return value
 
 
@@ -465,7 +450,8 @@ def _start_from(
 
 
 RUNAWAY = 4.0
-"""Root mean square of an x̂ beyond which its network has run away: the data are within ±1."""
+"""Root mean square of an x̂ beyond which its network has run away: pixels are within ±1, latents are scaled to a
+deviation near 1."""
 WATCHED = {"estimate_rms": "the student", "auxiliary_rms": "the copy of the teacher"}
 """Where an iteration tells that of each network that is trained."""
 
@@ -564,7 +550,7 @@ def _finish(
     folder: Path,
     ranks: Ranks,
     experiment: Experiment,
-    dataset: Dataset,
+    dataset: Dataset | LatentData,
     seconds: float,
     steps: int,
     spent: Spent,

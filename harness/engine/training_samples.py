@@ -19,10 +19,11 @@ from torch import Tensor
 
 from harness.config.scheduling import CHOOSING
 from harness.config.schema import Experiment, TrainConfig, as_plain, parse_experiment
-from harness.data import Dataset
+from harness.data import Dataset, open_data
 from harness.data.export import save_grid
 from harness.engine.build import build_model
 from harness.engine.cell import SHOWN_IMAGES, first_images, reference_of
+from harness.engine.latents import LatentData
 from harness.engine.sampling import ImageGenerator
 from harness.engine.schedules import scheduled
 from harness.measure.fidelity import quality_meter
@@ -71,19 +72,22 @@ class TrainingSamples:
     def __init__(
         self,
         experiment: Experiment,
-        dataset: Dataset,
+        dataset: Dataset | LatentData,
         folder: Path,
         device: torch.device,
         references: Path | None = None,
     ) -> None:
-        """`folder` is the training's; `references` has the features of references that were made before.
+        """`dataset` is what the training loads, `folder` its own; `references` has the features of references that were made before.
 
         Raises what measuring would: for weights of the extractor or a reference that are not there.
         """
         self.experiment, self.info = drawn_as(experiment, dataset.info.size), dataset.info
         self.folder, self.device = folder, device
         self.images = experiment.train.samples
-        self._meter = quality_meter(reference_of(experiment, dataset), experiment.measure, references, device)
+        images = (
+            dataset if isinstance(dataset, Dataset) else open_data(experiment.data)
+        )  # latents are decoded and compared
+        self._meter = quality_meter(reference_of(experiment, images), experiment.measure, references, device)
 
     def begin(self, step: int) -> None:
         """Remove the grids that were drawn after `step`, which the training goes on from."""

@@ -155,7 +155,7 @@ def chart(panel: Panel, samples: Mapping[str, np.ndarray]) -> Chart | None:
         tuple((palette.colour(arm), labels[arm]) for arm in arms),
         x.ticks(),
         y.ticks(),
-        "compute, GMACs per image",
+        f"compute, GMACs per image{', with the decoder' if panel.decodes else ''}",
         panel.distance,
         f"{panel.distance} against compute; filled: no other row of its method is cheaper and better. "
         "Point at one, or step through the filled ones with Tab, for its settings and images.",

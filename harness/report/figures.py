@@ -38,6 +38,8 @@ from harness.report.style import (
 from harness.report.tables.numbers import setting_without
 
 AXES = {"gmacs": "compute, GMACs per image", "seconds": "time, seconds per image"}
+WITH_DECODER = ", with the decoder"
+"""What an axis says of costs that hold the decoding of latents."""
 MOST_ERROR_BARS = 400
 """With more points than this, error bars would cover the points."""
 
@@ -97,7 +99,7 @@ def frontier_figure(panel: Panel, cost: Cost = "gmacs", reported: Sequence[tuple
         axes.annotate(label, (x, y), xytext=(3, 2), textcoords="offset points", fontsize=5.5, color=GREY)
     log_axis(axes, "x")
     _distance_axis(axes, panel)
-    axes.set_xlabel(AXES[cost])
+    axes.set_xlabel(AXES[cost] + (WITH_DECODER if panel.decodes else ""))
     return figure
 
 

@@ -55,6 +55,11 @@ class Panel:
         return {name: by_name[name] for name in sorted(by_name, key=lambda name: (order.get(name, len(order)), name))}
 
     @property
+    def decodes(self) -> bool:
+        """Whether some row samples latents: costs then hold their decoding."""
+        return any(row.decodes for row in self.measured)
+
+    @property
     def others(self) -> dict[str, MeasureRecord]:
         """The measures other than the one that rows are ranked by."""
         return {name: measure for name, measure in self.measures.items() if name != self.metric}

@@ -160,6 +160,21 @@ class Row:
         return _median(record.compute.gmacs_per_image for record in self.records)
 
     @property
+    def decodes(self) -> bool:
+        """Whether it samples latents, which are decoded: a part of its compute and its times."""
+        return any(record.compute.decoder_gmacs_per_image is not None for record in self.records)
+
+    @property
+    def gmacs_without_decoder(self) -> float:
+        """Multiply-adds of sampling an image's latents, in 10⁹; of images all of them."""
+        return _median(_less(r.compute.gmacs_per_image, r.compute.decoder_gmacs_per_image) for r in self.records)
+
+    @property
+    def seconds_without_decoder(self) -> float:
+        """Seconds of sampling an image's latents; of images all of them."""
+        return _median(_less(time.seconds_per_image, time.decoder_seconds_per_image) for time in self.times)
+
+    @property
     def times(self) -> list[TimeRecord]:
         """The times of those of its records that were timed."""
         return [record.time for record in self.records if record.time is not None]
@@ -305,6 +320,10 @@ def mistrust(time: TimeRecord) -> tuple[str, ...]:
     if time.trusted is not False:
         return ()
     return time.reasons or ("its record does not say why",)
+
+
+def _less(whole: float | None, part: float | None) -> float | None:
+    return None if whole is None else whole - (part or 0.0)
 
 
 def _mean(values: Iterable[float | None]) -> float:

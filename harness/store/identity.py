@@ -221,7 +221,7 @@ class Identifier:
         if key not in self._tables:
             start = self._start_identity(train)
             identity = {"table": name, "schema": TABLES[name], "data": self._data_identity(data), "weights": start}
-            is_known = self._fingerprint(data, "train") is not None and not (start or "").startswith(UNKNOWN_ID)
+            is_known = self._is_known(data) and not (start or "").startswith(UNKNOWN_ID)
             self._tables[key] = digest_of(identity) if is_known else UNKNOWN_ID + digest_of(identity)
         return self._tables[key]
 
@@ -257,13 +257,27 @@ class Identifier:
         from harness.data.pixel_rules import PIXEL_RULES
 
         content = self._fingerprint(data, "train")
-        return {**_dump(data, NOT_IN_DATA_ID), "fingerprint": content, "pixel_rules": PIXEL_RULES}
+        latents = {} if data.latents is None else {"latents": self._autoencoder(data)}
+        return {**_dump(data, NOT_IN_DATA_ID), "fingerprint": content, "pixel_rules": PIXEL_RULES, **latents}
+
+    def _autoencoder(self, data: DataConfig) -> str | None:
+        """What stands for the autoencoder whose latents networks are trained on: its configuration and weights."""
+        path = data.latents
+        if path is None:
+            return None
+        from harness.data.autoencoder import autoencoder_facts
+
+        return self._content_of(("data.latents", path), lambda: autoencoder_facts(path).digest)
+
+    def _is_known(self, data: DataConfig) -> bool:
+        """Whether all that a network is trained on is there."""
+        is_encoded = data.latents is None or self._autoencoder(data) is not None
+        return is_encoded and self._fingerprint(data, "train") is not None
 
     def _training_id(self, experiment: Experiment) -> str:
         data, model, train, distill = experiment.data, experiment.model, experiment.train, experiment.distill
-        content = self._fingerprint(data, "train")
         if model.weights is not None:
-            return self._given_id(experiment, content)
+            return self._given_id(experiment)
         start = self._start_identity(train)
         teacher = self._weights_named(distill.teacher, "distill.teacher")
         identity: dict[str, Any] = {
@@ -283,10 +297,10 @@ class Identifier:
         if source is not None:
             identity["source"] = source.digest
         ids = (start, teacher, identity["model"].get("folder"))
-        is_known = content is not None and not any(str(id).startswith(UNKNOWN_ID) for id in ids)
+        is_known = self._is_known(data) and not any(str(id).startswith(UNKNOWN_ID) for id in ids)
         return digest_of(identity) if is_known else UNKNOWN_ID + digest_of(identity)
 
-    def _given_id(self, experiment: Experiment, content: str | None) -> str:
+    def _given_id(self, experiment: Experiment) -> str:
         """Of weights that are given: how a training would go, and its seed, change nothing of them."""
         model = experiment.model
         weights = self._weights_named(model.weights, "model.weights")
@@ -300,7 +314,7 @@ class Identifier:
         if source is not None:
             identity["source"] = source.digest
         ids = (weights, identity["model"].get("folder"))
-        is_known = content is not None and not any(str(id).startswith(UNKNOWN_ID) for id in ids)
+        is_known = self._is_known(experiment.data) and not any(str(id).startswith(UNKNOWN_ID) for id in ids)
         return digest_of(identity) if is_known else UNKNOWN_ID + digest_of(identity)
 
     def _model_identity(self, model: ModelConfig) -> dict[str, Any]:
@@ -413,5 +427,6 @@ def _folder_digest(path: str) -> str:
         raise ConfigError("model.folder", [str(error)]) from None
 
 
-NOT_IN_DATA_ID = {"path", "label", "classes"}
-"""Where the data lie, what they are called, and what is held against their content, which stands for all three."""
+NOT_IN_DATA_ID = {"path", "label", "classes", "latents"}
+"""Where the data lie, what they are called, what is held against their content, which stands for all three, and where
+their autoencoder lies, which its content stands for."""

@@ -81,6 +81,21 @@ class SeedRecord(Part):
     standard_errors: dict[str, Number | None] = Field(default_factory=dict)
 
 
+class ReconstructionRecord(Part):
+    """Images of the reference, encoded and decoded, measured as generated ones are: what perfect samples have."""
+
+    images: Count
+    squared_error: Number
+    """The mean over pixels, which are in [-1, 1]."""
+    values: dict[str, Number | None]
+    standard_errors: dict[str, Number | None] = Field(default_factory=dict)
+
+    @property
+    def psnr(self) -> float:
+        """Peak signal-to-noise ratio of all pixels together, in decibels."""
+        return 10 * math.log10(4 / self.squared_error) if self.squared_error > 0 else math.inf
+
+
 class QualityRecord(Part):
     """Quality under one condition: features, N, reference."""
 
@@ -95,6 +110,8 @@ class QualityRecord(Part):
     reference: ReferenceRecord
     measures: dict[str, MeasureRecord]
     per_seed: tuple[SeedRecord, ...]
+    reconstruction: ReconstructionRecord | None = None
+    """Of the autoencoder whose latents are sampled; None where the networks see images."""
     kernel_subsets: dict[str, Count] = Field(default_factory=dict)
     covariance_singular: Flag = False
     """Whether there were no more images than features: the distances are a rough guide."""
@@ -104,6 +121,9 @@ class ComputeRecord(Part):
     """Multiply-adds and evaluations of one image, parameters, and what the training cost."""
 
     gmacs_per_image: Number | None = None
+    """Of latents with their decoding."""
+    decoder_gmacs_per_image: Number | None = None
+    """What decoding an image's latents is of it; None where the networks see images."""
     gflops_per_image: Number | None = None
     macs_per_image: Count | None = None
     evaluations: dict[str, Count] = Field(default_factory=dict)
@@ -139,6 +159,10 @@ class TimeRecord(Part):
     """Seconds per image, and the conditions that they hold for."""
 
     seconds_per_image: Number | None = None
+    """Of latents with their decoding."""
+    decoder_seconds_per_image: Number | None = None
+    """What decoding an image's latents is of it; None where the networks see images."""
+    decoder_latency_seconds: Number | None = None
     seconds_per_image_quartiles: tuple[Number | None, ...] | None = None
     latency_seconds: Number | None = None
     latency_seconds_quartiles: tuple[Number | None, ...] | None = None
@@ -191,6 +215,19 @@ class Provenance(Part):
     """Provenance of the times, where they were taken again later."""
 
 
+class LatentsRecord(Part):
+    """The autoencoder whose latents networks are trained on."""
+
+    autoencoder: str
+    """Its class."""
+    digest: str
+    """Of its configuration and weights."""
+    shape: tuple[Count, ...]
+    """(channels, side, side) of an image's latents."""
+    posterior: Literal["mean", "sample"] | None = None
+    """Of one that encodes to a distribution, what training sees."""
+
+
 class DataRecord(Part):
     """The data that the training saw."""
 
@@ -200,6 +237,8 @@ class DataRecord(Part):
     channels: Count | None = None
     """None in records of an older form whose configuration did not name them."""
     fingerprint: str | None = None
+    latents: LatentsRecord | None = None
+    """None where the networks see images."""
 
 
 class _Record(Part):

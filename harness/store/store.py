@@ -67,6 +67,7 @@ class Store:
 
     ``runs/trainings/<id>/`` config.json, log.jsonl, checkpoints, weights.safetensors, done.json;
     ``runs/tables/<id>.safetensors`` what was measured of a training's weights, for others to use;
+    ``runs/latents/<key>/`` a data set's images as an autoencoder encodes them, in parts;
     ``runs/cells/<id>.json`` the record of a cell, ``<id>.npz`` its first images;
     ``<name>/`` the report of a sweep, ``local/<name>/`` where a published one stands there;
     ``runs/partial/<id>/`` what a cell has drawn so far; ``runs/state/`` progress, failures and leases.
@@ -93,6 +94,13 @@ class Store:
 
     def table_path(self, table: str) -> Path:
         return self.runs / "tables" / f"{table}.safetensors"
+
+    def latents_folder(self, key: str) -> Path:
+        return self.runs / "latents" / key
+
+    def latents_lease(self, key: str) -> Path:
+        """Held by the one job that encodes them."""
+        return self.runs / "state" / "latents" / f"{key}.lease"
 
     def cell_path(self, cell: str) -> Path:
         return self.runs / "cells" / f"{cell}.json"

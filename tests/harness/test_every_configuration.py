@@ -26,6 +26,7 @@ from harness.config.schema import key_types, own_keys
 from harness.engine import pair_tables
 from models.methods import METHODS
 from models.refresh import KEYS as REFRESH_KEYS
+from tests.autoencoders import save_autoencoder
 from tests.data.making import classes, write_zip
 
 EXAMPLES = int(os.environ.get("HARNESS_EXAMPLES", "8"))
@@ -42,6 +43,17 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A few images of two classes, 16×16."""
     folder = tmp_path_factory.mktemp("data")
     return write_zip(folder / "images.zip", classes(each=8, side=16))
+
+
+@pytest.fixture(scope="module")
+def autoencoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """By what is drawn of ``data.latents``: for grey images and for RGB, of either class."""
+    folder = tmp_path_factory.mktemp("autoencoders")
+    return {
+        "GREY": save_autoencoder(folder / "grey", "AutoencoderTiny", channels=1),
+        "GREY_KL": save_autoencoder(folder / "grey_kl", "AutoencoderKL", channels=1),
+        "RGB_KL": save_autoencoder(folder / "rgb_kl", "AutoencoderKL", channels=3),
+    }
 
 
 def per_level(draw: st.DrawFn, values: st.SearchStrategy[Any], levels: int) -> list[Any]:
@@ -74,8 +86,11 @@ def schedule_keys(draw: st.DrawFn, steps: int) -> dict[str, Any]:
     }
 
 
+AT_TIMES = st.integers(0, 9).map(lambda n: n == 0)
+
+
 @st.composite
-def configurations(draw: st.DrawFn) -> dict[str, Any]:
+def configurations(draw: st.DrawFn, latent: st.SearchStrategy[bool] = AT_TIMES) -> dict[str, Any]:
     """Dotted keys and values, most of them of configurations that run; every key of the schema is drawn at times."""
     digits, dual = draw(st.booleans()), draw(st.booleans())
     levels = draw(st.integers(1, 2))
@@ -90,12 +105,15 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
     batch = draw(st.integers(1, 4))
     low, high = draw(rising(-40.0, 40.0))
     noise = None if edm else draw(st.sampled_from([None, "fixed", *NOISE]))
+    latents = draw(st.sampled_from(["GREY", "GREY_KL"] if digits else ["RGB_KL"])) if draw(latent) else None
     values: dict[str, Any] = {
         "data.name": "digits" if digits else "images",
         "data.path": None if digits else "ARCHIVE",
         "data.size": draw(st.sampled_from([None, 8])) if digits else draw(st.sampled_from([None, 8, 16])),
         "data.channels": draw(st.sampled_from([None, 1] if digits else [None, 1, 3])),
         "data.classes": draw(st.sampled_from([None, 10 if digits else 2])),
+        "data.latents": latents,
+        "data.posterior": draw(st.sampled_from([None, "mean", "sample"])) if str(latents).endswith("KL") else None,
         "data.label": draw(maybe(st.sampled_from(["made", "run #3", "x [/b]", "naïve"]))),
         "model.kind": "dual_rate" if dual else "single_rate",
         "model.backbone": backbone,
@@ -127,8 +145,8 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
         "train.adam_betas": draw(st.sampled_from([None, [0.0, 0.0], [0.9, 0.999]])),
         "train.gradient_clip": draw(st.sampled_from([None, 0.1, 10])),
         "train.ema": draw(SHARE),
-        "train.translation": draw(st.sampled_from([0, 1, 30])),
-        "train.flip": draw(st.booleans()),
+        "train.translation": 0 if latents else draw(st.sampled_from([0, 1, 30])),
+        "train.flip": draw(st.booleans()) and not latents,
         "train.label_dropout": draw(st.sampled_from([0.0, 0.5, 1.0])) if labelled else None,
         "train.precision": draw(st.sampled_from(["float32", "bfloat16"])),
         "train.compile": draw(st.integers(0, 4)) == 0,
@@ -149,7 +167,7 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
         "sample.spacing": draw(
             st.sampled_from([None, "time", "karras", "log_snr", *(["noise_schedule"] * (noise in NOISE))])
         ),
-        "sample.clip": draw(st.sampled_from([None, True, False])),
+        "sample.clip": draw(st.sampled_from([None, False] if latents else [None, True, False])),
         "sample.seeds": draw(st.sampled_from([None, [2**64 - 1], [3, 0]])),
         "sample.batch": draw(st.integers(1, 8)),
         "sample.precision": draw(st.sampled_from(["float32", "bfloat16"])),
@@ -346,7 +364,28 @@ def test_every_key_of_the_schema_is_drawn() -> None:
     print_blob=True,
 )
 @given(values=configurations())
-def test_what_parses_runs_to_a_report_or_is_refused_before_training(values: dict[str, Any], archive: Path) -> None:
+def test_what_parses_runs_to_a_report_or_is_refused_before_training(
+    values: dict[str, Any], archive: Path, autoencoders: dict[str, Path]
+) -> None:
+    runs_to_a_report_or_is_refused(values, archive, autoencoders)
+
+
+@settings(
+    max_examples=max(EXAMPLES // 4, 2),
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.generate],
+    print_blob=True,
+)
+@given(values=configurations(latent=st.just(True)))
+def test_so_does_one_of_latents(values: dict[str, Any], archive: Path, autoencoders: dict[str, Path]) -> None:
+    runs_to_a_report_or_is_refused(values, archive, autoencoders)
+
+
+def runs_to_a_report_or_is_refused(values: dict[str, Any], archive: Path, autoencoders: dict[str, Path]) -> None:
+    if "data.latents" in values:
+        values["data.latents"] = str(autoencoders[values["data.latents"]])
     if values.get("data.path") is not None:
         values["data.path"] = str(archive)
     note(yaml.safe_dump(values, allow_unicode=True))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import harness.engine.distilling as distilling
+import harness.engine.latents as latents
 import harness.engine.sampling as sampling
 import harness.engine.train as training
 from harness.config.schema import Experiment
@@ -157,7 +158,7 @@ def test_a_training_step_stays_on_the_device(
 
 
 def test_a_wait_in_a_loss_is_found(device: PretendedDevice, monkeypatch: pytest.MonkeyPatch) -> None:
-    augment = training.augment
-    monkeypatch.setattr(training, "augment", lambda images, *rest: augment(images * float(images.max()), *rest))
+    augment = latents.augment
+    monkeypatch.setattr(latents, "augment", lambda images, *rest: augment(images * float(images.max()), *rest))
     with pytest.raises(Waits, match="needs to know a value"):
         optimised(TRAINED["single_rate"], device, monkeypatch)

@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from harness.report.panel import Panel
-from harness.report.rows import Condition, Row, show
+from harness.report.rows import Condition, Row, count, show
+from harness.report.tables.numbers import number
 from harness.report.timing import MARK, untrusted, why
 from harness.wording import count_of
+
+WITH_DECODER = (
+    "GMACs/image, s/image, speed-ups and frontiers count the decoder, which makes images of latents; sampling GMACs "
+    "and sampling s are those of the latents alone."
+)
 
 
 def conditions(panel: Panel) -> str:
@@ -23,7 +29,25 @@ def conditions(panel: Panel) -> str:
 def _conditions(panel: Panel, condition: Condition) -> str:
     singular = any(record.quality.covariance_singular for row in panel.measured for record in row.records)
     warning = " Fewer images than features: the distances are a rough guide." if singular else ""
-    return f"{condition.text}; {_seeds(panel.measured)}; {timing(panel.measured)}.{warning}"
+    told = f"{condition.text}; {_seeds(panel.measured)}; {timing(panel.measured)}."
+    return f"{told}{reconstructions(panel)}{warning}"
+
+
+def reconstructions(panel: Panel) -> str:
+    """How near the panel's autoencoders come themselves, in words; empty where no row samples latents."""
+    found: dict[str, str] = {}
+    for record in (record for row in panel.measured for record in row.records):
+        told, latents = record.quality.reconstruction, record.data.latents
+        if told is None or latents is None:
+            continue
+        value, error = told.values.get(panel.metric), told.standard_errors.get(panel.metric)
+        shown = "not measured" if value is None else f"{number(value)}{f' (se {error:.2g})' if error else ''}"
+        shape = "×".join(map(str, latents.shape))
+        found[latents.digest] = (
+            f"{count_of(count(told.images), 'image')} of the reference through the {latents.autoencoder} of "
+            f"{shape} latents ({latents.digest[:8]}) and back: {panel.distance} {shown}, PSNR {told.psnr:.3g} dB"
+        )
+    return f" What perfect samples of the latents would have: {'; '.join(found.values())}." if found else ""
 
 
 def _seeds(rows: Sequence[Row]) -> str:

@@ -13,7 +13,7 @@ from harness.report.frontier import COSTS
 from harness.report.noise import Distance, within_noise
 from harness.report.panel import Panel
 from harness.report.rows import REFRESH_KEYS, Row, short, show, varied_keys
-from harness.report.tables.conditions import conditions, doubt
+from harness.report.tables.conditions import WITH_DECODER, conditions, doubt
 from harness.report.tables.numbers import DASH, number, plain, with_spread
 from harness.report.tables.table import Table
 from harness.report.timing import MARK, untrusted
@@ -76,7 +76,8 @@ def main_table(
         if table.some_inherit
         else ""
     )
-    note = f"{_legend(panel, base, same_seeds)}{inherited}{doubt(panel, command)}"
+    decoded = f" {WITH_DECODER}" if panel.decodes else ""
+    note = f"{_legend(panel, base, same_seeds)}{decoded}{inherited}{doubt(panel, command)}"
     shown = text.drop(columns="seeds") if same_seeds else text
     return Table("table", note, pd.DataFrame(values), shown, frozenset(strong), conditions(panel))
 
@@ -100,6 +101,7 @@ def _values(row: Row, distance: Distance | None, table: MainTable) -> dict[str, 
         "gmacs_per_image": row.gmacs,
         "gflops_per_image": 2 * row.gmacs,
         "seconds_per_image": row.seconds,
+        **(_without_decoder(row) if panel.decodes else {}),
         "seconds_per_gmac": row.seconds_per_gmac,
         "latency_seconds": row.latency,
         "peak_memory_bytes": row.peak_memory,
@@ -124,6 +126,14 @@ def _values(row: Row, distance: Distance | None, table: MainTable) -> dict[str, 
     }
 
 
+def _without_decoder(row: Row) -> dict[str, float]:
+    """Its costs but for decoding latents; of a row that samples images all of them."""
+    return {
+        "gmacs_per_image_without_decoder": row.gmacs_without_decoder,
+        "seconds_per_image_without_decoder": row.seconds_without_decoder,
+    }
+
+
 def _steps(interval: float | None) -> str:
     """``4``, or ``1.67`` where refreshes are spread over steps that they do not divide: the average."""
     return DASH if interval is None else f"{interval:.2f}".rstrip("0").rstrip(".")
@@ -142,7 +152,9 @@ def _text(row: Row, distance: Distance | None, table: MainTable) -> dict[str, st
         "seeds": f"{distance.trainings}×{distance.samplings}" if distance else DASH,
         **{measure.label: number(row.mean(name)) for name, measure in panel.others.items()},
         "GMACs/image": number(row.gmacs),
+        **({"sampling GMACs": number(row.gmacs_without_decoder)} if panel.decodes else {}),
         "s/image": _time(number(row.seconds), row),
+        **({"sampling s": _time(number(row.seconds_without_decoder), row)} if panel.decodes else {}),
         **({"timed on": _clock(row)} if table.several_clocks else {}),
         **(_training(row) if table.some_inherit else {}),
         "compute speed-up": _times(_speed_up(row, table.base, "gmacs")),
