@@ -166,8 +166,8 @@ def train_network(
     Begins with the weights in `start`, if it is given, and with the `table` that is measured of them, but with a new
     optimiser and at step 0. Goes on from the newest whole checkpoint. Every rank of a job calls it; the first writes.
     `inherited` is what the weights in `start` have cost; `teacher` are those of the network that a student is distilled
-    from; `references` is the folder of features that distances during training are taken to; `latents` that of the encoded
-    images, where the data are encoded.
+    from; `references` is the folder of features that distances during training are taken to; `latents` that of the
+    encoded images, where the data are encoded.
 
     Returns what done.json holds. Raises :class:`Stopped` (saved) when `should_stop`, :class:`Diverged`, and
     HarnessError for bad input.

@@ -77,16 +77,16 @@ class TrainingSamples:
         device: torch.device,
         references: Path | None = None,
     ) -> None:
-        """`dataset` is what the training loads, `folder` its own; `references` has the features of references that were made before.
+        """`dataset` is what the training loads, `folder` its own; `references` has the features of references that were
+        made before.
 
         Raises what measuring would: for weights of the extractor or a reference that are not there.
         """
         self.experiment, self.info = drawn_as(experiment, dataset.info.size), dataset.info
         self.folder, self.device = folder, device
         self.images = experiment.train.samples
-        images = (
-            dataset if isinstance(dataset, Dataset) else open_data(experiment.data)
-        )  # latents are decoded and compared
+        # samples of latents are decoded, and held against images
+        images = dataset if isinstance(dataset, Dataset) else open_data(experiment.data)
         self._meter = quality_meter(reference_of(experiment, images), experiment.measure, references, device)
 
     def begin(self, step: int) -> None:
