@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 from typer.testing import CliRunner
@@ -468,6 +469,16 @@ def test_a_sweep_of_latents_ends_with_both_costs(folder: Path, tmp_path: Path, m
         assert "What perfect samples of the latents would have: 32 images of the reference through the" in table
     rerun = harness("sweep", str(file), "--results", str(results), "--cluster", "inline")
     assert rerun.exit_code == 0 and "all 4 cells are done; nothing runs" in rerun.output
+
+
+def test_samples_of_a_training_are_images(folder: Path, tmp_path: Path) -> None:
+    experiment = of(folder / "tiny", train={"steps": 2, "sample_every": 1, "sample_images": 8})
+    train_network(experiment, "t", tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    told = [line for line in lines if "samples" in line]
+    assert [line["step"] for line in told] == [1, 2] and all(line["FD-digits of 8 images"] > 0 for line in told)
+    with Image.open(tmp_path / told[0]["samples"]) as grid:
+        assert grid.mode == "L" and grid.width >= 3 * 8
 
 
 def test_images_are_sampled_and_costs_are_told(folder: Path, tmp_path: Path) -> None:
