@@ -359,6 +359,7 @@ def main(arguments: list[str]) -> None:
         raise ConfigError("--minutes", [f"{minutes:g} is not more than 0"])
     if given.data is not None and not given.data.exists():
         raise ConfigError("--data", [f"{given.data}: there is no such folder or file"])
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what works is ended, the table is printed
     sys.exit(run(given.out, given.data, minutes, given.tiny, given.parts, given.only))
 
 
