@@ -21,7 +21,7 @@ from harness.engine.progress import MAIN, WAITING, JobProgress, silent
 from harness.errors import FULL_CURE, Blocked, DataError, DiskFull, HarnessError, is_full
 from harness.files import set_aside
 from harness.store.identity import Identifier, is_cell_table, needs_of, start_weights, teacher_weights
-from harness.store.lease import LeaseHeld, describe_holder, lease
+from harness.store.lease import lease
 from harness.store.needs import missing_need
 from harness.store.provenance import provenance
 from harness.store.store import Store, Target
@@ -69,23 +69,16 @@ def run(
     return True
 
 
-@contextlib.contextmanager
-def _own_lease(store: Store, target: Target, progress: JobProgress, wait_seconds: float) -> Iterator[None]:
-    """Hold the target's lease; while another job holds it, tell whose it is and how far that job has come."""
-    path = store.lease_path(target)
-    deadline = time.monotonic() + wait_seconds
-    with contextlib.ExitStack() as held:
-        while True:
-            try:
-                held.enter_context(lease(path))
-                break
-            except LeaseHeld:
-                if time.monotonic() >= deadline:
-                    raise
-                done, total = store.state(target).get("progress") or (0, 0)
-                progress(done, total, f"{WAITING}, held by {describe_holder(path)}")
-                time.sleep(WAITING_SECONDS)
-        yield
+def _own_lease(
+    store: Store, target: Target, progress: JobProgress, wait_seconds: float
+) -> contextlib.AbstractContextManager[None]:
+    """The target's lease; while another job holds it, it is told whose it is and how far that job has come."""
+
+    def waiting(holder: str) -> None:
+        done, total = store.state(target).get("progress") or (0, 0)
+        progress(done, total, f"{WAITING}, held by {holder}")
+
+    return lease(store.lease_path(target), wait_seconds, WAITING_SECONDS, waiting)
 
 
 def _without_space(error: Exception, store: Store) -> str:

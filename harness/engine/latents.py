@@ -10,8 +10,7 @@ import contextlib
 import json
 import logging
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib import metadata
@@ -33,7 +32,7 @@ from harness.engine.progress import WAITING, JobProgress, silent
 from harness.errors import Stopped, StoreError
 from harness.files import digest_of, read_json, set_aside, write_json
 from harness.measure.fidelity import from_uint8
-from harness.store.lease import LeaseHeld, describe_holder, lease
+from harness.store.lease import lease
 from harness.store.store import Store
 from harness.store.weights import DamagedFile, load_facts, load_tensors, save_tensors, tensor_shapes
 from models.augment import augment
@@ -209,20 +208,17 @@ def _shared(missing: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return values[0]
 
 
-@contextlib.contextmanager
-def _lease(path: Path, progress: JobProgress, should_stop: Callable[[], bool]) -> Iterator[None]:
-    """Hold the lease; while another job encodes, say whose it is."""
-    with contextlib.ExitStack() as held:
-        while True:
-            try:
-                held.enter_context(lease(path))
-                break
-            except LeaseHeld:
-                if should_stop():
-                    raise Stopped("stopped while another job encodes the images") from None
-                progress(0, 0, f"{WAITING} for the latents, encoded by {describe_holder(path)}")
-                time.sleep(WAIT_SECONDS)
-        yield
+def _lease(
+    path: Path, progress: JobProgress, should_stop: Callable[[], bool]
+) -> contextlib.AbstractContextManager[None]:
+    """The lease, to be held; while another job encodes, it is told whose it is. Raises :class:`Stopped`."""
+
+    def waiting(holder: str) -> None:
+        if should_stop():
+            raise Stopped("stopped while another job encodes the images")
+        progress(0, 0, f"{WAITING} for the latents, encoded by {holder}")
+
+    return lease(path, math.inf, WAIT_SECONDS, waiting)
 
 
 def encode_parts(

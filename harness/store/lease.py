@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,13 +36,22 @@ class LeaseHeld(Exception):
 
 
 @contextlib.contextmanager
-def lease(path: Path, wait_seconds: float = 0.0, poll_seconds: float = 1.0) -> Iterator[None]:
-    """Hold the lease at `path` for the block. Raises :class:`LeaseHeld` if it is not free within `wait_seconds`."""
+def lease(
+    path: Path,
+    wait_seconds: float = 0.0,
+    poll_seconds: float = 1.0,
+    waiting: Callable[[str], object] = lambda holder: None,
+) -> Iterator[None]:
+    """Hold the lease at `path` for the block. While another holds it, `waiting` is told who, before each further look.
+
+    Raises :class:`LeaseHeld` if it is not free within `wait_seconds`, and whatever `waiting` raises.
+    """
     token = uuid.uuid4().hex
     deadline = time.monotonic() + wait_seconds
     while not _try_acquire(path, token):
         if time.monotonic() >= deadline:
             raise LeaseHeld(f"{path.name} is held by {describe_holder(path)}")
+        waiting(describe_holder(path))
         time.sleep(poll_seconds)
     stop = threading.Event()
     heart = threading.Thread(target=_beat, args=(path, token, stop), daemon=True)
