@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,10 @@ from models.refresh import KEYS as REFRESH_KEYS
 from tests.autoencoders import save_autoencoder
 from tests.data.making import classes, write_zip
 
-EXAMPLES = int(os.environ.get("HARNESS_EXAMPLES", "8"))
+FEW = 8
+EXAMPLES = int(os.environ.get("HARNESS_EXAMPLES", str(FEW)))
+ENDS: Counter[int] = Counter()
+"""How often each exit status has been seen."""
 SMALL = st.integers(1, 3)
 LEVEL = st.sampled_from(["conv", "transformer"])
 MULTIPLIER = st.sampled_from([0.5, 1, 2, 1.3])
@@ -395,6 +400,9 @@ def runs_to_a_report_or_is_refused(values: dict[str, Any], archive: Path, autoen
         file.write_text(yaml.safe_dump(sweep, allow_unicode=True), encoding="utf-8")
         status, said = run_sweep(file, results)
         trainings = list((results / "runs" / "trainings").glob("*/log.jsonl"))
+        ENDS[status] += 1
+        if EXAMPLES > FEW:
+            print(f"\r{ENDS[0]} ran, {ENDS[2]} refused ", end="", file=sys.__stderr__, flush=True)
         if status == 2:
             assert not trainings, f"refused after the training: {said}"
             assert "error: " in said
