@@ -227,6 +227,10 @@ def read_folder(path: str | Path) -> Folder:
     model = _json(place / CONFIG)
     schedulers = (root / "scheduler", root, place.parent / "scheduler")
     found = next((one / SCHEDULER_CONFIG for one in schedulers if (one / SCHEDULER_CONFIG).is_file()), None)
+    if found is None and str(model.get("_class_name")).startswith("Autoencoder"):
+        raise ValueError(
+            f"{path}: is an {model['_class_name']}, which makes latents of images: name it by data.latents"
+        )
     if found is None:
         raise ValueError(
             f"{path}: has no scheduler/{SCHEDULER_CONFIG}, which says how noisy each of the network's steps is; give "

@@ -37,6 +37,8 @@ MINUTES, TINY_MINUTES = 15.0, 2.0
 """Of all parts, unless told."""
 GRACE = 10.0
 """Seconds that an item may overstep its part's limit by before its process is ended."""
+STARTING = 20.0
+"""Seconds that the last part must have before its report for its sweep to be begun."""
 REPORTING = 30.0
 """Seconds of the last part that are kept for its report."""
 STATES = ("ok", "failed", "needs CUDA", "needs --data", "not reached")
@@ -178,6 +180,9 @@ def quality(folder: Path, data: Path | None, seconds: float, tiny: bool) -> None
             results.add("quality/plan", "failed", error=f"{type(error).__name__}: {error}")
             return
         results.add("quality/plan", "ok", **planned)
+    if deadline - REPORTING - time.time() < STARTING:
+        results.add("quality/sweep", "not reached", error="the time was over; the same command goes on")
+        return
     where = ["--results", str(folder / "results"), "--cluster", "inline"]
     sweep = subprocess.Popen([sys.executable, "-m", "harness.cli", "sweep", str(file), *where], cwd=ROOT)
     over = False
@@ -188,8 +193,10 @@ def quality(folder: Path, data: Path | None, seconds: float, tiny: bool) -> None
     finally:
         _end(sweep, signal.SIGINT, wait=REPORTING)
     keep_rows(file, folder, results)
-    state = "not reached" if over else "ok" if sweep.returncode == 0 else "failed"
-    told = {"error": "the time was over; the same command goes on"} if over else {}
+    state = "ok" if sweep.returncode == 0 else "not reached" if over and sweep.returncode != 2 else "failed"
+    told = {"error": "the time was over; the same command goes on"} if state == "not reached" else {}
+    if state == "failed":
+        told["error"] = f"harness sweep {file} ended with {sweep.returncode}; it says why above"
     results.add("quality/sweep", state, **told, status=sweep.returncode)
 
 
@@ -360,7 +367,7 @@ def main(arguments: list[str]) -> None:
     if given.data is not None and not given.data.exists():
         raise ConfigError("--data", [f"{given.data}: there is no such folder or file"])
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what works is ended, the table is printed
-    sys.exit(run(given.out, given.data, minutes, given.tiny, given.parts, given.only))
+    sys.exit(run(given.out.absolute(), given.data, minutes, given.tiny, given.parts, given.only))
 
 
 if __name__ == "__main__":

@@ -32,6 +32,6 @@ def make_inception(path: Path, seed: int = 0) -> Path:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
         sys.exit(f"usage: python {sys.argv[0]} OUT.pth")
     print(f"stand-in weights (random values, not for figures): {make_inception(Path(sys.argv[1]))}")

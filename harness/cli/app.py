@@ -415,13 +415,14 @@ def schedule(
     out: Annotated[
         Path, typer.Option(help="PNG of the map; the schedule goes beside it as .json", callback=_expanded)
     ] = Path("schedule.png"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what is there under --out")] = False,
     json_output: AsJson = False,
 ) -> None:
     """Find when a trained network is best refreshed, by its measured errors; never trains."""
     from harness.cli import schedule as scheduling
 
     asking = scheduling.Asking(budget, refreshes, steps, objective, bias)
-    scheduling.schedule(file, overrides, arm, results, weights, asking, out, json_output)
+    scheduling.schedule(file, overrides, arm, results, weights, asking, out, overwrite, json_output)
 
 
 @app.command()

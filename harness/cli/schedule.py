@@ -21,6 +21,7 @@ from harness.files import atomic_path, write_json
 from harness.store.identity import Identifier
 from harness.store.lease import lease
 from harness.store.store import Store, Target
+from harness.store.weights import load_facts
 from harness.wording import count_of
 
 if TYPE_CHECKING:
@@ -72,17 +73,23 @@ def schedule(
     weights: Path | None,
     asking: Asking,
     out_path: Path,
+    overwrite: bool,
     json_output: bool,
 ) -> None:
     if out_path.suffix.lower() != ".png":
         raise ConfigError("--out", [f"{out_path}: the map is written as .png"])
     check_folder(out_path.parent, "--out")
+    for path in (out_path, out_path.with_suffix(".json")):
+        if path.exists() and not overwrite:
+            raise ConfigError("--out", [f"{path} exists; --overwrite replaces it"])
     store, out = Store(results), console(json_output)
     experiment = load_experiment(file, [*overrides, *asking.overrides()], arm)
     check_data([experiment])
     check_schedules([experiment])
     check_store(store)
-    if weights is None:
+    if weights is not None:
+        load_facts(weights, Identifier().training(experiment))  # another network's are refused, also beside its table
+    else:
         weights_of(store, experiment, Asked(file, overrides, results).command("train", *of_arm(arm)))
     table = _measured(store, experiment, weights, out)
     answer = _found(store, experiment, table)

@@ -39,7 +39,10 @@ def convert(
 
 
 def _print(opened: Pretrained, as_json: bool) -> None:
-    keys = None if opened.keys is None else {key: value for key, value in opened.keys.items() if value is not None}
+    keys = None
+    if opened.keys is not None:
+        known = {key: value for key, value in opened.keys.items() if value is not None}
+        keys = {**known, "model.weights": str(opened.path)}
     if as_json:
         typer.echo(json.dumps({"path": str(opened.path), "keys": keys}))
         return
@@ -47,7 +50,7 @@ def _print(opened: Pretrained, as_json: bool) -> None:
         typer.echo(f"{opened.path}: tells nothing of its network")
         return
     typer.echo(f"# {opened.path}")
-    for section, values in _sections({**keys, "model.weights": str(opened.path)}).items():
+    for section, values in _sections(keys).items():
         typer.echo(f"{section}: {{{', '.join(f'{key}: {_plain(value)}' for key, value in values.items())}}}")
 
 

@@ -76,6 +76,8 @@ def autoencoder_facts(path: str) -> AutoencoderFacts:
         raise MissingDataError(
             f"{KEY}: {path} does not exist{tried(folder)}; it is the path of {WHAT_IT_IS}, and nothing is downloaded"
         )
+    if not folder.is_dir():
+        raise DataError(f"{KEY}: {path} is a file; give the folder that it lies in: {Path(path).parent}")
     if not config.is_file():
         inside = folder / "vae" / CONFIG
         hint = f"; its vae/ is one: {KEY}: {Path(path) / 'vae'}" if inside.is_file() else ""

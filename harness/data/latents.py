@@ -108,6 +108,10 @@ def _check_built(folder: Path, digest: str) -> None:
             f"{KEY}: {folder / WEIGHTS} is of another network than {CONFIG} beside it: "
             f"{count_of(len(set(wrong)), 'tensor')} differ, {wrong[0]} first"
         )
+    with safe_open(folder / WEIGHTS, "pt") as file:
+        for name in file.keys():  # noqa: SIM118 - no mapping
+            if not file.get_tensor(name).isfinite().all():
+                raise DataError(f"{KEY}: {folder / WEIGHTS}: {name} holds values that are not finite; get it anew")
 
 
 def _shapes(weights: Path) -> dict[str, tuple[int, ...]]:

@@ -44,7 +44,9 @@ KEPT_OF_SAMPLING = ("batch", "clip", "compile", "guidance", "guidance_interval",
 CHECKPOINTS, LOG_LINES = 5, 10
 """At least so many in a training."""
 STEPS = "train.steps"
-FREE_OF_DIFFUSION = "diffusion.loss_bias"
+LOSS_BIAS, DEVIATION = "diffusion.loss_bias", "diffusion.sigma_data"
+DEVIATION_OF_LATENTS = 1.0
+"""As an autoencoder's scaling makes it: what the light denoiser's preconditioning is told of data in latents."""
 
 
 def parse_budget(text: str) -> float:
@@ -195,7 +197,7 @@ def _check_given(given: Mapping[str, Any], base: Experiment, budget: str | None)
             problems.append(f"{key}: it starts from the network that is adapted; leave it out")
         elif key == "data.path":
             problems.append(f"{key}: --data says where the data lie")
-        elif (section == "model" and not _is_light(key)) or (section == "diffusion" and key != FREE_OF_DIFFUSION):
+        elif (section == "model" and not _is_light(key)) or (section == "diffusion" and key not in _free(base)):
             problems.append(f"{key}: is the trained network's, which becomes the encoder as it is; leave it out")
         elif key.startswith("sample.stitch") or (section == "sample" and KIND not in (owners_of(key) or [KIND])):
             problems.append(f"{key}: is no part of an adaptation; add an arm to the sweep's file")
@@ -203,6 +205,11 @@ def _check_given(given: Mapping[str, Any], base: Experiment, budget: str | None)
         problems.append(f"{STEPS}: says how long it is trained, and so does --budget; give one of them")
     if problems:
         raise ConfigError("--set", problems)
+
+
+def _free(base: Experiment) -> tuple[str, ...]:
+    """The keys of `diffusion` that are the light denoiser's alone, beside a network that does not read them."""
+    return (LOSS_BIAS,) if base.diffusion.preconditioning == "edm" else (LOSS_BIAS, DEVIATION)
 
 
 def _is_light(key: str) -> bool:
@@ -229,6 +236,9 @@ class _Arms:
         taken = {*given, *(["sample.refreshes"] if refreshing else [])}
         network = as_plain(trained.experiment.model)
         levels = len(network["levels"])
+        network_own = _own_keys(trained.experiment)
+        says_deviation = trained.experiment.data.latents is not None and DEVIATION in _free(trained.experiment)
+        says_deviation = says_deviation and DEVIATION not in network_own
         adapted = {
             "model.kind": KIND,
             "model.light_width": 0.5,
@@ -240,10 +250,11 @@ class _Arms:
             "train.freeze": ["encoder"],
             **({} if own.get("train.pairs") == "same" else {"train.denoiser_times": 4}),
             **({} if trained.experiment.model.weights is None else {"model.weights": None}),
+            **({DEVIATION: DEVIATION_OF_LATENTS} if says_deviation else {}),
             **own,
         }
         return cls(
-            {**_own_keys(trained.experiment), **shared},
+            {**network_own, **shared},
             adapted,
             _without({"sample.sampler": SOLVERS, "sample.steps": BASE_STEPS}, taken),
             _without({"sample.sampler": SOLVERS, "sample.steps, sample.refreshes": STEPS_AND_REFRESHES}, taken),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -153,6 +154,16 @@ def inside(folder: Path) -> None:
     (folder / CONFIG).unlink()
 
 
+def not_finite(folder: Path) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    save_file({name: torch.full_like(value, math.nan) for name, value in tensors.items()}, folder / WEIGHTS)
+
+
+def as_file(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.write_text("{}", encoding="utf-8")
+
+
 def cut(folder: Path) -> None:
     (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-8])
 
@@ -174,6 +185,8 @@ def cut(folder: Path) -> None:
         (changed(num_encoder_blocks=[1, 1, 1, 1], num_decoder_blocks=[1, 1, 1, 1]), "describes no AutoencoderTiny"),
         (changed(latent_channels=5), "is of another network than config.json beside it: 3 tensors differ"),
         (cut, "is cut short or damaged"),
+        (not_finite, "holds values that are not finite"),
+        (as_file, "is a file; give the folder that it lies in"),
     ],
 )
 def test_a_folder_that_will_not_do_gets_one_message(damage: Damage, words: str, made: Path, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from harness.config.schema import DataConfig, Experiment
 from harness.data import open_data
 from harness.data.latents import Autoencoder, load_autoencoder
 from harness.data.loader import step_indices
+from harness.dispatch.sweep import load_sweep
 from harness.engine.build import clips
 from harness.engine.costs import decoding_cost, sampling_cost
 from harness.engine.distilling import student_settings
@@ -511,6 +512,20 @@ def test_what_does_not_fit_is_refused_before_anything_is_trained(
     refused = harness("sweep", str(file), "--results", str(results), "--cluster", "inline")
     assert isinstance(refused.exception, ConfigError | DataError) and words in str(refused.exception)
     assert not list(results.glob("runs/trainings/*/log.jsonl")) and not (results / "runs" / "latents").exists()
+
+
+def test_a_training_on_latents_is_adapted(folder: Path, tmp_path: Path) -> None:
+    """A network that predicts v reads no deviation; the light denoiser beside it is told that of scaled latents."""
+    file, results = sweep_file(tmp_path / "sweep.yaml", folder / "tiny"), tmp_path / "results"
+    made = harness("train", str(file), "--arm", "base", "--results", str(results), "--json")
+    training = f"training:{json.loads(made.stdout)['training']}"
+    for more, deviation in (([], 1.0), (["--set", "diffusion.sigma_data=0.8"], 0.8)):
+        written = tmp_path / f"{deviation}.yaml"
+        asked = ("adapt", training, "--results", str(results), "--set", "train.steps=10", "--dry-run", *more)
+        told = harness(*asked, "--write", str(written))
+        assert told.exit_code == 0, told.output + str(told.exception)
+        cells = load_sweep(written).cells.values()
+        assert {cell.experiment.diffusion.sigma_data for cell in cells if cell.rows[0][0] == "adapted"} == {deviation}
 
 
 def test_weights_do_not_say_where_the_autoencoder_lies(folder: Path, tmp_path: Path) -> None:

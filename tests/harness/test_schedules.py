@@ -30,6 +30,7 @@ from harness.errors import Blocked, ConfigError, Stopped
 from harness.files import file_sha256
 from harness.store.identity import Identifier
 from harness.store.store import Store, Target
+from harness.store.weights import load_tensors, save_tensors
 from models.refresh import evenly_in
 from models.scheduling.measure import LEVELS
 from models.tables import TABLES
@@ -319,7 +320,9 @@ def test_the_command_finds_the_sweep_s_schedule_and_draws_it(made: tuple[Path, S
     assert told["gain"]["value"] == pytest.approx(bounds["uniform"] - bounds["optimal"])
     assert json.loads((tmp_path / "map.json").read_text())["sample"] == told["sample"]
     assert (tmp_path / "map.png").read_bytes()[:4] == b"\x89PNG"
-    shown = invoke(*words, "--budget", "0.0006")
+    again = CliRunner().invoke(app, [str(word) for word in words])
+    assert again.exit_code != 0 and "--overwrite" in str(again.exception)
+    shown = invoke(*words, "--budget", "0.0006", "--overwrite")
     assert "predicted gain over uniform" in shown and "a better bound need not be a better distance" in shown
 
 
@@ -331,6 +334,7 @@ def test_the_command_finds_the_sweep_s_schedule_and_draws_it(made: tuple[Path, S
         (["--refreshes", "9"], "refreshes: 9 is not between 1 and 6"),
         (["--out", "map.jpg"], "the map is written as .png"),
         (["--set", "train.steps=5"], "train it first: harness train"),
+        (["--weights", "none.safetensors"], "none.safetensors: no such file"),
     ],
 )
 def test_bad_input_of_the_command_is_one_message(made: tuple[Path, Store], words: list[str], message: str) -> None:
@@ -339,6 +343,18 @@ def test_bad_input_of_the_command_is_one_message(made: tuple[Path, Store], words
         app, ["schedule", str(place / "s.yaml"), "--arm", "even", "--results", str(store.root), *words]
     )
     assert done.exit_code != 0 and message in " ".join(str(done.exception).split())
+
+
+def test_another_network_s_weights_are_refused_beside_its_table(made: tuple[Path, Store], tmp_path: Path) -> None:
+    place, store = made
+    sweep, other = load_sweep(place / "s.yaml"), tmp_path / "other.safetensors"
+    weights = store.weights_path(cell_of(sweep, "even").training)
+    save_tensors(other, load_tensors(weights)[0], "another")
+    words = ("schedule", place / "s.yaml", "--arm", "even", "--results", store.root, "--out", tmp_path / "map.png")
+    refused = CliRunner().invoke(app, [str(word) for word in (*words, "--weights", other)])
+    assert refused.exit_code != 0 and "other.safetensors: " in str(refused.exception)
+    assert not (tmp_path / "map.png").exists()
+    invoke(*words, "--weights", weights)
 
 
 def test_sampling_without_the_table_says_what_measures_it(made: tuple[Path, Store], tmp_path: Path) -> None:
