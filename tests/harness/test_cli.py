@@ -238,7 +238,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_costs_nothing(
         ) as process,
     ):
         deadline = time.monotonic() + 120
-        while not any(tmp_path.glob("runs/trainings/*/checkpoint-*.safetensors")):
+        while not any(tmp_path.glob("runs/trainings/*/log.jsonl")):  # which stays, so that no look comes too late
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.002)
         os.killpg(process.pid, signal.SIGINT)

@@ -361,6 +361,7 @@ def test_the_compute_of_a_record() -> None:
         classes=None,
         experiment=experiment,
         second=None,
+        decoder=None,
         models=(model,),
     )
     compute = sampling_cost(generator, {"network": 3, "shallow": 5})
