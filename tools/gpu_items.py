@@ -363,7 +363,8 @@ def write_quality_plan(path: Path, data: str | None, seconds: float, tiny: bool)
     base: dict[str, Any] = TINY if tiny else {"data": {"path": data}}
     grids = TINY_GRIDS if tiny else {}
     arms: dict[str, Any] = {arm: {"grid": grids[arm]} if tiny else {} for arm in ARMS}
-    sweep = {"name": path.stem, "extends": str(QUALITY), "base": base, "arms": arms}
+    title = {"title": "8×8 digits at the smallest sizes: the figures mean nothing"} if tiny else {}
+    sweep = {"name": path.stem, **title, "extends": str(QUALITY), "base": base, "arms": arms}
     started, draft = time.monotonic(), path.with_suffix(".draft.yaml")
     write_atomically(draft, yaml.safe_dump(sweep, sort_keys=False))
     measured: dict[str, dict[str, Any]] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
@@ -82,5 +82,21 @@ def latency(file: Path, overrides: Sequence[str], arm: str | None, json_output: 
         return
     table = Table(show_header=False, title="time of sampling", title_justify="left")
     for key, value in timing.items():
-        table.add_row(key.replace("_", " "), f"{value:.5g}" if isinstance(value, float) else str(value))
+        table.add_row(key.replace("_", " "), _told(value))
     console().print(table)
+
+
+def _told(value: Any) -> str:
+    """A figure of a record, for people."""
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:.5g}"
+        case dict():
+            return ", ".join(f"{key.replace('_', ' ')} {_told(one)}" for key, one in value.items())
+        case list() | tuple():
+            return ", ".join(map(_told, value)) or "none"
+        case None:
+            return "–"
+    return str(value)

@@ -584,7 +584,10 @@ class LatencyConfig(Section):
 
     batch: PositiveInt | None = Field(None, description="throughput batch; sample.batch if unset")
     warmup: NonNegativeInt = Field(1, description="runs before those that are timed")
-    repeats: PositiveInt = Field(5, description="timed runs, of which the median is reported")
+    repeats: PositiveInt = Field(
+        5,
+        description="timed runs, of which the median is reported; of a batch on a machine that is not quiet, one",
+    )
 
 
 class MeasureConfig(Section):
