@@ -41,7 +41,9 @@ def schedule_map(times: Sequence[float], loss: Any, schedules: Mapping[str, Draw
     mesh = axes.pcolormesh(grid, grid, shown[::-1, ::-1].T, cmap="cividis", shading="nearest", vmin=0, vmax=1)
     bar = figure.colorbar(mesh, ax=axes, ticks=[0, np.log10(2), np.log10(5), 1])
     bar.ax.set_yticklabels(["1", "2", "5", f"≥ {MOST_SHOWN:g}"])
-    bar.set_label("ℓ(t, τ) / ℓ(t, t)")
+    axes.text(  # there τ is below t, and nothing is drawn
+        0.98, 0.03, "colour: ℓ(t, τ) / ℓ(t, t)", transform=axes.transAxes, ha="right", va="bottom", fontsize="small"
+    )
     for name, drawn in schedules.items():
         colour, line = looks[name]
         axes.step([*drawn.times, 0.0], [*drawn.anchors, drawn.anchors[-1]], where="post", color="white", linewidth=2.2)
