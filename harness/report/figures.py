@@ -43,6 +43,9 @@ WITH_DECODER = ", with the decoder"
 MOST_ERROR_BARS = 400
 """With more points than this, error bars would cover the points."""
 
+WIDEST_TICK = 14
+"""Letters of a line below a tick; a list of steps is broken over several."""
+
 
 @styled
 def frontier_figure(panel: Panel, cost: Cost = "gmacs", reported: Sequence[tuple[str, float, float]] = ()) -> Figure:
@@ -500,7 +503,7 @@ def _value_axis(axes: Axes, values: Sequence[Any], places: Mapping[Rank, float])
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.minorticks_off()
     if len(ticks) <= 9:
-        axes.set_xticks(ticks, [texts[t] for t in ticks])
+        axes.set_xticks(ticks, [textwrap.fill(texts[t], WIDEST_TICK) for t in ticks])
     if not numeric:
         axes.set_xlim(-0.4, len(ticks) - 0.6)
 
