@@ -29,6 +29,7 @@ from models.uvit import (
     context_time,
     largest_divisor,
     modulated_norm,
+    projected,
 )
 
 EPSILON = 1e-6
@@ -238,11 +239,7 @@ class DiT(nn.Module):
 
     def project_context(self, features: Sequence[Tensor]) -> Projection:
         """The context of every place of entry: as :meth:`models.uvit.UViT.project_context`."""
-        given = iter(features)
-        return tuple(
-            () if level.project is None else level.project(next(given)).chunk(level.entries, dim=1)
-            for level in self._levels()
-        )
+        return projected(self._levels(), features)
 
     def forward(
         self,

@@ -314,6 +314,15 @@ class ClassFilm(nn.Module):
         return tuple(F.linear(embedded, weight) for weight in weights)
 
 
+def projected(levels: Sequence[Any], features: Sequence[Tensor]) -> Projection:
+    """The context of every place of entry: of each of `levels` that takes some its projection of the next of
+    `features`, as many parts as the level has entries."""
+    given = iter(features)
+    return tuple(
+        () if level.project is None else level.project(next(given)).chunk(level.entries, dim=1) for level in levels
+    )
+
+
 def context_time(network: Any, log_snr: Tensor | None, keep: Tensor | None) -> Tensor:
     """What a `network` that takes context is told of the time that it was made at, (1 or B, embedding).
 
@@ -385,11 +394,7 @@ class UViT(nn.Module):
         `features` has one tensor (B, context_channels, H_level, W_level) per level that takes context, high
         to low.
         """
-        given = iter(features)
-        return tuple(
-            () if level.project is None else level.project(next(given)).chunk(level.entries, dim=1)
-            for level in self._levels()
-        )
+        return projected(self._levels(), features)
 
     def forward(
         self,

@@ -78,10 +78,12 @@ def schedule(
 ) -> None:
     if out_path.suffix.lower() != ".png":
         raise ConfigError("--out", [f"{out_path}: the map is written as .png"])
+    from harness.data.export import taken
+
     check_folder(out_path.parent, "--out")
     for path in (out_path, out_path.with_suffix(".json")):
-        if path.exists() and not overwrite:
-            raise ConfigError("--out", [f"{path} exists; --overwrite replaces it"])
+        if problem := taken(path, overwrite):
+            raise ConfigError("--out", [f"{path}: {problem}"])
     store, out = Store(results), console(json_output)
     experiment = load_experiment(file, [*overrides, *asking.overrides()], arm)
     check_data([experiment])
@@ -124,13 +126,12 @@ def _measured(store: Store, experiment: Experiment, weights: Path | None, out: C
 
 def _found(store: Store, experiment: Experiment, id: str) -> dict[str, Any]:
     """What the table says: the best schedule and its rivals of the same cost. Keys with _ are for drawing."""
-    from harness.data import open_data
-    from harness.data.autoencoder import latent_info
+    from harness.data import network_info
     from harness.engine.pair_tables import load_pair_table, split_of
     from harness.engine.schedules import Scheduler, bias_of, explicit, objective_of
 
     table = load_pair_table(store.table_path(id), id)
-    size = latent_info(experiment.data, open_data(experiment.data).info).size
+    size = network_info(experiment.data).size
     scheduler, objective = Scheduler(experiment, table, size), objective_of(experiment)
     schedules = scheduler.rivals(objective)
     best, uniform = schedules["optimal"], schedules["uniform"]

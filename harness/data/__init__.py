@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from harness.data.dataset import DataInfo, Dataset
     from harness.data.fingerprints import fingerprint
     from harness.data.loader import Batch, Throughput, batches, loader_throughput
-    from harness.data.opening import known_info, open_data
+    from harness.data.opening import known_info, network_info, open_data
 
 __all__ = [
     "Batch",
@@ -28,6 +28,7 @@ __all__ = [
     "fingerprint",
     "known_info",
     "loader_throughput",
+    "network_info",
     "open_data",
 ]
 _HOMES = {
@@ -36,6 +37,7 @@ _HOMES = {
     "Dataset": "dataset",
     "fingerprint": "fingerprints",
     "known_info": "opening",
+    "network_info": "opening",
     "open_data": "opening",
 }
 

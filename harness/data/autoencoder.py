@@ -88,10 +88,10 @@ def autoencoder_facts(path: str) -> AutoencoderFacts:
         raise DataError(f"{KEY}: {path} has no {WEIGHTS}, and only safetensors are read{hint}")
     values = configuration(folder)
     try:
-        sums = file_digest(config), file_digest(weights)
+        digest = file_digest(weights)
     except OSError as error:
         raise DataError(f"{KEY}: {path} cannot be read: {error.strerror}") from None
-    return _facts(folder, json.dumps(values, sort_keys=True), sums[1])
+    return _facts(folder, json.dumps(values, sort_keys=True), digest)
 
 
 def configuration(folder: Path) -> dict[str, Any]:

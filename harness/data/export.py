@@ -65,6 +65,11 @@ def check_destination(out: Path, overwrite: bool, *, own: re.Pattern[str] = OWN_
         raise ConfigError("--out", [f"{out}: {problem}"])
 
 
+def taken(out: Path, overwrite: bool) -> str:
+    """What is wrong with writing the file `out`; empty where it is not there, or may be replaced."""
+    return "exists; --overwrite replaces it, or name another" if out.exists() and not overwrite else ""
+
+
 def _problem(out: Path, overwrite: bool, own: re.Pattern[str]) -> str:
     suffix, parent = out.suffix.lower(), out.absolute().parent
     if suffix in OTHER_SUFFIXES:
@@ -74,7 +79,7 @@ def _problem(out: Path, overwrite: bool, own: re.Pattern[str]) -> str:
     if suffix in (*FILES, ".png"):
         if out.is_dir():
             return "is a folder; name a file"
-        return "exists; --overwrite replaces it, or name another" if out.exists() and not overwrite else ""
+        return taken(out, overwrite)
     if not out.exists():
         return ""
     if not out.is_dir():

@@ -20,6 +20,8 @@ from harness.data.autoencoder import CONFIG, KEY, WEIGHTS, AutoencoderFacts, aut
 from harness.errors import ConfigError, DataError
 from harness.wording import count_of
 
+DECODER = "decoder"
+"""What the network that makes images of latents is called where costs are told."""
 PIXELS_AT_ONCE = 2**20
 """Pixels that are encoded or decoded together: an autoencoder's widest layers lie at the images' full size."""
 MOST_AT_ONCE = 256

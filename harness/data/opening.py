@@ -21,6 +21,11 @@ def open_data(config: DataConfig, split: str = "train") -> Dataset:
     return dataset
 
 
+def network_info(config: DataConfig) -> DataInfo:
+    """What networks must know of the data of `config`, which are opened: of latents it is their side and channels."""
+    return latent_info(config, open_data(config).info)
+
+
 def known_info(config: DataConfig, *, labelled: bool = False) -> DataInfo:
     """What a network must know of the data of `config`, for what needs no image: costs and times. Of latents it is
     their side and channels.

@@ -237,8 +237,8 @@ class _Arms:
         network = as_plain(trained.experiment.model)
         levels = len(network["levels"])
         network_own = _own_keys(trained.experiment)
-        says_deviation = trained.experiment.data.latents is not None and DEVIATION in _free(trained.experiment)
-        says_deviation = says_deviation and DEVIATION not in network_own
+        unsaid = DEVIATION in _free(trained.experiment) and DEVIATION not in network_own
+        says_deviation = unsaid and trained.experiment.data.latents is not None
         adapted = {
             "model.kind": KIND,
             "model.light_width": 0.5,

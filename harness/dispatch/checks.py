@@ -40,19 +40,17 @@ def check_sweep(planned: Plan, store: Store) -> None:
 
 def check_sizes(planned: Plan) -> None:
     """Raise :class:`ConfigError` with all arms whose networks cannot take the images that the data have."""
-    from harness.data import open_data
-    from harness.data.autoencoder import latent_info
+    from harness.data import network_info
 
     problems: dict[str, None] = {}  # those of several seeds once
     for training in planned.missing_trainings:
         try:
-            data = training.experiment.data
-            training.experiment.model.check_size(latent_info(data, open_data(data).info).size)
+            training.experiment.model.check_size(network_info(training.experiment.data).size)
         except ValueError as error:
             problems[f"arm {' and '.join(map(repr, training.arms))}: model.{error}"] = None
     for cell in planned.missing_cells:
         experiment = cell.experiment
-        info = open_data(experiment.data).info
+        info = network_info(experiment.data)
         classes = info.classes if experiment.model.class_conditional else None
         try:
             images = ImageShape(info.size, info.channels, classes)

@@ -139,10 +139,13 @@ def build_guidance(section: SampleConfig | DistillConfig) -> Guidance | None:
 
 def clips(experiment: Experiment) -> bool:
     """Whether x̂ is clipped to the range of the data: what the configuration says, or else the method."""
-    if experiment.data.latents is not None:  # they have no range
-        return False
     clip = experiment.sample.clip
-    return method_for(experiment).clips(experiment) if clip is None else clip
+    return clips_unless_told(experiment) if clip is None else clip
+
+
+def clips_unless_told(experiment: Experiment) -> bool:
+    """Whether the method clips x̂ to the range of the data; latents have none."""
+    return experiment.data.latents is None and method_for(experiment).clips(experiment)
 
 
 def time_steps(sample: SampleConfig, schedule: CosineSchedule, noise: NoiseSchedule | None = None) -> Tensor:

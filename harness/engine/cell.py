@@ -16,8 +16,7 @@ from torch import Tensor
 
 from harness.config.schema import Experiment, as_plain, parse_experiment
 from harness.config.stitching import stitched_experiment
-from harness.data import Dataset, open_data
-from harness.data.autoencoder import latent_info
+from harness.data import Dataset, network_info, open_data
 from harness.engine.build import load_model
 from harness.engine.costs import measure_sampling, sampling_cost
 from harness.engine.distributed import current_ranks, pick_device
@@ -65,7 +64,7 @@ def load_generator(
     """
     if experiment.sample.schedule is not None:
         raise RuntimeError("a generator is handed a schedule that is found: harness.engine.schedules.scheduled_of")
-    info = latent_info(experiment.data, open_data(experiment.data).info)
+    info = network_info(experiment.data)
     model = load_model(experiment, info, weights, identify(experiment)[0])
     other = stitched_experiment(experiment)
     partner = None
@@ -321,10 +320,9 @@ def _reconstruction(
     generator: ImageGenerator,
     progress: JobProgress,
 ) -> ReconstructionRecord | None:
-    split = experiment.measure.reference
     return reconstruction(
         experiment.data,
-        dataset if split == "train" else open_data(experiment.data, split),
+        _compared_with(experiment, dataset),
         meter,
         experiment.measure.images,
         generator.device,
@@ -338,10 +336,15 @@ def _features_of(progress: JobProgress, number: int, seeds: int, done: int, tota
     progress(number * total + done, seeds * total, "features")
 
 
+def _compared_with(experiment: Experiment, dataset: Dataset) -> Dataset:
+    """The images of the reference; `dataset` are those that the network is trained on."""
+    split = experiment.measure.reference
+    return dataset if split == "train" else open_data(experiment.data, split)
+
+
 def reference_of(experiment: Experiment, dataset: Dataset) -> Reference:
     """What the images of `experiment` are compared with; `dataset` is what its network is trained on."""
-    split = experiment.measure.reference
-    source = dataset if split == "train" else open_data(experiment.data, split)
+    split, source = experiment.measure.reference, _compared_with(experiment, dataset)
     info = source.info
     return Reference(f"{info.name} {split}", info.identity, source.all_uint8, info.images, data=info.name, split=split)
 

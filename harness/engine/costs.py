@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from harness.config.schema import LatencyConfig
+from harness.data.latents import DECODER
 from harness.engine.build import method_for
 from harness.engine.distilling import training_macs
-from harness.engine.estimate import DECODER, teacher_macs
+from harness.engine.estimate import teacher_macs
 from harness.measure.flops import MacCount, count_macs, network_costs, observe_steps, parameter_counts, sampling_macs
 from harness.measure.latency import largest_batch, measure_time
 from models.method import RunNetwork

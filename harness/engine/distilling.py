@@ -12,7 +12,7 @@ from torch import nn
 from harness.config.distilling import distiller_of, teacher_experiment
 from harness.config.schema import Experiment
 from harness.data import known_info
-from harness.engine.build import ImageInfo, build_guidance, build_model, build_schedule, method_for
+from harness.engine.build import ImageInfo, build_guidance, build_model, build_schedule, clips_unless_told, method_for
 from harness.errors import ConfigError
 from harness.measure.flops import MacCount, training_macs_per_step
 from harness.store.weights import load_tensors
@@ -31,7 +31,7 @@ def student_settings(experiment: Experiment, schedule: CosineSchedule) -> Studen
         refreshes=distill.refresh_schedule,
         times=distill.times or "discrete",
         rollout=distill.rollout or "data",
-        clips=experiment.data.latents is None and method_for(experiment).clips(experiment),
+        clips=clips_unless_told(experiment),
         guidance=build_guidance(distill),
         variant=distill.variant or "alternating",
         teacher_steps=distill.teacher_steps or 1,

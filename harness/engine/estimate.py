@@ -54,8 +54,6 @@ from models.samplers import SAMPLERS
 from models.stitch import stitched_names
 
 GIGA = 1e9
-DECODER = "decoder"
-"""What the network that makes images of latents is called where costs are told."""
 LARGE_PARAMETERS = 20e6
 ANY_CLASS = 1
 

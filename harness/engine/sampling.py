@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from harness.config.schema import Experiment
 from harness.config.stitching import stitched_experiment
 from harness.data import DataInfo, known_info, open_data
-from harness.data.latents import Autoencoder, at_once, load_autoencoder
+from harness.data.latents import DECODER, Autoencoder, at_once, load_autoencoder
 from harness.engine.build import (
     build_guidance,
     build_model,
@@ -28,7 +28,6 @@ from harness.engine.build import (
 )
 from harness.engine.compiling import CompiledNetworks, compiled_normal, cuda_graphs_skipped
 from harness.engine.distributed import pick_device
-from harness.engine.estimate import DECODER
 from harness.engine.labels import class_sequence
 from harness.errors import ConfigError, MissingDataError
 from models.denoise import Denoise

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from harness.config.methods import source_of
 from harness.config.scheduling import with_schedule
 from harness.config.schema import Experiment
-from harness.data import known_info, open_data
-from harness.data.autoencoder import latent_info
+from harness.data import known_info, network_info
 from harness.engine.build import build_model, build_schedule, sampled_model, time_steps
 from harness.engine.estimate import schedule_macs
 from harness.engine.pair_tables import load_pair_table
@@ -220,4 +219,4 @@ def scheduled_of(store: Store, experiment: Experiment) -> Experiment:
         if not store.is_measured(id):
             raise Blocked(missing_need(store, Target("table", id)))
         table = load_pair_table(store.table_path(id), id)
-    return scheduled(experiment, latent_info(experiment.data, open_data(experiment.data).info).size, table)
+    return scheduled(experiment, network_info(experiment.data).size, table)

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from harness.cli.app import app
 from harness.config.schema import parse_experiment
 from harness.errors import ConfigError
+from tests.harness.tiny import invoke as run
 from tests.harness.tiny import write_sweep
 
 SWEEP = """
@@ -46,12 +45,6 @@ arms:
       train.precision: bfloat16
       sample.refreshes: 2
 """
-
-
-def run(*arguments: object) -> str:
-    result = CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result.stdout
 
 
 def test_a_transformer_is_base_cache_encoder_and_denoiser_of_one_table(tmp_path: Path) -> None:

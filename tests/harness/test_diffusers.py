@@ -17,6 +17,8 @@ from harness.dispatch.sweep import load_sweep
 from harness.engine.given import given_problem
 from harness.errors import HarnessError, MissingDataError
 from harness.store.identity import UNKNOWN_ID, Identifier, identify
+from tests.autoencoders import save_autoencoder
+from tests.harness.tiny import invoke as run
 from tools.made_diffusers import make
 
 pytest.importorskip("diffusers")
@@ -56,12 +58,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _inside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-
-
-def run(*arguments: object) -> str:
-    result = CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result.stdout
 
 
 def shown(name: str) -> dict[str, Any]:
@@ -183,3 +179,14 @@ def test_a_light_denoiser_that_halves_beside_a_transformer_of_several_runs_is_re
 def test_a_folder_is_not_converted() -> None:
     with pytest.raises(HarnessError, match=r"is a folder of diffusers, which model[.]weights and model[.]folder take"):
         run("weights", "convert", "unet", "--out", "out.safetensors")
+
+
+def test_a_network_of_latents(folder: Path) -> None:
+    """The usual case of such folders: the network is of the latents' side and channels, not of the images'."""
+    save_autoencoder(Path("autoencoder"), "AutoencoderTiny", scaling_factor=6.0)  # 8×8×1 to 4×4×2
+    make(Path("latent"), {"sample_size": 4, "in_channels": 2, "out_channels": 2})
+    base = shown("latent") | {"data": {"name": "digits", "latents": "autoencoder"}}
+    sweep = write("latent", base, "arms:\n  base: {set: {model.weights: latent}}\n")
+    run("sweep", sweep, "--cluster", "inline", "--results", "latent-results")
+    (record,) = Path("latent-results").glob("runs/cells/*.json")
+    assert json.loads(record.read_text())["data"]["latents"]["shape"] == [2, 4, 4]

@@ -39,7 +39,7 @@ from harness.store.identity import Identifier, start_table
 from harness.store.records import CellRecord
 from harness.store.store import Store
 from harness.store.weights import load_tensors, save_tensors, tensors_digest
-from tests.harness.tiny import by_arm, harness
+from tests.harness.tiny import by_arm, harness, invoke
 from tests.harness.tiny_experiments import MODEL, tiny
 from tests.harness.two_ranks import Training, train_by_two
 
@@ -379,12 +379,6 @@ def only(*arms: str, text: str = SWEEP) -> str:
     """The sweep with these of its arms."""
     values = yaml.safe_load(text)
     return yaml.safe_dump({**values, "arms": {name: values["arms"][name] for name in arms}}, sort_keys=False)
-
-
-def invoke(*words: object, status: int = 0) -> str:
-    done = CliRunner().invoke(app, [str(word) for word in words])
-    assert done.exit_code == status, (done.output, done.exception)
-    return done.stdout
 
 
 @pytest.fixture(scope="module")

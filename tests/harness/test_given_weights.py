@@ -17,6 +17,7 @@ from harness.dispatch.sweep import load_sweep
 from harness.errors import ConfigError
 from harness.store.identity import identify
 from harness.store.pretrained import convert
+from tests.harness.tiny import invoke as run
 from tools.made_edm import make
 from tools.made_images import make_cifar10
 
@@ -43,12 +44,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _inside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-
-
-def run(*arguments: object) -> str:
-    result = CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result.stdout
 
 
 def refused(*arguments: object) -> str:

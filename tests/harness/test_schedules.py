@@ -34,6 +34,7 @@ from harness.store.weights import load_tensors, save_tensors
 from models.refresh import evenly_in
 from models.scheduling.measure import LEVELS
 from models.tables import TABLES
+from tests.harness.tiny import invoke
 
 SWEEP = """
 name: schedules
@@ -263,12 +264,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Store]:
             patch.setattr(pair_tables, name, value)
         invoke("sweep", write(place), "--results", place / "results", "--cluster", "inline")
     return place, Store(place / "results")
-
-
-def invoke(*words: object, status: int = 0) -> str:
-    done = CliRunner().invoke(app, [str(word) for word in words])
-    assert done.exit_code == status, (done.output, done.exception)
-    return done.stdout
 
 
 def test_a_sweep_measures_finds_and_samples(made: tuple[Path, Store]) -> None:

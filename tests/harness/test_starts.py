@@ -36,7 +36,7 @@ from harness.store.records import NOTHING_INHERITED, InheritedCost
 from harness.store.store import Store, Target
 from harness.store.weights import load_tensors, save_tensors
 from harness.threads import processors
-from tests.harness.tiny import command, environment
+from tests.harness.tiny import command, environment, invoke
 
 CHAIN = """
 name: chain
@@ -82,12 +82,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweep, Store]:
 
 def console() -> Console:
     return Console(quiet=True)
-
-
-def invoke(*words: object, status: int = 0) -> str:
-    done = CliRunner().invoke(app, [str(word) for word in words])
-    assert done.exit_code == status, done.output
-    return done.stdout
 
 
 # What starts from what.

@@ -27,7 +27,7 @@ from harness.store.identity import UNKNOWN_ID, identify
 from harness.store.records import CellRecord
 from harness.store.store import Store
 from harness.store.weights import load_tensors, save_tensors
-from tests.harness.tiny import by_arm
+from tests.harness.tiny import by_arm, invoke
 
 SWEEP = """
 name: stitch
@@ -55,12 +55,6 @@ def cells_of(sweep: Sweep, arm: str) -> dict[float, Cell]:
     """By the share of the steps that the second network runs."""
     cells = [cell for cell in sweep.cells.values() if cell.rows[0][0] == arm]
     return {cell.experiment.sample.stitch_share or 0.0: cell for cell in cells}
-
-
-def invoke(*words: object) -> str:
-    done = CliRunner().invoke(app, [str(word) for word in words])
-    assert done.exit_code == 0, (done.output, done.exception)
-    return done.stdout
 
 
 @pytest.fixture

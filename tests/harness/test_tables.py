@@ -44,7 +44,7 @@ from models.denoising_error import LEVELS, measure_denoising_error
 from models.noise import Stream
 from models.tables import TABLES
 from tests.harness.tabled import SWEEP, write_method
-from tests.harness.tiny import by_arm, command, environment
+from tests.harness.tiny import by_arm, command, environment, invoke
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -97,12 +97,6 @@ def copy_of(made: tuple[Sweep, Store], place: Path, *arms: str) -> Store:
         id = by_arm(sweep)[arm].id
         shutil.copytree(store.training_folder(id), copied.training_folder(id))
     return copied
-
-
-def invoke(*words: object, status: int = 0) -> str:
-    done = CliRunner().invoke(app, [str(word) for word in words])
-    assert done.exit_code == status, (done.output, done.exception)
-    return done.stdout
 
 
 # What was paid.

@@ -79,6 +79,13 @@ def harness(results: Path, *arguments: object) -> subprocess.CompletedProcess[st
     return subprocess.CompletedProcess(asked, status, said, complaints)
 
 
+def invoke(*words: object, status: int = 0) -> str:
+    """What a command prints, by typer's own runner; it ends with `status`. Where that is 0 what it raises is raised."""
+    done = CliRunner().invoke(app.app, [str(word) for word in words], catch_exceptions=status != 0)
+    assert done.exit_code == status, (done.output, done.exception)
+    return done.stdout
+
+
 def figures(results: Path) -> dict[str, Any]:
     """What must be the same in each cell's record whenever and wherever it is made: all but time and place."""
     cells = sorted((results / "runs" / "cells").glob("*.json"))
