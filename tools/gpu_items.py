@@ -6,7 +6,7 @@ import contextlib
 import gc
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from itertools import product
@@ -58,6 +58,9 @@ class Goal:
         return value <= self.bound if self.is_most else value >= self.bound
 
 
+COMPILED = "compiled"
+
+
 @dataclass(frozen=True)
 class Item:
     """Something to try: `run` returns its numbers, and raises where it fails."""
@@ -85,41 +88,39 @@ class Wrong(AssertionError):
 
 def smoke_items(device: torch.device, methods: tuple[str, ...] = METHODS) -> list[Item]:
     """Every sampler × method × precision, then training steps, then the same compiled; those that tell most first."""
-    items = [
-        Item(f"draw/{method}/{sampler}/{precision}/eager", partial(draw, device, method, sampler, precision, False))
-        for precision, method, sampler in product(("float32", "bfloat16"), methods, SAMPLERS)
-    ]
-    items += [
-        Item(f"draw/{method}/{sampler}/tf32/eager", partial(draw, device, method, sampler, "tf32", False), True)
-        for method, sampler in product(methods, SAMPLERS)
-    ]
-    items += [
-        Item(f"train/{method}/{precision}/eager", partial(train_step, device, method, precision, False))
-        for precision, method in product(("float32", "bfloat16"), methods)
-    ]
+
+    def drawing(tried: Iterable[tuple[str, str, str]], way: str) -> list[Item]:
+        """Of each (precision, method, sampler)."""
+        return [
+            Item(
+                f"draw/{method}/{sampler}/{precision}/{way}",
+                partial(draw, device, method, sampler, precision, way == COMPILED),
+                needs_cuda=way == COMPILED or precision == "tf32",
+            )
+            for precision, method, sampler in tried
+        ]
+
+    def training(tried: Iterable[tuple[str, str]], way: str) -> list[Item]:
+        """Of each (precision, method)."""
+        return [
+            Item(
+                f"train/{method}/{precision}/{way}",
+                partial(train_step, device, method, precision, way == COMPILED),
+                needs_cuda=way == COMPILED,
+            )
+            for precision, method in tried
+        ]
+
     # a compiled network is the same under every sampler, so one sampler of each method comes before all
-    ordered = sorted(product(SAMPLERS, ("bfloat16", "float32", "tf32")), key=lambda pair: (pair[0] != "ddim", pair[1]))
-    items += [
-        Item(
-            f"draw/{method}/{sampler}/{precision}/compiled",
-            partial(draw, device, method, sampler, precision, True),
-            True,
-        )
-        for (sampler, precision), method in product(ordered[:1], methods)
+    pairs = sorted(product(SAMPLERS, ("bfloat16", "float32", "tf32")), key=lambda pair: (pair[0] != "ddim", pair[1]))
+    compiled = [(precision, method, sampler) for (sampler, precision), method in product(pairs, methods)]
+    return [
+        *drawing(product(("float32", "bfloat16", "tf32"), methods, SAMPLERS), "eager"),
+        *training(product(("float32", "bfloat16"), methods), "eager"),
+        *drawing(compiled[: len(methods)], COMPILED),
+        *training((("bfloat16", method) for method in methods), COMPILED),
+        *drawing(compiled[len(methods) :], COMPILED),
     ]
-    items += [
-        Item(f"train/{method}/bfloat16/compiled", partial(train_step, device, method, "bfloat16", True), True)
-        for method in methods
-    ]
-    items += [
-        Item(
-            f"draw/{method}/{sampler}/{precision}/compiled",
-            partial(draw, device, method, sampler, precision, True),
-            True,
-        )
-        for (sampler, precision), method in product(ordered[1:], methods)
-    ]
-    return items
 
 
 def smoke_experiment(method: str, sampler: str, precision: str, compiled: bool) -> Experiment:

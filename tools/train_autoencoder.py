@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import shutil
 import sys
 import tempfile
@@ -33,6 +32,7 @@ from harness.engine.distributed import pick_device
 from harness.engine.tables import chosen_images
 from harness.errors import ConfigError
 from harness.measure.fidelity import from_uint8
+from harness.store.records import psnr_of
 from models.noise import Stream
 
 NOISE = 0.1
@@ -156,7 +156,7 @@ def run(arguments: list[str]) -> None:
     steps = train(network, dataset, given.batch, done, device)
     mean, std, error = measured(network.eval(), dataset, device)
     network.register_to_config(scaling_factor=1 / std, shift_factor=mean)
-    psnr = 10 * math.log10(4 / error) if error else math.inf
+    psnr = psnr_of(error)
     side = dataset.info.size // given.factor
     told = {
         "data": dataset.info.name,

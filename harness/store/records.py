@@ -81,6 +81,11 @@ class SeedRecord(Part):
     standard_errors: dict[str, Number | None] = Field(default_factory=dict)
 
 
+def psnr_of(squared_error: float) -> float:
+    """Peak signal-to-noise ratio in decibels, of the mean squared error of pixels in [-1, 1]."""
+    return 10 * math.log10(4 / squared_error) if squared_error > 0 else math.inf
+
+
 class ReconstructionRecord(Part):
     """Images of the reference, encoded and decoded, measured as generated ones are: what perfect samples have."""
 
@@ -92,8 +97,8 @@ class ReconstructionRecord(Part):
 
     @property
     def psnr(self) -> float:
-        """Peak signal-to-noise ratio of all pixels together, in decibels."""
-        return 10 * math.log10(4 / self.squared_error) if self.squared_error > 0 else math.inf
+        """Of all pixels together."""
+        return psnr_of(self.squared_error)
 
 
 class QualityRecord(Part):
