@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from harness.cli.console import COMPUTING, console, main_of
 from harness.cli.data import data_app
+from harness.cli.group import Commands
 from harness.cli.hints import RESULTS
 from harness.cli.weights import weights_app
 from harness.errors import ConfigError
 from harness.shipped import path_of
 from harness.store.folder import check_results_folder
 from harness.threads import choose_wait_policy
-
-
-class Commands(TyperGroup):
-    """The commands of this program, each with the whole first sentence of its help, however long."""
-
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, _first_sentence(command.help or "")) for name, command in self.commands.items()])
-
-
-def _first_sentence(text: str) -> str:
-    return re.split(r"(?<=\.)\s|\n\n", text.strip(), maxsplit=1)[0].replace("\n", " ")
 
 
 app = typer.Typer(
@@ -289,6 +276,22 @@ def cancel(
     from harness.cli import cluster as cluster_commands
 
     cluster_commands.cancel(file, targets or [], overrides, results, earlier, json_output)
+
+
+@weights_app.command()
+def adopt(
+    file: SweepFile,
+    weights: Annotated[
+        list[Path], typer.Argument(help="weights of its trainings, as a published report has them beside it")
+    ],
+    overrides: Overrides = [],  # noqa: B006
+    results: Results = RESULTS,
+    json_output: AsJson = False,
+) -> None:
+    """Copy published WEIGHTS to where a sweep looks for its trainings' own, so that it trains only the rest."""
+    from harness.cli import weights as weights_commands
+
+    weights_commands.adopt(file, [_expanded(path) or path for path in weights], overrides, results, json_output)
 
 
 @app.command()

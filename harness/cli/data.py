@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from harness.cli.group import Commands
 from harness.wording import count_of
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from harness.data.prepare import PrepareProgress
 
-data_app = typer.Typer(help="Prepare and look at data.", no_args_is_help=True, rich_markup_mode=None)
+data_app = typer.Typer(cls=Commands, help="Prepare and look at data.", no_args_is_help=True, rich_markup_mode=None)
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, and no progress.")]
 
 

@@ -1,17 +1,20 @@
-"""`harness weights show` and `convert`: parse and print, nothing else."""
+"""`harness weights show`, `convert` and `adopt`: parse and print, nothing else."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from harness.cli.group import Commands
+
 if TYPE_CHECKING:
     from harness.store.pretrained import Pretrained
 
-weights_app = typer.Typer(help="Look at weights trained elsewhere, and convert them.", no_args_is_help=True)
+weights_app = typer.Typer(cls=Commands, help="Look at weights trained elsewhere, and convert them.", no_args_is_help=True)
 File = Annotated[
     Path, typer.Argument(help="a snapshot of EDM's code (.pkl), a .safetensors file, or a folder of diffusers")
 ]
@@ -36,6 +39,28 @@ def convert(
     from harness.store.pretrained import convert as convert_weights
 
     _print(convert_weights(file.expanduser(), out.expanduser()), as_json)
+
+
+def adopt(file: Path, weights: Sequence[Path], overrides: list[str], results: Path, as_json: bool) -> None:
+    """Make `weights` the trainings of the sweep in `file` that they say they are of."""
+    from harness.dispatch.adopting import adopt_for
+    from harness.dispatch.checks import check_store
+    from harness.dispatch.labels import labels_of
+    from harness.dispatch.sweep import load_sweep
+    from harness.store.store import Store
+
+    sweep, store = load_sweep(file, overrides), Store(results)
+    check_store(store)
+    labels, told = labels_of(sweep), []
+    for path in weights:
+        adopted = adopt_for(sweep, store, path)
+        target = adopted.training.target
+        told.append({"weights": str(path), "training": target.id, "is_new": adopted.is_new})
+        if not as_json:
+            done = "is done with" if adopted.is_new else "has already"
+            typer.echo(f"{labels[target]} ({target}) {done} {path}")
+    if as_json:
+        typer.echo(json.dumps(told))
 
 
 def _print(opened: Pretrained, as_json: bool) -> None:

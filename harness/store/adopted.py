@@ -48,10 +48,12 @@ def check_adoptable(store: Store, training: str, weights: Path, named: Path | No
         )
 
 
-def adopt(store: Store, training: str, weights: Path, experiment: Experiment) -> bool:
+def adopt(
+    store: Store, training: str, weights: Path, experiment: Experiment, known: TrainingRecord | None = None
+) -> bool:
     """Copy `weights` of the finished `training`, with what is known of it, into the results; False if it is there.
 
-    Raises :class:`StoreError` while a job trains it.
+    `known` is what tells of the training where its own record does not lie beside the weights. Raises :class:`StoreError` while a job trains it.
     """
     if store.is_trained(training):
         return False
@@ -63,7 +65,7 @@ def adopt(store: Store, training: str, weights: Path, experiment: Experiment) ->
             store.save_experiment(target, experiment)
             with atomic_path(store.weights_path(training)) as temporary:
                 shutil.copyfile(weights, temporary)
-            record = training_record_in(weights.parent, training) or _new_record(training, weights, experiment)
+            record = training_record_in(weights.parent, training) or known or _new_record(training, weights, experiment)
             write_json(store.done_path(training), record.plain)  # last: from here on it is done
     except LeaseHeld as error:
         raise StoreError(
