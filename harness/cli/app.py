@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -18,7 +18,6 @@ from harness.errors import ConfigError
 from harness.shipped import path_of
 from harness.store.folder import check_results_folder
 from harness.threads import choose_wait_policy
-
 
 app = typer.Typer(
     cls=Commands,

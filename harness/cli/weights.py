@@ -14,7 +14,9 @@ from harness.cli.group import Commands
 if TYPE_CHECKING:
     from harness.store.pretrained import Pretrained
 
-weights_app = typer.Typer(cls=Commands, help="Look at weights trained elsewhere, and convert them.", no_args_is_help=True)
+weights_app = typer.Typer(
+    cls=Commands, help="Look at weights trained elsewhere, and convert them.", no_args_is_help=True
+)
 File = Annotated[
     Path, typer.Argument(help="a snapshot of EDM's code (.pkl), a .safetensors file, or a folder of diffusers")
 ]

@@ -53,7 +53,8 @@ def adopt(
 ) -> bool:
     """Copy `weights` of the finished `training`, with what is known of it, into the results; False if it is there.
 
-    `known` is what tells of the training where its own record does not lie beside the weights. Raises :class:`StoreError` while a job trains it.
+    `known` tells of the training where its own record does not lie beside the weights. Raises :class:`StoreError` while
+    a job trains it.
     """
     if store.is_trained(training):
         return False

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +29,8 @@ from harness.store.lease import lease
 from harness.store.store import Store, Target
 from harness.store.weights import load_facts, load_tensors, save_tensors
 from tests.data.making import classes, write_folder
-from tests.harness.tiny import command, environment, figures, harness, weights
+from tests.harness.processes import command_started
+from tests.harness.tiny import figures, harness, weights
 from tests.harness.tiny_experiments import MODEL, tiny
 from tests.measure import networks
 
@@ -193,14 +192,12 @@ def test_killed_at_any_moment_it_goes_on(base: Made, tmp_path: Path) -> None:
         lambda: any(runs.glob("trainings/*/checkpoint-*.safetensors")),
         lambda: any(runs.glob("partial/*/seed-*.safetensors")),
     ):
-        asked = command("adapt", named, *SMALL)
-        with subprocess.Popen(
-            asked, env=environment(results), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        ) as process:
-            deadline = time.monotonic() + 300
-            while not moment() and process.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.002)
-            process.send_signal(signal.SIGKILL)
+        process = command_started(results, "adapt", named, *SMALL)
+        deadline = time.monotonic() + 300
+        while not moment() and process.is_alive() and time.monotonic() < deadline:
+            time.sleep(0.002)
+        process.kill()
+        process.join()
         assert moment()
     done = harness(results, "adapt", named, *SMALL)
     assert done.returncode == 0, done.stderr

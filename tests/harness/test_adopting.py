@@ -113,5 +113,5 @@ def test_other_weights_of_the_same_training(published: tuple[Path, Store], tmp_p
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(StoreError, match="has training .* already, with other weights"):
+    with pytest.raises(StoreError, match=r"has training .* already, with other weights"):
         adopt_for(sweep, store, report / "base.safetensors")

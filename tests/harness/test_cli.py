@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from harness.cli import app as cli
 from harness.dispatch.sweep import load_sweep
+from tests.harness.processes import command_started
 from tests.harness.tiny import SWEEP, command, environment, figures, harness, weights, write_sweep
 
 
@@ -108,14 +109,13 @@ def test_only_times_that_are_not_to_be_trusted_are_taken_again(finished: tuple[P
 
 def kill_when(results: Path, sweep: Path, moment: Callable[[], bool]) -> None:
     """Run the sweep and kill it with SIGKILL as soon as `moment` has come."""
-    with subprocess.Popen(
-        command("sweep", sweep), env=environment(results), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
-        deadline = time.monotonic() + 120
-        while not moment():
-            assert process.poll() is None and time.monotonic() < deadline, "the moment never came"
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
+    process = command_started(results, "sweep", sweep)
+    deadline = time.monotonic() + 120
+    while not moment():
+        assert process.is_alive() and time.monotonic() < deadline, "the moment never came"
+        time.sleep(0.002)
+    process.kill()
+    process.join()
 
 
 def test_kills_cost_nothing(finished: tuple[Path, Path], tmp_path: Path) -> None:

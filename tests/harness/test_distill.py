@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-import subprocess
-import sys
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,9 @@ from harness.measure.flops import network_costs
 from harness.store.checkpoints import checkpoints
 from harness.store.identity import Identifier, start_table
 from harness.store.records import CellRecord
-from harness.store.store import Store
+from harness.store.store import Store, Target
 from harness.store.weights import load_tensors, save_tensors, tensors_digest
+from tests.harness.processes import started
 from tests.harness.tiny import by_arm, harness, invoke
 from tests.harness.tiny_experiments import MODEL, tiny
 from tests.harness.two_ranks import Training, train_by_two
@@ -728,16 +729,12 @@ def test_the_command_refuses_with_status_two_and_distils_with_a_teacher_of_its_o
 # Run, stopped, failed.
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from harness.engine import jobs
-from harness.store.store import Store, Target
-def kill(done, total, phase=None):
-    if done == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-jobs.run(Store(Path(sys.argv[1])), Target("training", sys.argv[2]), kill)
-"""
+def train_until_killed(root: Path, training: str) -> None:
+    def kill(done: int, total: int, phase: str | None = None) -> None:
+        if done == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    jobs.run(Store(root), Target("training", training), kill)
 
 
 def test_killing_the_teacher_then_the_student_loses_nothing(made: tuple[Sweep, Store], tmp_path: Path) -> None:
@@ -748,8 +745,9 @@ def test_killing_the_teacher_then_the_student_loses_nothing(made: tuple[Sweep, S
     with pytest.raises(Blocked, match=f"training {arms['base'].id}"):
         jobs.run(store, arms["mmd"])
     for arm in ("base", "mmd"):
-        killed = subprocess.run([sys.executable, "-c", KILLED, str(store.root), arms[arm].id], check=False)
-        assert killed.returncode == -9 and not store.is_done(arms[arm])
+        killed = started(train_until_killed, store.root, arms[arm].id)
+        killed.join()
+        assert killed.exitcode == -signal.SIGKILL and not store.is_done(arms[arm])
         jobs.run(store, arms[arm])
     id = arms["mmd"].id
     assert store.weights_path(id).read_bytes() == whole.weights_path(id).read_bytes()

@@ -21,7 +21,7 @@ from harness.dispatch.local import run_local
 from harness.dispatch.plan import plan
 from harness.dispatch.sweep import load_sweep
 from harness.store.store import Store
-from tests.harness.test_own_packages import ROOT, SWEEP
+from tests.harness.test_own_packages import ROOT, SHADOW, SWEEP, shadows
 
 DIES = """
 import os, sys
@@ -37,7 +37,7 @@ def sweep(folder: Path, results: str, **environment: str) -> subprocess.Complete
     command = ["sweep", "tiny.yaml", "--cluster", "local", "--results", results, "--json"]
     values = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     return subprocess.run(
-        [sys.executable, "-m", "harness.cli", *command],
+        [sys.executable, "-P", "-m", "harness.cli", *command],
         cwd=folder,
         env=values,
         capture_output=True,
@@ -46,11 +46,17 @@ def sweep(folder: Path, results: str, **environment: str) -> subprocess.Complete
     )
 
 
-def test_the_folder_of_results_may_have_any_name(tmp_path: Path) -> None:
+def test_neither_the_results_name_nor_the_working_directory_reaches_into_jobs(tmp_path: Path) -> None:
+    """The program is started as the installed command is, with `-P`: it imports nothing from the working directory,
+    and its processes must not either."""
     name = 'it\'s a "b" #1, 50% %j %a'
+    before = [*shadows(tmp_path), "harness"]
+    (tmp_path / "harness").mkdir()
+    (tmp_path / "harness" / "__init__.py").write_text(SHADOW)
     done = sweep(tmp_path, name)
     assert done.returncode == 0, done.stderr
-    assert {path.name for path in tmp_path.iterdir()} == {"tiny.yaml", name}
+    assert {path.name for path in tmp_path.iterdir()} == {"tiny.yaml", name, *before}
+    assert (tmp_path / name / "tiny" / "table.md").exists()
     logs = list((tmp_path / name / "runs" / "logs").glob("*/*_log.out"))
     assert len(logs) == 2 and all("Job completed successfully" in path.read_text() for path in logs)
     (training,) = load_sweep(tmp_path / "tiny.yaml").trainings

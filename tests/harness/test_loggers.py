@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
-import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,7 +17,8 @@ from harness.engine.loggers import Loggers, check_loggers, learning_rate
 from harness.engine.train import build_training, train_network
 from harness.errors import ConfigError, Stopped
 from harness.store.identity import identify
-from tests.harness.tiny import SWEEP, command, environment, weights, write_sweep
+from tests.harness.processes import command_started
+from tests.harness.tiny import SWEEP, harness, invoke, weights, write_sweep
 from tests.harness.tiny_experiments import tiny
 
 TENSORBOARD = pytest.importorskip("tensorboard.backend.event_processing.event_file_loader")
@@ -89,20 +88,16 @@ def test_a_killed_process_that_goes_on_has_each_step_once(tmp_path: Path) -> Non
         "checkpoint_every: 5", "checkpoint_every: 20"
     )
     sweep, results = write_sweep(tmp_path, text), tmp_path / "results"
-    arguments = command("train", sweep, "--arm", "base")
-    process = subprocess.Popen(
-        arguments, env=environment(results), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = command_started(results, "train", sweep, "--arm", "base")
     deadline = time.monotonic() + 200
-    while process.poll() is None and time.monotonic() < deadline:
+    while process.is_alive() and time.monotonic() < deadline:
         if list(results.rglob("checkpoint-*.safetensors")):
             break
         time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     assert not list(results.rglob("done.json"))
-    done = subprocess.run(arguments, env=environment(results), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    invoke("train", sweep, "--arm", "base", "--results", results)
     (folder,) = (results / "runs" / "trainings").iterdir()
     assert [step for step, _ in points(folder)["train/loss"]] == list(range(5, 151, 5))
 
@@ -181,9 +176,7 @@ def test_one_that_is_not_installed_is_told_before_anything_is_trained(monkeypatc
 
 def test_an_unknown_one_names_the_choices(tmp_path: Path) -> None:
     sweep = write_sweep(tmp_path, SWEEP.replace("steps: 30", "steps: 30, loggers: [tensorbord]"))
-    done = subprocess.run(
-        command("train", sweep, "--arm", "base"), env=environment(tmp_path), capture_output=True, text=True, check=False
-    )
+    done = harness(tmp_path, "train", sweep, "--arm", "base")
     assert done.returncode == 2 and "train.loggers" in done.stderr and "tensorboard" in done.stderr
     assert weights(tmp_path) == {}
 

@@ -1,4 +1,4 @@
-"""What lies in the working directory never stands in for our packages: not in the program, not in its jobs."""
+"""What lies in the working directory never stands in for our packages; in its jobs neither (test_local.py)."""
 
 from __future__ import annotations
 
@@ -22,12 +22,18 @@ arms: {base: {}}
 """
 
 
+def shadows(folder: Path) -> list[str]:
+    """Lay a package and modules of names that the harness imports into `folder`; what lies there now."""
+    (folder / "models").mkdir()
+    for name in ("models/__init__.py", "yaml.py", "rich.py", "submitit.py", "statistics.py"):
+        (folder / name).write_text(SHADOW)
+    return [path.name for path in folder.iterdir()]
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A working directory with a package and modules of names that the harness imports."""
-    (tmp_path / "models").mkdir()
-    for name in ("models/__init__.py", "yaml.py", "rich.py", "submitit.py", "statistics.py"):
-        (tmp_path / name).write_text(SHADOW)
+    """A working directory that shadows packages."""
+    shadows(tmp_path)
     return tmp_path
 
 
@@ -41,16 +47,6 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_python_m_imports_our_own(folder: Path, module: str) -> None:
     done = run(folder, "-m", f"harness.{module}", "--help")
     assert done.returncode == 0, done.stderr
-
-
-def test_jobs_of_this_machine_import_our_own(folder: Path) -> None:
-    """`-P` as the installed command: it does not look into the working directory, and its processes must not either."""
-    (folder / "harness").mkdir()
-    (folder / "harness" / "__init__.py").write_text(SHADOW)
-    (folder / "tiny.yaml").write_text(SWEEP)
-    done = run(folder, "-P", "-m", "harness.cli", "sweep", "tiny.yaml", "--cluster", "local")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert (folder / "results" / "tiny" / "table.md").exists()
 
 
 def test_our_models_are_imported_wherever_python_looks_first(folder: Path) -> None:

@@ -363,49 +363,47 @@ def test_damaged_weights_to_start_from_are_trained_again(made: tuple[Sweep, Stor
     assert weights.read_bytes() == whole and plan(sweep, copied).targets() == []
 
 
-@pytest.mark.parametrize("cluster", ["inline", "local"])
-def test_a_training_that_fails_blocks_all_that_follows_with_its_reason(tmp_path: Path, cluster: str) -> None:
-    text = CHAIN.replace(
-        "first: {cells: false", "first: {cells: false, set: {train.learning_rate: 1.0e+30, train.gradient_clip: null}"
-    )
-    text += "  apart: {set: {train.steps: 2}}\n"
-    path, results = write(tmp_path, text), tmp_path / "results"
-    asked = command("sweep", path, "--json", "--cluster", cluster, *(["--workers", 2] if cluster == "local" else []))
-    done = subprocess.run(asked, env=environment(results), capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 1, done.stderr
+DIVERGES = "train.learning_rate: 1.0e+30, train.gradient_clip: null"
+
+
+def assert_blocked(path: Path, results: Path, failures: dict[str, str], failed: str, *arms: str) -> None:
+    """`arms` and the cell of the last of them wait for the training of the arm `failed`, and say why."""
     sweep, store = load_sweep(path), Store(results)
     ids = by_arm(sweep)
-    failures = json.loads(done.stdout)["failures"]
-    reason = failures.pop(f"training {ids['first']}")
+    root = f"training {ids[failed]}"
+    reason = failures.pop(root)
     assert reason.startswith("Diverged: the loss is")
-    blocked = [Target("training", ids["middle"]), Target("training", ids["last"]), _cell_of(sweep, "last")]
-    root = f"training {ids['first']} failed: {reason}"
-    assert failures == {str(target): root for target in blocked}
-    assert [store.state(target)["state"] for target in blocked] == ["blocked"] * 3
-    assert store.is_done(_cell_of(sweep, "apart"))
+    blocked = [*(Target("training", ids[arm]) for arm in arms), _cell_of(sweep, arms[-1])]
+    assert failures == {str(target): f"{root} failed: {reason}" for target in blocked}
+    assert {store.state(target)["state"] for target in blocked} == {"blocked"}
     rows = {row["id"]: row for row in json.loads(invoke("status", path, "--results", results, "--json"))["rows"]}
-    assert {(rows[target.id]["state"], rows[target.id]["reason"]) for target in blocked} == {("blocked", root)}
+    assert {(rows[t.id]["state"], rows[t.id]["reason"]) for t in blocked} == {("blocked", f"{root} failed: {reason}")}
+
+
+def test_a_training_that_fails_blocks_all_that_follows_with_its_reason(tmp_path: Path) -> None:
+    text = CHAIN.replace("first: {cells: false", f"first: {{cells: false, set: {{{DIVERGES}}}")
+    text += "  apart: {set: {train.steps: 2}}\n"
+    path, results = write(tmp_path, text), tmp_path / "results"
+    asked = ("sweep", path, "--results", results, "--cluster", "inline", "--json")
+    assert_blocked(path, results, json.loads(invoke(*asked, status=1))["failures"], "first", "middle", "last")
+    assert Store(results).is_done(_cell_of(load_sweep(path), "apart"))
     path.write_text(text.replace("1.0e+30", "1.0e-3"))  # another training: nothing of the old stands in its way
-    retried = json.loads(invoke("sweep", path, "--results", results, "--cluster", "inline", "--json"))
-    assert retried["failures"] == {}
+    assert json.loads(invoke(*asked))["failures"] == {}
+
+
+def test_so_does_one_in_a_process_of_this_machine(made: tuple[Sweep, Store], tmp_path: Path) -> None:
+    """The first is done, the second fails."""
+    _, store = made
+    path, results = write(tmp_path, CHAIN.replace("train.learning_rate: 1.0e-3", DIVERGES)), tmp_path / "results"
+    shutil.copytree(store.root, results)
+    asked = command("sweep", path, "--json", "--cluster", "local", "--workers", 2)
+    done = subprocess.run(asked, env=environment(results), capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 1, done.stderr
+    assert_blocked(path, results, json.loads(done.stdout)["failures"], "middle", "last")
 
 
 def _cell_of(sweep: Sweep, arm: str) -> Target:
     return next(cell.target for cell in sweep.cells.values() if cell.rows[0][0] == arm)
-
-
-def test_processes_of_this_machine_make_the_same_weights(made: tuple[Sweep, Store], tmp_path: Path) -> None:
-    """Two of a chain, one after the other; the rest is done."""
-    sweep, store = made
-    results = tmp_path / "results"
-    shutil.copytree(store.root, results)
-    for arm in ("middle", "last"):
-        shutil.rmtree(Store(results).training_folder(by_arm(sweep)[arm]))
-    Store(results).cell_path(_cell_of(sweep, "last").id).unlink()
-    asked = command("sweep", sweep.path, "--json", "--cluster", "local", "--workers", 3)
-    subprocess.run(asked, env=environment(results), capture_output=True, timeout=300, check=True)
-    for id in sweep.trainings:
-        assert Store(results).weights_path(id).read_bytes() == store.weights_path(id).read_bytes()
 
 
 def test_retry_of_the_first_revives_all_that_follows(made: tuple[Sweep, Store], tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ from models.conditional import ErrorTable
 from models.denoising_error import LEVELS, measure_denoising_error
 from models.noise import Stream
 from models.tables import TABLES
+from tests.harness.processes import started
 from tests.harness.tabled import SWEEP, write_method
 from tests.harness.tiny import by_arm, command, environment, invoke
 
@@ -320,20 +321,23 @@ def test_a_table_that_is_not_what_it_is_called_is_refused(made: tuple[Sweep, Sto
         jobs.run(copied, second)
 
 
+def measure_until_killed(root: Path, table: str) -> None:
+    def kill(done: int, total: int, phase: str = "") -> None:
+        if done == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    jobs.run(Store(root), Target("table", table), kill)
+
+
 def test_a_killed_measurement_leaves_nothing_and_is_made_by_the_next_run(
     made: tuple[Sweep, Store], tmp_path: Path
 ) -> None:
     sweep, store = made
     copied, table = copy_of(made, tmp_path, "first"), table_in(sweep)
     save_experiments(plan(sweep, copied), copied, [table])
-    script = (
-        "import os, signal\nfrom pathlib import Path\nfrom harness.engine import jobs\n"
-        "from harness.store.store import Store, Target\n"
-        "def tell(done, total, phase=''):\n    if done == 5: os.kill(os.getpid(), signal.SIGKILL)\n"
-        f"jobs.run(Store(Path({str(copied.root)!r})), Target('table', {table.id!r}), tell)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script], env=environment(copied.root), timeout=300, check=False)
-    assert done.returncode == -signal.SIGKILL
+    killed = started(measure_until_killed, copied.root, table.id, environment=environment(copied.root))
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
     assert not copied.table_path(table.id).exists() and copied.state(table)["state"] == "running"
     rows = {r["id"]: r for r in json.loads(invoke("status", sweep.path, "--results", copied.root, "--json"))["rows"]}
     assert rows[table.id]["state"] == "lost" and rows[by_arm(sweep)["second"].id]["state"] == "blocked"
