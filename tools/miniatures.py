@@ -13,12 +13,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from harness.dispatch.sweep import load_sweep  # noqa: E402
+from harness.data import open_data  # noqa: E402
+from harness.dispatch.sweep import Sweep, load_sweep  # noqa: E402
+from harness.engine.estimate import expected_runs, planned_costs  # noqa: E402
+from harness.measure.flops import sampling_macs  # noqa: E402
 from harness.store.store import Store  # noqa: E402
 from tools.made_images import make, make_cifar10  # noqa: E402
 from tools.made_inception import make_inception  # noqa: E402
@@ -53,10 +57,26 @@ def run(name: str, folder: Path, workers: int) -> None:
 
 
 def check_compiled(file: Path, overrides: list[str], folder: Path) -> None:
-    """Hold what the sweep has made, compiled, against the same uncompiled."""
-    sweep = load_sweep(file, overrides)
-    if told := list(differences(sweep, Store(folder / "results"), folder / "uncompiled")):
+    """Hold what the sweep has made, compiled, against what it says and against the same uncompiled."""
+    sweep, store = load_sweep(file, overrides), Store(folder / "results")
+    if told := list(wrong_records(sweep, store)):
+        raise SystemExit("\n".join(["the records are not those of this sweep:", *told]))
+    if told := list(differences(sweep, store, folder / "uncompiled")):
         raise SystemExit("\n".join(["compiled networks are not what they are uncompiled:", *told]))
+
+
+def wrong_records(sweep: Sweep, store: Store) -> Iterator[str]:
+    """What the records say otherwise than the sweep does: compute as planned without weights, compiled times of its
+    precision, and no distance called FID, since the extractor's weights are random ones."""
+    for cell in sweep.cells.values():
+        record, asked = store.read_cell(cell.id), cell.experiment
+        planned = sampling_macs(planned_costs(asked, open_data(asked.data).info), expected_runs(asked))
+        if record.compute.macs_per_image != planned:
+            yield f"cell {cell.id}: {record.compute.macs_per_image} multiply-adds an image, of {planned} planned"
+        if record.time is None or (record.time.compiled, record.time.dtype) != (True, asked.sample.precision):
+            yield f"cell {cell.id}: its times are not those of compiled networks in {asked.sample.precision}"
+        if "FID" in (label := record.quality.measures["frechet"].label):
+            yield f"cell {cell.id}: {label} of random features"
 
 
 def main(arguments: list[str]) -> None:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +42,39 @@ def follow(section: str, folder: Path) -> list[Path]:
 
 
 def copy_of_the_source(folder: Path) -> Path:
-    """Our packages, to be changed."""
+    """Our packages, to be changed; with what Python has compiled of them, since the copies keep their times."""
     for package in ("harness", "models"):
-        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / package, folder / package)
     return folder
+
+
+COMMANDS = """
+import contextlib, io, json, sys
+from harness.cli import app
+for words in json.loads(sys.argv[1]):
+    sys.argv = ["harness", *words]
+    with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.redirect_stderr(io.StringIO()) as complained:
+        try:
+            status = app.main() or 0
+        except SystemExit as end:
+            status = int(end.code or 0)
+    print(json.dumps([status, said.getvalue(), complained.getvalue()]))
+"""
+
+
+def run_each(
+    folder: Path, *commands: Sequence[str], source: Path = ROOT, **further: str
+) -> list[subprocess.CompletedProcess[str]]:
+    """The command lines in `folder`, of the packages in `source`, one after another in one process."""
+    environment = {**os.environ, "PYTHONPATH": str(source), "OMP_NUM_THREADS": "1", "COLUMNS": "200", **further}
+    ran = subprocess.run(
+        [sys.executable, "-P", "-c", COMMANDS, json.dumps(commands)],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    ended = [json.loads(line) for line in ran.stdout.splitlines()]
+    return [subprocess.CompletedProcess(words, *end) for words, end in zip(commands, ended, strict=True)]

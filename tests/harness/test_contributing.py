@@ -12,22 +12,9 @@ from typing import Any
 
 import pytest
 
-from tests.harness.contributing import ROOT, copy_of_the_source, follow
+from tests.harness.contributing import copy_of_the_source, follow, run_each
 
 LINES = 60
-
-
-def run(folder: Path, *arguments: str, source: Path = ROOT, **further: str) -> subprocess.CompletedProcess[str]:
-    """The command line in `folder`, of the packages in `source`."""
-    environment = {**os.environ, "PYTHONPATH": str(source), "OMP_NUM_THREADS": "1", "COLUMNS": "200", **further}
-    return subprocess.run(
-        [sys.executable, "-P", "-m", "harness.cli", *arguments],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def records(folder: Path) -> dict[str, list[dict[str, Any]]]:
@@ -39,9 +26,12 @@ def records(folder: Path) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def missing(folder: Path) -> list[str]:
+RUN = ("sweep", "plain.yaml", "--cluster", "inline")
+PLAN = (*RUN, "--dry-run", "--json")
+
+
+def missing(planned: subprocess.CompletedProcess[str]) -> list[str]:
     """The arms of the trainings that a sweep would run."""
-    planned = run(folder, "sweep", "plain.yaml", "--cluster", "inline", "--dry-run", "--json")
     assert planned.returncode == 0, planned.stderr
     rows = json.loads(planned.stdout)["trainings"]
     return [row["label"].removeprefix("training for ").split()[0] for row in rows if row["runs"]]
@@ -65,7 +55,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_method_trains_samples_counts_times_and_reports_beside_the_base(folder: Path) -> None:
-    done = run(folder, "sweep", "plain.yaml", "--cluster", "inline")
+    done, planned = run_each(folder, RUN, PLAN)
     assert done.returncode == 0, done.stdout + done.stderr
     made = records(folder)
     assert len(made["single_rate"]) == 1 and len(made[KIND]) == 2
@@ -85,13 +75,14 @@ def test_a_method_trains_samples_counts_times_and_reports_beside_the_base(folder
         ]
     table = (folder / "results" / "plain" / "table.md").read_text(encoding="utf-8")
     assert "plain" in table and "base" in table
-    assert missing(folder) == []
+    assert missing(planned) == []
     source = folder / "plain_nets" / "convolutions.py"
     source.write_text(source.read_text() + "\n# an edit\n")
-    assert missing(folder) == ["plain"] * 2, "both of the method's, not the base's"
+    (planned,) = run_each(folder, PLAN)
+    assert missing(planned) == ["plain"] * 2, "both of the method's, not the base's"
 
 
-def test_a_method_runs_in_processes_of_this_machine_and_compiled(folder: Path) -> None:
+def test_a_method_runs_compiled(folder: Path) -> None:
     """From a folder that is not the working directory; the networks are compiled in training and in sampling."""
     elsewhere = folder / "elsewhere"
     elsewhere.mkdir()
@@ -100,7 +91,8 @@ def test_a_method_runs_in_processes_of_this_machine_and_compiled(folder: Path) -
     text = sweep.read_text()
     text = text[: text.index("  base:\n    set")] + text[text.index("  plain:\n") :]
     sweep.write_text(text.replace("[8, 16]", "[8]"))
-    done = run(elsewhere, "sweep", str(sweep), "--cluster", "local", *compiled, HARNESS_PLUGINS_PATH=str(folder))
+    asked = ("sweep", str(sweep), "--cluster", "inline", *compiled)
+    (done,) = run_each(elsewhere, asked, HARNESS_PLUGINS_PATH=str(folder))
     assert done.returncode == 0, done.stdout + done.stderr
     made = records(elsewhere)[KIND]
     assert [record["time"]["compiled"] for record in made] == [True]
@@ -118,13 +110,13 @@ def test_a_sampler_is_a_file_and_a_line(tmp_path: Path) -> None:
         "  measure: {images: 8, latency: {repeats: 1, batch: 4}}\n"
         "arms: {base: {grid: {sample.stretch: [1.0, 1.2]}}}\n"
     )
-    done = run(tmp_path, "sweep", "sweep.yaml", "--cluster", "inline", source=source)
+    sweep = ("sweep", "sweep.yaml", "--cluster", "inline")
+    told_of = ("config", "sample.stretch", "--json")
+    done, told, refused = run_each(tmp_path, sweep, told_of, (*sweep, "--set", "sample.stretch=3"), source=source)
     assert done.returncode == 0, done.stdout + done.stderr
     for record in records(tmp_path)["single_rate"]:
         assert record["compute"]["evaluations"] == {"network": 4}
-    told = run(tmp_path, "config", "sample.stretch", "--json", source=source)
     assert "euler: factor of each step" in told.stdout
-    refused = run(tmp_path, "sweep", "sweep.yaml", "--set", "sample.stretch=3", source=source)
     assert refused.returncode == 2 and "sample.stretch: input should be less than or equal to 2" in refused.stderr
 
 
@@ -161,14 +153,16 @@ def test_a_data_set_is_a_file_and_a_line(tmp_path: Path) -> None:
         "  measure: {images: 8, features: efficientnet_lite0, latency: {repeats: 1, batch: 4}}\n"
         "arms: {base: {}}\n"
     )
-    done = run(tmp_path, "sweep", "sweep.yaml", "--cluster", "inline", source=source)
+    sweep = ("sweep", "sweep.yaml", "--cluster", "inline")
+    refused = {
+        "data.path=/x": "stripes (stripes) takes no path",
+        "data.classes=3": "stripes has 2",
+        "data.name=strips": "did you mean 'stripes'",
+    }
+    asked = [(*sweep, "--dry-run", "--set", override) for override in refused]
+    done, *ended = run_each(tmp_path, sweep, *asked, source=source)
     assert done.returncode == 0, done.stdout + done.stderr
     ((record,),) = records(tmp_path).values()
     assert "stripes 8×8" in json.dumps(record["quality"]["reference"], ensure_ascii=False)
-    for key, value, told in (
-        ("data.path", "/x", "stripes (stripes) takes no path"),
-        ("data.classes", "3", "stripes has 2"),
-        ("data.name", "strips", "did you mean 'stripes'"),
-    ):
-        refused = run(tmp_path, "sweep", "sweep.yaml", "--dry-run", "--set", f"{key}={value}", source=source)
-        assert refused.returncode == 2 and told in refused.stderr, refused.stderr
+    for end, told in zip(ended, refused.values(), strict=True):
+        assert end.returncode == 2 and told in end.stderr, end.stderr

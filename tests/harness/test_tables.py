@@ -256,9 +256,9 @@ def test_weights_carry_their_configuration(made: tuple[Sweep, Store]) -> None:
 
 
 def test_processes_of_this_machine_make_the_same_and_status_tells_of_it(
-    made: tuple[Sweep, Store], tmp_path: Path
+    made: tuple[Sweep, Store], folder: Path, tmp_path: Path
 ) -> None:
-    """The table and what needs it; the rest is done."""
+    """The table and what needs it; the rest is done. They find the method where the program is told to."""
     sweep, store = made
     results, second = tmp_path / "results", by_arm(sweep)["second"]
     shutil.copytree(store.root, results)
@@ -268,13 +268,15 @@ def test_processes_of_this_machine_make_the_same_and_status_tells_of_it(
     (cell,) = (cell.id for cell in sweep.cells.values() if cell.training == second.id)
     copied.cell_path(cell).unlink()
     asked = command("sweep", sweep.path, "--json", "--cluster", "local", "--workers", 2)
-    subprocess.run(asked, env=environment(results), capture_output=True, timeout=300, check=True)
+    paths = [path for path in os.environ["PYTHONPATH"].split(os.pathsep) if path != str(folder)]
+    told = {**environment(results), "PYTHONPATH": os.pathsep.join(paths), "HARNESS_PLUGINS_PATH": str(folder)}
+    subprocess.run(asked, env=told, capture_output=True, timeout=300, check=True)
     for id in sweep.trainings:
         assert copied.weights_path(id).read_bytes() == store.weights_path(id).read_bytes()
     again, before = (load(one.table_path(table_in(sweep).id).read_bytes()) for one in (copied, store))
     assert again.keys() == before.keys() and all(torch.equal(again[name], before[name]) for name in before)
-    told = json.loads(invoke("status", sweep.path, "--results", results, "--json"))
-    assert told["counts"] == {"training": {"done": 3}, "table": {"done": 1}, "cell": {"done": 2}}
+    counts = json.loads(invoke("status", sweep.path, "--results", results, "--json"))["counts"]
+    assert counts == {"training": {"done": 3}, "table": {"done": 1}, "cell": {"done": 2}}
     shown = invoke("status", sweep.path, "--results", results)
     assert "trainings: 3 done; tables: 1 done; cells: 2 done" in shown and "denoising_error of first seed=0" in shown
 

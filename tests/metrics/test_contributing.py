@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import os
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.harness.contributing import ROOT, copy_of_the_source, run_each
+
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 SWEEP = """
 name: added
@@ -51,45 +47,39 @@ def add(folder: Path, package: str, module: str) -> None:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project with both added, and a sweep that uses them, run."""
+    """A copy of the project with both added, and a sweep that uses them."""
     folder = tmp_path_factory.mktemp("project")
-    for package in ("harness", "models"):
-        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    copy_of_the_source(folder)
     add(folder, "harness/metrics", "brightness")
     add(folder, "harness/metrics/extractors", "pooled")
     (folder / "added.yaml").write_text(SWEEP, encoding="utf-8")
-    harness(folder, "sweep", "added.yaml", "--cluster", "inline")
     return folder
 
 
-def harness(folder: Path, *arguments: str) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", "harness.cli", *arguments, "--results", "results", "--json"],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(folder)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    said: dict[str, Any] = json.loads(done.stdout)
-    return said
+@pytest.fixture(scope="module")
+def said(project: Path) -> list[dict[str, Any]]:
+    """What the sweep, its report, and its report by the new metric print."""
+    report = ("report", "added.yaml")
+    asked = [("sweep", "added.yaml", "--cluster", "inline"), report, (*report, "--metric", "brightness")]
+    ended = run_each(project, *[(*words, "--results", "results", "--json") for words in asked], source=project)
+    assert [end.returncode for end in ended] == [0, 0, 0], [end.stderr for end in ended]
+    return [json.loads(end.stdout) for end in ended]
 
 
-def test_both_stand_in_the_table(project: Path) -> None:
-    with (project / "results" / "added" / "table.csv").open(encoding="utf-8") as file:
-        lines = list(csv.DictReader(file))
-    assert len(lines) == 4
-    assert all(float(line["FD-pooled"]) > 0 and float(line["Δ_brightness"]) >= 0 for line in lines)
+def test_both_stand_in_the_table(project: Path, said: list[dict[str, Any]]) -> None:
+    table = said[1]["table"]
+    values = [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
+    assert len(values) == 4
+    assert all(float(line["FD-pooled"].split()[0]) > 0 for line in values)
+    assert all(float(line["Δ brightness"].split()[0]) >= 0 for line in values)
     record = json.loads(next((project / "results" / "runs" / "cells").glob("*.json")).read_text(encoding="utf-8"))
     assert record["quality"]["features_label"] == "pooled"
     assert record["quality"]["measures"]["brightness"] == {"label": "Δ brightness", "better": "lower"}
     assert record["quality"]["per_seed"][0]["standard_errors"]["brightness"] > 0
 
 
-def test_the_headline_and_the_ranking_take_it_on_request(project: Path) -> None:
-    plain = harness(project, "report", "added.yaml")
-    asked = harness(project, "report", "added.yaml", "--metric", "brightness")
+def test_the_headline_and_the_ranking_take_it_on_request(project: Path, said: list[dict[str, Any]]) -> None:
+    _, plain, asked = said
     assert "FD-pooled" in plain["headline"] and "brightness" not in plain["headline"]
     assert "Δ brightness" in asked["headline"] and "FD-pooled" not in asked["headline"]
     assert asked["distance"] == "Δ brightness"

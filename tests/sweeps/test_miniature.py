@@ -1,11 +1,10 @@
-"""The miniatures of the sweeps at the paper's scale, on made images."""
+"""The miniatures of the sweeps at the paper's scale, on made images: what they share with them.
+
+To run them takes minutes of compiling: `make miniatures`, of which CI runs a part, and on the test cluster another.
+"""
 
 from __future__ import annotations
 
-import json
-import shutil
-import subprocess
-import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,13 +16,8 @@ import torch
 from harness.config.schema import DataConfig
 from harness.data import open_data
 from harness.dispatch.sweep import Sweep, load_sweep
-from harness.engine.estimate import expected_runs, planned_costs
-from harness.measure.flops import sampling_macs
-from harness.store.store import Store
 from tests.harness.tiny_experiments import model_of
 from tools.made_images import make, make_cifar10
-from tools.made_inception import make_inception
-from tools.same_compiled import differences
 
 ROOT = Path(__file__).parents[2]
 MINIATURES = {"imagenet64": 64, "imagenet128": 128, "cifar10": 32, "tiny_imagenet": 64, "imagenet64_mmd": 64}
@@ -56,25 +50,6 @@ SIZES = {
     "measure.latency.repeats",
 }
 """What a miniature may change: how large, how many, how often, and where the files are."""
-ONE_CELL = """
-name: smallest
-extends: {miniature}
-base:
-  data.path: {data}
-  measure.images: 16
-  measure.weights: {weights}
-  train.steps: 2
-arms:
-  base: {{grid: {{sample.steps: [2]}}}}
-  base-heun: null
-  edm: null
-  shrunk: null
-  cached: null
-  dual-rate: null
-  base-guided: null
-  dual-rate-guided: null
-report: {{base: base, base_row: {{}}}}
-"""
 
 
 def test_made_images_are_the_same_bytes_and_have_every_class(tmp_path: Path) -> None:
@@ -170,32 +145,3 @@ def shapes_of(sweep: Sweep) -> set[tuple[int, tuple[str, ...]]]:
     """How many levels the networks of a sweep have, and of which kinds."""
     models = [model_of(cell.experiment) for cell in sweep.cells.values()]
     return {(len(model.blocks), model.levels) for model in models}
-
-
-@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler on a CPU")
-def test_a_miniature_runs_from_end_to_end(tmp_path: Path) -> None:
-    """As shipped: compiled, bfloat16, with workers and Inception's features.
-
-    CI runs all cells of CIFAR-10's miniature, and all arms of this one on a cluster.
-    """
-    data = make(tmp_path / "made.zip", images=20, size=64, classes=4)
-    weights = make_inception(tmp_path / "made-inception.pth")
-    file = tmp_path / "smallest.yaml"
-    miniature = ROOT / "sweeps" / "miniature" / "imagenet64.yaml"
-    file.write_text(ONE_CELL.format(miniature=miniature, data=data, weights=weights), encoding="utf-8")
-    command = [sys.executable, "-m", "harness.cli", "sweep", str(file), "--cluster", "inline"]
-    command += ["--results", str(tmp_path / "results"), "--json"]
-    ran = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-    assert ran.returncode == 0, ran.stderr
-    made = json.loads(ran.stdout)
-    assert made["failures"] == {}
-    assert (Path(made["report"]) / "table.md").is_file()
-    sweep, info = load_sweep(file), open_data(DataConfig(name="images", path=str(data))).info
-    assert list(differences(sweep, Store(tmp_path / "results"), tmp_path / "uncompiled")) == []
-    for cell in sweep.cells.values():
-        record = json.loads((tmp_path / "results" / "runs" / "cells" / f"{cell.id}.json").read_text(encoding="utf-8"))
-        costs = planned_costs(cell.experiment, info)
-        planned = sampling_macs(costs, expected_runs(cell.experiment))
-        assert record["compute"]["macs_per_image"] == planned, "without weights, as fvcore counts them"
-        assert record["time"]["compiled"] and record["time"]["dtype"] == "bfloat16"
-        assert "FID" not in record["quality"]["measures"]["frechet"]["label"], "stand-in weights"
