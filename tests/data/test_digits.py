@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +12,8 @@ from sklearn.datasets import load_digits
 from harness.config.schema import DataConfig
 from harness.data import digits, fingerprint, open_data
 from harness.errors import DataError
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_bytes_go_back_to_the_very_values():
@@ -61,3 +67,17 @@ def test_other_digits_are_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(digits, "CONTENT", "another")
     with pytest.raises(DataError, match="are not those that are known here"):
         digits.load.__wrapped__()
+
+
+def test_they_are_the_same_where_their_file_lies_elsewhere(monkeypatch: pytest.MonkeyPatch):
+    """Then scikit-learn is asked for them."""
+    images, labels = digits.load()
+    monkeypatch.setattr(digits, "FILE", ("elsewhere",))
+    there, labels_there = digits.load.__wrapped__()
+    assert np.array_equal(images, there) and np.array_equal(labels, labels_there)
+
+
+def test_scikit_learn_is_not_imported_for_them():
+    """That would take more than a second of every process."""
+    code = "import sys; from harness.data import digits; digits.load(); sys.exit('sklearn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
