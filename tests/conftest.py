@@ -9,6 +9,7 @@ import tempfile
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")  # the compiler's vectors are not tried out, by compiling
 os.environ["HARNESS_CACHE"] = tempfile.mkdtemp(prefix="harness-cache-")  # no test reads what another run has left
 
 if (

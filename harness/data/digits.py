@@ -49,7 +49,7 @@ def load() -> tuple[np.ndarray, np.ndarray]:
 def _table() -> np.ndarray:
     """Values 0..16 of the 64 pixels and the label, (1797, 65), from scikit-learn's file.
 
-    Read without importing scikit-learn where the file lies at its place: that takes more than a second of every process.
+    Read without importing scikit-learn where the file lies at its place: that would take a second of every process.
     """
     import numpy as np
 

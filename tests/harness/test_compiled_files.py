@@ -37,7 +37,6 @@ print(run("double", lambda x: torch.sin(x) * 2 + x, x).sum().item())
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache of torch.compile for this process and those that it starts."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setenv("TORCHINDUCTOR_VEC_ISA_OK", "1")  # what the processor can do is not tried out, which takes long
     (tmp_path / "cache" / "ab").mkdir(parents=True)
     return tmp_path / "cache"
 
