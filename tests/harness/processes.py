@@ -34,7 +34,7 @@ def started(
 
 def command_started(results: Path, *arguments: object, log: Path | None = None) -> ForkServerProcess:
     """A process that runs the command line as `harness ARGUMENTS` does."""
-    return started(_command, [str(word) for word in arguments], environment=environment(results), log=log)
+    return started(run_command, [str(word) for word in arguments], environment=environment(results), log=log)
 
 
 def _run(work: Callable[..., object], arguments: tuple[object, ...], values: Mapping[str, str], log: str) -> None:
@@ -46,7 +46,8 @@ def _run(work: Callable[..., object], arguments: tuple[object, ...], values: Map
     work(*arguments)
 
 
-def _command(words: list[str]) -> None:
+def run_command(words: list[str]) -> None:
+    """`harness WORDS`, ended as the program is."""
     from harness.cli import app
 
     sys.argv = ["harness", *words]
