@@ -141,6 +141,21 @@ def test_miniatures_share_their_shapes(tmp_path: Path) -> None:
     assert len(shapes) == 1, shapes
 
 
+def test_a_miniature_has_the_tiles_that_were_compiled_wrongly(tmp_path: Path) -> None:
+    """A transformer of at least 64 channels and 64 tokens, in bfloat16 (tests/harness/test_cpp_compiler.py)."""
+    data, weights = make_cifar10(tmp_path / "x.tar.gz", 20), tmp_path / "weights.pth"
+    weights.touch()
+    overrides = [f"data.path={data}", f"measure.weights={weights}"]
+    sweep = load_sweep(ROOT / "sweeps" / "miniature" / "cifar10.yaml", overrides)
+    for training in sweep.trainings.values():
+        model, train = model_of(training.experiment), training.experiment.train
+        assert (train.precision, train.compile) == ("bfloat16", True)
+        assert any(
+            kind == "transformer" and model.width * multiplier >= 64 and (32 // model.patch >> level) ** 2 >= 64
+            for level, (kind, multiplier) in enumerate(zip(model.levels, model.multipliers, strict=True))
+        )
+
+
 def shapes_of(sweep: Sweep) -> set[tuple[int, tuple[str, ...]]]:
     """How many levels the networks of a sweep have, and of which kinds."""
     models = [model_of(cell.experiment) for cell in sweep.cells.values()]
