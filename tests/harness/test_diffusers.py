@@ -50,7 +50,8 @@ arms:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("diffusers")
     make(place / "unet")
-    make(place / "dit", dit=True)
+    make(place / "dit", kind="dit")
+    make(place / "conditional", kind="conditional")
     make(place / "no-null", {"num_class_embeds": 10})
     return place
 
@@ -93,6 +94,19 @@ def test_from_a_folder_to_the_table(folder: Path) -> None:
     assert all(one["done"] for kind in ("trainings", "cells") for one in planned[kind])
     words = ("--set", "train.steps=60", "--results", results, "--dry-run")
     run("adapt", f"training:{by_arm['base'].id}", *words)
+
+
+def test_a_network_that_attends_to_what_stands_for_a_class(folder: Path) -> None:
+    """A conditional U-Net, guided by what stands for no class; one of another number of classes is refused."""
+    results = folder / "results-conditional"
+    arms = "arms:\n  guided: {set: {model.weights: conditional, sample.guidance: 2.0}}\n"
+    run("sweep", write("conditional", shown("conditional"), arms), "--cluster", "inline", "--results", results)
+    assert len(list((results / "runs" / "cells").glob("*.json"))) == 1
+    (folder / "seven").mkdir()
+    shutil.copytree(folder / "conditional", folder / "seven", dirs_exist_ok=True)
+    make(folder / "seven", kind="conditional", rows=7)
+    with pytest.raises(HarnessError, match="classes is 7 there and 10 here"):
+        given_problem(experiment("seven", model={"weights": "seven"}))
 
 
 def test_a_transformer_divided_into_runs_is_cached_and_made_dual_rate(folder: Path) -> None:
