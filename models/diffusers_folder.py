@@ -14,6 +14,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from models.hub import NotHad, hub_folder, is_hub_id
+
 Kind = Literal["unet", "conditional unet", "dit"]
 CLASS_OF: dict[Kind, str] = {
     "unet": "UNet2DModel",
@@ -122,6 +124,7 @@ class Folder:
         model: its configuration.
         scheduler: the noise schedule's.
         states: what it attends to, where it does.
+        from_hub: whether it is of the hub's cache; then only safetensors are taken.
     """
 
     path: Path
@@ -130,6 +133,7 @@ class Folder:
     model: Mapping[str, Any]
     scheduler: Mapping[str, Any]
     states: States | None = None
+    from_hub: bool = False
 
     def value(self, key: str) -> Any:
         """What its configuration has of `key`, or the library's default; None where there is neither."""
@@ -291,23 +295,38 @@ WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 """What the file of weights is called; the first that is there is read."""
 
 
+DOWNLOADED = tuple(
+    str(Path(part) / name) for part in COMPONENTS for name in (CONFIG, WEIGHTS[0], f"{STATES}.safetensors")
+) + tuple(str(Path(part) / SCHEDULER_CONFIG) for part in ("scheduler", "."))
+"""Of a model on the hub, the paths that are read: plain data and tensors, no pickle and no code."""
+
+
 def weights_file(folder: Folder) -> Path:
     """The file of its weights. Raises ValueError where there is none that is read here."""
-    for name in WEIGHTS:
+    names = WEIGHTS[:1] if folder.from_hub else WEIGHTS
+    for name in names:
         if (folder.place / name).is_file():
             return folder.place / name
     parts = sorted(folder.place.glob("diffusion_pytorch_model*"))
     there = f"; it has {', '.join(part.name for part in parts[:3])}" if parts else ""
-    raise ValueError(f"{folder.path}: {folder.place} has no {' nor '.join(WEIGHTS)}{there}")
+    cure = "; of the hub only safetensors are taken: save it anew by save_pretrained" if folder.from_hub else ""
+    raise ValueError(f"{folder.path}: {folder.place} has no {' nor '.join(names)}{there}{cure}")
 
 
 def read_folder(path: str | Path) -> Folder:
-    """What lies in the folder `path`: of a whole pipeline, or of the network with its scheduler beside it.
+    """What lies in the folder `path`: of a whole pipeline, or of the network with its scheduler beside it; or what the
+    hub has under that name.
 
     Raises ValueError, which begins with the path, for what is no such folder or is not read here.
     """
     named = Path(path)
     root = named.expanduser()
+    from_hub = is_hub_id(root)
+    if from_hub:
+        try:
+            root = hub_folder(root, DOWNLOADED, WEIGHTS[0])
+        except NotHad as error:
+            raise MissingFolder(f"{path}: {error}") from None
     if not root.is_dir():
         where = "" if root.is_absolute() else f" (tried {root.absolute()}, relative to the folder the command runs in)"
         raise MissingFolder(
@@ -339,6 +358,7 @@ def read_folder(path: str | Path) -> Folder:
             model,
             _json(found),
             _states(states, *_stamp(states)) if states.is_file() else None,
+            from_hub,
         )
     )
 

@@ -25,6 +25,7 @@ from harness.metrics.extractors import extractor_of
 from harness.store.store import Store, Target
 from harness.wording import nearest
 from models.diffusers_folder import MissingFolder, read_folder, weights_file
+from models.hub import is_hub_id
 from models.limits import MEASURED_SCHEDULES
 from models.tables import TABLES
 
@@ -400,11 +401,11 @@ def _weights_digest(path: str, key: str) -> str:
     place = expanded(path)
     try:
         return file_digest(place)
-    except FileNotFoundError:
-        raise MissingDataError(f"{key}: {path} does not exist{tried(place)}") from None
-    except IsADirectoryError:
-        if key == "model.weights":  # of diffusers: the file in it
+    except (FileNotFoundError, IsADirectoryError) as error:
+        if key == "model.weights" and (place.is_dir() or is_hub_id(place)):  # of diffusers: the file in it
             return _weights_digest(str(_weights_in(path)), key)
+        if isinstance(error, FileNotFoundError):
+            raise MissingDataError(f"{key}: {path} does not exist{tried(place)}") from None
         raise ConfigError(key, [f"{path} is a folder; give the path of the file of weights"]) from None
     except OSError as error:
         raise ConfigError(key, [f"{path} cannot be read: {error.strerror}"]) from None
@@ -413,6 +414,8 @@ def _weights_digest(path: str, key: str) -> str:
 def _weights_in(path: str) -> Path:
     try:
         return weights_file(read_folder(path))
+    except MissingFolder as missing:
+        raise MissingDataError(f"model.weights: {missing}") from None
     except ValueError as error:
         raise ConfigError("model.weights", [str(error)]) from None
 
