@@ -15,7 +15,7 @@ from harness.cli.hints import Asked
 from harness.cli.place import WORDS, Chosen, choose
 from harness.config.distilling import student_problem
 from harness.dispatch.plan import Plan, plan, without_damaged
-from harness.dispatch.sweep import Sweep, load_sweep
+from harness.dispatch.sweep import Encoding, Sweep, load_sweep
 from harness.errors import ConfigError
 from harness.files import set_aside
 from harness.shipped import name_of
@@ -292,8 +292,14 @@ def _show_planned_hours(planned: Mapping[str, Any], out: Console) -> None:
     )
 
 
+def _images_of(encoding: Encoding) -> int:
+    """How many it encodes; 0 where they are not there."""
+    from harness.data import counted_images  # here, as it takes torch
+
+    return counted_images(encoding.experiment.data).images
+
+
 def _plan_rows(planned: Plan) -> dict[str, Any]:
-    from harness.data import counted_images
     from harness.dispatch.labels import labels_of
     from harness.engine.planned import planned_costs, planned_gpu_hours
 
@@ -313,7 +319,7 @@ def _plan_rows(planned: Plan) -> dict[str, Any]:
             {
                 "id": e.id,
                 "label": labels[e.target],
-                "images": counted_images(e.experiment.data).images,
+                "images": _images_of(e),
                 "gmacs": gmacs[e.target],
                 "planned_gpu_hours": planned_gpu_hours(gmacs[e.target], "float32"),
                 "done": e.target in planned.done,
