@@ -17,10 +17,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models.diffusers_folder import BETAS, DIT_CLASS, UNET_CLASS, UNSAID, Folder
+from models.diffusers_folder import BETAS, CLASS_OF, STATES, UNSAID, Folder
 from models.uvit import Conditioning, Output, Projection
 
 CURE = "pip install 'dual-rate-harness[diffusers]'"
@@ -101,7 +102,7 @@ class DiffusersConfig:
 
 def _made(folder: Folder) -> Any:
     """The library's network. What it does not know is refused, but for keys that are off."""
-    name = DIT_CLASS if folder.kind == "dit" else UNET_CLASS
+    name = CLASS_OF[folder.kind]
     chosen = getattr(_library(), name)
     known = inspect.signature(chosen.__init__).parameters
     given = {key: value for key, value in folder.model.items() if key not in UNSAID}
@@ -151,13 +152,19 @@ class _Network(nn.Module):
 
 
 class DiffusersUNet(_Network):
-    """A ``UNet2DModel``: at each level blocks down, blocks up with what those gave, and the ways between the levels."""
+    """A ``UNet2DModel`` or ``UNet2DConditionModel``: at each level blocks down, blocks up with what those gave, and the
+    ways between the levels."""
+
+    states: Tensor | None
 
     def __init__(self, config: DiffusersConfig) -> None:
         super().__init__(config)
         made = _made(config.folder)
         self.time_proj, self.time_embedding = made.time_proj, made.time_embedding
-        self.class_embedding: nn.Embedding | None = made.class_embedding
+        self.class_embedding: nn.Module | None = made.class_embedding
+        self.joins_classes = bool(config.folder.value("class_embeddings_concat"))
+        self.embedding_act: nn.Module | None = getattr(made, "time_embed_act", None)
+        self.register_buffer("states", _states(config.folder), persistent=False)
         self.conv_in, self.mid_block = made.conv_in, made.mid_block
         self.down_blocks, self.up_blocks = made.down_blocks, made.up_blocks
         self.enter = nn.ModuleList(_taken(block, "downsamplers") for block in self.down_blocks[:-1])
@@ -183,13 +190,26 @@ class DiffusersUNet(_Network):
     ) -> Conditioning:
         """The embedded class, (1 or B, ·): as :meth:`models.uvit.UViT.condition`. Zero of the null label where the
         network has no embedding of it."""
-        if self.class_embedding is None:
-            return Conditioning(self.conv_in.weight.new_zeros(1, 1), ())
-        count = self.class_embedding.num_embeddings
         if labels is None:
-            labels = torch.full((1,), self.config.classes or 0, device=self.class_embedding.weight.device)
-        embedded = self.class_embedding(labels.clamp(max=count - 1))
-        return Conditioning(torch.where((labels < count)[:, None], embedded, 0.0), ())
+            labels = torch.full((1,), self.config.classes or 0, device=self.conv_in.weight.device)
+        numbers = (labels,) if self.config.folder.takes_any_class else ()
+        states = () if self.states is None else (self._attended(labels),)
+        return Conditioning(self._embedded(labels), (*numbers, *states))
+
+    def _embedded(self, labels: Tensor) -> Tensor:
+        """(B,) → (B, ·) of a table of classes, or (1, 1)."""
+        if not isinstance(self.class_embedding, nn.Embedding):
+            return self.conv_in.weight.new_zeros(1, 1)
+        count = self.class_embedding.num_embeddings
+        return torch.where((labels < count)[:, None], self.class_embedding(labels.clamp(max=count - 1)), 0.0)
+
+    def _attended(self, labels: Tensor) -> Tensor:
+        """(B,) → (B, tokens, ·), or (1, tokens, ·) where it is the same for all."""
+        assert self.states is not None
+        count = len(self.states)
+        if count == 1:
+            return self.states
+        return torch.where((labels < count)[:, None, None], self.states[labels.clamp(max=count - 1)], 0.0)
 
     def forward(
         self,
@@ -202,30 +222,59 @@ class DiffusersUNet(_Network):
     ) -> Output:
         """One evaluation: as :meth:`models.unet.UNet.forward`."""
         step = self.time_proj(self.step_number(log_snr)).to(self.conv_in.weight.dtype)
-        embedded = self.time_embedding(step) + conditioning.hidden
+        embedded = self._with_class(self.time_embedding(step), conditioning)
         count = len(self.down_blocks)
         run = range(count if residual is None or from_level is None else from_level)
         given: list[tuple[Tensor, ...]] = []
+        attended = [] if self.states is None else [conditioning.film[-1].to(z.dtype).expand(len(z), -1, -1)]
         h = z
         for i in run:
             h = _resampled(self.enter[i - 1], h, embedded) if i else self.conv_in(h)
             entered = h
-            h, outputs = self._run(self.down_blocks[i], h, embedded)
+            h, outputs = self._run(self.down_blocks[i], h, embedded, *_seen(self.down_blocks[i], attended))
             given.append((entered, *outputs))
         added = residual
         if residual is not None:
             h = residual
         elif self.mid_block is not None:
-            h = self._run(self.mid_block, h, embedded)
+            h = self._run(self.mid_block, h, embedded, *_seen(self.mid_block, attended))
         features: list[Tensor] = []
         for i in reversed(run):
-            h = self._run(self.up_blocks[count - 1 - i], h, given[i], embedded)
+            up = self.up_blocks[count - 1 - i]
+            h = self._run(up, h, given[i], embedded, *_seen(up, attended))
             features.insert(0, h)
             if i:
                 h = _resampled(self.leave[count - 1 - i], h, embedded)
                 added = h if i == from_level else added
         image = h if self.head is None else self.head(h)[:, : self.config.out_channels]
         return Output(image, tuple(features), added if from_level is not None else None)
+
+    def _with_class(self, step: Tensor, conditioning: Conditioning) -> Tensor:
+        """What every block is told: (1 or B, ·) of the step, and of the class."""
+        embedded = conditioning.hidden
+        if self.class_embedding is not None and not isinstance(self.class_embedding, nn.Embedding):
+            labels = conditioning.film[0]
+            embedded = self.class_embedding(self.time_proj(labels).to(step.dtype))
+            embedded = torch.where((labels < (self.config.classes or 0))[:, None], embedded, 0.0)
+        if self.joins_classes and self.class_embedding is not None:
+            count = max(len(step), len(embedded))
+            told = torch.cat([step.expand(count, -1), embedded.expand(count, -1)], dim=-1)
+        else:
+            told = step + embedded
+        return told if self.embedding_act is None else self.embedding_act(told)
+
+
+def _states(folder: Folder) -> Tensor | None:
+    """What the network attends to, (rows, tokens, ·), float32."""
+    if folder.states is None:
+        return None
+    found = load_file(folder.states.path)[STATES]
+    return found.to(torch.get_default_device(), torch.float32)
+
+
+def _seen(block: Any, attended: Sequence[Tensor]) -> Sequence[Tensor]:
+    """`attended` of a block that attends to it."""
+    return attended if getattr(block, "has_cross_attention", False) else ()
 
 
 def _taken(block: Any, name: str) -> nn.Module:

@@ -1,7 +1,7 @@
 """Write a folder as diffusers saves a pipeline, of a small network with random weights: `made_diffusers.py OUT`.
 
-`--dit` writes a Diffusion Transformer, else a U-Net. Both are for the digits, 8×8 grey images of ten classes, and embed
-an eleventh for no class.
+`--kind dit` writes a Diffusion Transformer, `--kind conditional` a U-Net whose blocks attend to what stands for a
+class, else a U-Net. All are for the digits, 8×8 grey images of ten classes, and know an eleventh for no class.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 UNET: dict[str, Any] = {
     "sample_size": 8,
@@ -24,6 +25,20 @@ UNET: dict[str, Any] = {
     "attention_head_dim": 8,
     "num_class_embeds": 11,
 }
+CONDITIONAL: dict[str, Any] = {
+    "sample_size": 8,
+    "in_channels": 1,
+    "out_channels": 1,
+    "block_out_channels": (8, 16),
+    "layers_per_block": 1,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "norm_num_groups": 4,
+    "attention_head_dim": 2,
+    "cross_attention_dim": 12,
+}
+TOKENS = 3
+"""Of each class, which a conditional U-Net attends to."""
 DIT: dict[str, Any] = {
     "sample_size": 8,
     "in_channels": 1,
@@ -36,28 +51,41 @@ DIT: dict[str, Any] = {
 }
 
 
-def make(path: Path, arguments: dict[str, Any] | None = None, *, dit: bool = False, **scheduler: Any) -> Path:
-    """Write the folder of a network that is made with `arguments`, beside a `scheduler`: the same numbers each time."""
-    from diffusers import DDPMScheduler, DiTTransformer2DModel, UNet2DModel
+KINDS = {"unet": UNET, "conditional": CONDITIONAL, "dit": DIT}
 
-    chosen: Any = DiTTransformer2DModel if dit else UNet2DModel
+
+def make(
+    path: Path, arguments: dict[str, Any] | None = None, *, kind: str = "unet", rows: int = 11, **scheduler: Any
+) -> Path:
+    """Write the folder of a network that is made with `arguments`, beside a `scheduler`: the same numbers each time.
+
+    Beside a conditional one lies what it attends to, of `rows` classes; nothing where there are none.
+    """
+    from diffusers import DDPMScheduler, DiTTransformer2DModel, UNet2DConditionModel, UNet2DModel
+
+    classes = {"unet": UNet2DModel, "conditional": UNet2DConditionModel, "dit": DiTTransformer2DModel}
+    chosen: Any = classes[kind]
     levels: Any = DDPMScheduler(**scheduler)
+    place = path / ("transformer" if kind == "dit" else "unet")
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
-        network = chosen(**({**(DIT if dit else UNET), **(arguments or {})}))
+        network = chosen(**{**KINDS[kind], **(arguments or {})})
         for parameter in network.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape))
-    network.save_pretrained(path / ("transformer" if dit else "unet"))
+        states = torch.randn(rows, TOKENS, network.config.get("cross_attention_dim") or 1)
+    network.save_pretrained(place)
     levels.save_pretrained(path / "scheduler")
+    if kind == "conditional" and rows:
+        save_file({"encoder_hidden_states": states}, place / "encoder_hidden_states.safetensors")
     return path
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--dit", action="store_true", help="a Diffusion Transformer in place of a U-Net")
+    parser.add_argument("--kind", choices=tuple(KINDS), default="unet")
     asked = parser.parse_args()
-    print(make(asked.out, dit=asked.dit))
+    print(make(asked.out, kind=asked.kind))
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ def run_job(store: Store, target: Target, out: Console) -> None:
 def _trained(store: Store, experiment: Experiment, starts: Sequence[Training], out: Console) -> str:
     """The id of the experiment's training, once it and all that it starts from (`starts`, in their order) are done."""
     told = Identifier()
-    wanted = Training(told(experiment)[0], experiment, table=told.table(experiment))
+    wanted = Training.of(told(experiment)[0], experiment, told)
     if store.is_done(wanted.target):
         return wanted.id
     missing = trainings_to_run(wanted, starts, store)

@@ -15,7 +15,7 @@ from harness.cli.hints import Asked
 from harness.cli.place import WORDS, Chosen, choose
 from harness.config.distilling import student_problem
 from harness.dispatch.plan import Plan, plan, without_damaged
-from harness.dispatch.sweep import Sweep, load_sweep
+from harness.dispatch.sweep import Encoding, Sweep, load_sweep
 from harness.errors import ConfigError
 from harness.files import set_aside
 from harness.shipped import name_of
@@ -224,6 +224,13 @@ def _show_rows(planned: Plan, rows: Mapping[str, Any], out: Console) -> None:
     for row in rows["trainings"]:
         id_, state = _id_and_state(row)
         trainings.add_row(id_, row["label"], str(row["steps"]), f"{row['gmacs']:,.0f}", state)
+    encodings = Table(title="encodings", title_justify="left")
+    for column in ("id", "latents", "images", "GMACs", "state"):
+        right = column in ("images", "GMACs")
+        encodings.add_column(column, justify="right" if right else "left", no_wrap=column == "id", overflow="fold")
+    for row in rows["encodings"]:
+        id_, state = _id_and_state(row)
+        encodings.add_row(id_, row["label"], f"{row['images'] or '?'}", f"{row['gmacs']:,.0f}", state)
     tables = Table(title="tables", title_justify="left")
     for column in ("id", "table", "GMACs", "state"):
         right = column == "GMACs"
@@ -238,6 +245,8 @@ def _show_rows(planned: Plan, rows: Mapping[str, Any], out: Console) -> None:
     for row in rows["cells"]:
         id_, state = _id_and_state(row)
         cells.add_row(id_, row["label"], f"{row['gmacs_per_image']:.4g}", f"{row['gmacs']:,.0f}", state)
+    if rows["encodings"]:
+        out.print(encodings)
     out.print(trainings)
     if rows["tables"]:
         out.print(tables)
@@ -283,6 +292,13 @@ def _show_planned_hours(planned: Mapping[str, Any], out: Console) -> None:
     )
 
 
+def _images_of(encoding: Encoding) -> int:
+    """How many it encodes; 0 where they are not there."""
+    from harness.data import counted_images  # here, as it takes torch
+
+    return counted_images(encoding.experiment.data).images
+
+
 def _plan_rows(planned: Plan) -> dict[str, Any]:
     from harness.dispatch.labels import labels_of
     from harness.engine.planned import planned_costs, planned_gpu_hours
@@ -299,6 +315,18 @@ def _plan_rows(planned: Plan) -> dict[str, Any]:
     rows: dict[str, Any] = {
         "sweep": sweep.config.name,
         "missing": list(sweep.missing),
+        "encodings": [
+            {
+                "id": e.id,
+                "label": labels[e.target],
+                "images": _images_of(e),
+                "gmacs": gmacs[e.target],
+                "planned_gpu_hours": planned_gpu_hours(gmacs[e.target], "float32"),
+                "done": e.target in planned.done,
+                "runs": e.target in runs,
+            }
+            for e in sweep.encodings.values()
+        ],
         "trainings": [
             {
                 "id": t.id,

@@ -18,7 +18,10 @@ weights_app = typer.Typer(
     cls=Commands, help="Look at weights trained elsewhere, and convert them.", no_args_is_help=True
 )
 File = Annotated[
-    Path, typer.Argument(help="a snapshot of EDM's code (.pkl), a .safetensors file, or a folder of diffusers")
+    Path,
+    typer.Argument(
+        help="a snapshot of EDM's code (.pkl), a .safetensors file, a folder of diffusers, or OWNER/NAME of the hub"
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 

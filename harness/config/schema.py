@@ -153,7 +153,7 @@ class ModelConfig(Section):
         min_length=1,
         description="a file of finished weights, which are taken as they are, and nothing is trained: a snapshot of "
         "EDM's code (.pkl), safetensors, or a folder of diffusers. Relative to the folder the command runs in; ~ is "
-        "your home",
+        "your home. Or, of diffusers, `owner/name` of the Hugging Face hub",
     )
 
     def __new__(cls, **values: Any) -> Self:

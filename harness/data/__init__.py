@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from harness.data.dataset import DataInfo, Dataset
     from harness.data.fingerprints import fingerprint
     from harness.data.loader import Batch, Throughput, batches, loader_throughput
-    from harness.data.opening import known_info, network_info, open_data
+    from harness.data.opening import counted_images, known_info, network_info, open_data
 
 __all__ = [
     "Batch",
@@ -25,6 +25,7 @@ __all__ = [
     "Dataset",
     "Throughput",
     "batches",
+    "counted_images",
     "fingerprint",
     "known_info",
     "loader_throughput",
@@ -36,6 +37,7 @@ _HOMES = {
     "DataInfo": "dataset",
     "Dataset": "dataset",
     "fingerprint": "fingerprints",
+    "counted_images": "opening",
     "known_info": "opening",
     "network_info": "opening",
     "open_data": "opening",

@@ -38,6 +38,14 @@ def known_info(config: DataConfig, *, labelled: bool = False) -> DataInfo:
     return latent_info(config, _known_images(config, labelled=labelled))
 
 
+def counted_images(config: DataConfig) -> DataInfo:
+    """The images themselves, where networks see latents, with their number where they are there; else 0."""
+    try:
+        return open_data(config).info
+    except MissingDataError:
+        return _known_images(config, labelled=False)
+
+
 def _known_images(config: DataConfig, *, labelled: bool) -> DataInfo:
     try:
         info = data_set(config.name).info(config)

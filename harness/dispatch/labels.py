@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from harness.config.methods import method_of
@@ -40,6 +41,9 @@ class _Words:
     def of(self, target: Target) -> str:
         if target.kind == "cell":
             return self._of_cell(self.sweep.cells[target.id])
+        if target.kind == "encoding":
+            data = self.sweep.encodings[target.id].experiment.data
+            return f"latents of {data.label or data.name} by {Path(data.latents or '').name}"
         if target.kind == "table":
             table = self.sweep.tables[target.id]
             if table.of_cell:

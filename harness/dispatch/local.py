@@ -125,6 +125,9 @@ def saved(store: Store, target: Target) -> str:
     if target.kind == "training":
         steps = [int(path.stem.rpartition("-")[2]) for path in store.checkpoints(target.id)]
         return f"saved at step {max(steps)}" if steps else "nothing of it saved yet"
+    if target.kind == "encoding":
+        parts = len(list(store.latents_folder(target.id).glob("from-*.safetensors")))
+        return f"{count_of(parts, 'part')} of it kept" if parts else "nothing of it saved"
     if target.kind == "table":
         shards = len(list(store.partial_folder(target.id).glob("*.safetensors")))
         if shards:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from harness.dispatch.graph import in_order, with_dependents
-from harness.dispatch.sweep import Cell, Sweep, Table, Training, table_of
+from harness.dispatch.sweep import Cell, Node, Sweep, Training, encoding_of, table_of
 from harness.errors import ConfigError, DataError, StoreError
 from harness.store.identity import UNKNOWN_ID, Identifier
 from harness.store.store import Store, Target
@@ -88,8 +88,7 @@ def plan(sweep: Sweep, store: Store) -> Plan:
     sweep = _with_known_starts(sweep, store)
     cells = store.finished_cells()
     done = {cell.target for cell in sweep.cells.values() if cell.id in cells}
-    made: list[Training | Table] = [*sweep.trainings.values(), *sweep.tables.values()]
-    done |= {node.target for node in made if store.is_done(node.target)}
+    done |= {target for target in sweep.before_cells if store.is_done(target)}
     return Plan(sweep, frozenset(done))
 
 
@@ -113,18 +112,19 @@ def known_training(id: str, store: Store) -> Training | None:
         experiment = store.load_experiment(Target("training", id))
         identify = Identifier()
         if identify(experiment)[0] == id:
-            return Training(id, experiment, table=identify.table(experiment))
+            return Training.of(id, experiment, identify)
     return None
 
 
-def nodes_to_run(trainings: Iterable[Training], store: Store) -> list[Training | Table]:
-    """`trainings`, each after the table that it needs unless that is measured."""
-    nodes: list[Training | Table] = []
+def nodes_to_run(trainings: Iterable[Training], store: Store) -> list[Node]:
+    """`trainings`, each after the latents and the table that it needs unless these are there."""
+    nodes: dict[Target, Node] = {}
     for training in trainings:
-        table = table_of(training)
-        nodes += [table] if table is not None and not store.is_done(table.target) else []
-        nodes.append(training)
-    return nodes
+        for need in (encoding_of(training), table_of(training)):
+            if need is not None and not store.is_done(need.target):
+                nodes.setdefault(need.target, need)
+        nodes[training.target] = training
+    return list(nodes.values())
 
 
 def trainings_to_run(wanted: Training, known: Iterable[Training], store: Store) -> list[Training]:

@@ -13,7 +13,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from harness.dispatch.graph import Needs, in_order
-from harness.engine.progress import MAIN, WAITING
+from harness.engine.progress import ENCODING, MAIN, WAITING
 from harness.store.kinds import FACTS, Kind
 from harness.store.store import Target
 from harness.wording import plural
@@ -26,7 +26,7 @@ GROUND_SECONDS = 2.0
 """A rate that was observed for a shorter time is none."""
 MAIN_UNITS: dict[str, str] = {kind: plural(facts.unit) for kind, facts in FACTS.items()}
 UNITS = {
-    "encoding": "images",
+    ENCODING: "images",
     "reconstruction": "images",
     "features": "images",
     "reference": "images",
@@ -35,7 +35,7 @@ UNITS = {
 """What is counted in the phases that jobs name."""
 PROPORTIONAL = {"timing"}
 """Phases that take as long as their target is dear, as the main one; any other takes as long in one as in the next."""
-ONCE = {"encoding", "reconstruction", "reference", WAITING}
+ONCE = {ENCODING, "reconstruction", "reference", WAITING}
 """Phases that say nothing of how long the next target takes: later ones find their work done."""
 
 
@@ -128,7 +128,7 @@ class _Estimate:
         main = sum(phases[MAIN] for phases in spent.values())
         complete = [target for target in clock.complete if target.kind == kind]
         self.rate = clock.made[kind] / main if main > 0 else 0.0
-        self.is_known = self.rate > 0 and (bool(complete) or (kind == "training" and main >= GROUND_SECONDS))
+        self.is_known = self.rate > 0 and (bool(complete) or (FACTS[kind].is_even and main >= GROUND_SECONDS))
         self.is_grounded = self.is_known or FACTS[kind].is_brief  # until one has run, it counts as no time at all
         self.fixed = statistics.median([self._fixed(spent[target]) for target in complete] or [0.0])
         work = sum(clock.work[target] for target in complete)

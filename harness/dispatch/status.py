@@ -53,6 +53,7 @@ WORDS: dict[State, str] = {
     "unneeded": "its result is not there, and nothing that is missing needs it",
 }
 WAITING_FOR: dict[Kind, str] = {
+    "encoding": "for another job",
     "training": "for the training that it starts from",
     "table": "for the training that it measures",
     "cell": "for its training",
@@ -216,8 +217,10 @@ class _Reader:
             row.state, row.reason = "queued", job.reason
 
     def _waiting_for(self, target: Target) -> str:
-        waits_for_table = any(need.kind == "table" for need in self.planned.waits_for(target))
-        return "for its table" if waits_for_table else WAITING_FOR[target.kind]
+        kinds = {need.kind for need in self.planned.waits_for(target)}
+        if "table" in kinds:
+            return "for its table"
+        return "for its latents" if kinds == {"encoding"} else WAITING_FOR[target.kind]
 
     def _ending(
         self, target: Target, noted: dict[str, Any], assignment: Assignment | None, job: Job | None

@@ -177,6 +177,13 @@ class Training:
     """The keys that the grid of the first of them varies and that change the network, with their values."""
     table: str | None = None
     """The id of the table that it needs of the weights it starts from, if it needs one."""
+    encoding: str | None = None
+    """The id of the latents that it runs on, if it does."""
+
+    @classmethod
+    def of(cls, id: str, experiment: Experiment, identify: Identifier, **further: Any) -> Training:
+        """With the ids of what it needs beside other trainings, told by `identify`."""
+        return cls(id, experiment, table=identify.table(experiment), encoding=identify.encoding(experiment), **further)
 
     @property
     def target(self) -> Target:
@@ -184,8 +191,25 @@ class Training:
 
     @property
     def needs(self) -> tuple[Target, ...]:
-        """The training that it starts from and the table that it needs, as far as there are such."""
-        return needs_of(self.target, self.experiment, self.table)
+        """The latents that it runs on, the training that it starts from, the table that it needs; if there are such."""
+        return needs_of(self.target, self.experiment, self.table, self.encoding)
+
+
+@dataclass
+class Encoding:
+    """What encodes the training images, once, for all trainings that run on their latents."""
+
+    id: str
+    experiment: Experiment
+    """That of one of these: it says which images, and by which autoencoder."""
+
+    @property
+    def target(self) -> Target:
+        return Target("encoding", self.id)
+
+    @property
+    def needs(self) -> tuple[Target, ...]:
+        return ()
 
 
 @dataclass
@@ -211,6 +235,11 @@ class Table:
     def needs(self) -> tuple[Target, ...]:
         """The training whose network is measured, unless that comes from a file."""
         return needs_of(self.target, self.experiment)
+
+
+def encoding_of(training: Training) -> Encoding | None:
+    """What encodes the images of `training`."""
+    return None if training.encoding is None else Encoding(training.encoding, training.experiment)
 
 
 def table_of(training: Training) -> Table | None:
@@ -245,6 +274,10 @@ class Cell:
         return cell_needs(self.training, self.experiment, self.table)
 
 
+Node = Encoding | Training | Table
+"""What cells need, directly or not."""
+
+
 @dataclass(frozen=True)
 class Sweep:
     """A sweep file with all its cells."""
@@ -276,10 +309,24 @@ class Sweep:
         return found
 
     @cached_property
-    def nodes(self) -> dict[Target, Training | Table | Cell]:
-        """All that the sweep may have to make: trainings and tables first, each after what it needs."""
-        made: list[Training | Table] = [*self.trainings.values(), *self.tables.values()]
-        before = {node.target: node for node in made}
+    def encodings(self) -> dict[str, Encoding]:
+        """The latents that its trainings run on."""
+        found: dict[str, Encoding] = {}
+        for training in self.trainings.values():
+            if (encoding := encoding_of(training)) is not None:
+                found.setdefault(encoding.id, encoding)
+        return found
+
+    @cached_property
+    def before_cells(self) -> dict[Target, Node]:
+        """All that it may have to make but its cells."""
+        made: list[Node] = [*self.encodings.values(), *self.trainings.values(), *self.tables.values()]
+        return {node.target: node for node in made}
+
+    @cached_property
+    def nodes(self) -> dict[Target, Node | Cell]:
+        """All that the sweep may have to make: cells last, each after what it needs."""
+        before = self.before_cells
         needs = {target: [need for need in node.needs if need in before] for target, node in before.items()}
         ordered = {target: before[target] for target in in_order(before, needs)}
         return {**ordered, **{cell.target: cell for cell in self.cells.values()}}
@@ -505,7 +552,7 @@ class Starts:
                 raise ConfigError(source, [_several_trainings(key, name, len(found), points)])
             ((id, experiment),) = found.items()
             self._of_arm[name, seed] = id
-            self.trainings.setdefault(id, Training(id, experiment, [name], table=self.identify.table(experiment)))
+            self.trainings.setdefault(id, Training.of(id, experiment, self.identify, arms=[name]))
         return self._of_arm[name, seed]
 
 
@@ -561,8 +608,8 @@ def load_sweep(path: Path, overrides: Iterable[str] = (), *, without_data: bool 
                 training, cell = identify(experiment)
                 own = {key: value for key, value in varied.items() if key not in fixed}
                 of_network = {key: value for key, value in own.items() if _changes_the_network(key)}
-                table = identify.table(experiment)
-                asked = trainings.setdefault(training, Training(training, experiment, varied=of_network, table=table))
+                known = trainings.get(training) or Training.of(training, experiment, identify, varied=of_network)
+                asked = trainings.setdefault(training, known)
                 asked.arms += [name] if name not in asked.arms else []
                 if not config.arms[name].cells:
                     continue

@@ -21,7 +21,7 @@ from harness.config.methods import source_of
 from harness.config.scheduling import with_counts
 from harness.config.schema import DiffusionConfig, Experiment, ModelConfig, SampleConfig
 from harness.config.stitching import stitched_experiment
-from harness.data import DataInfo, known_info
+from harness.data import DataInfo, counted_images, known_info
 from harness.data.autoencoder import autoencoder_facts
 from harness.engine.build import (
     build_guidance,
@@ -273,6 +273,27 @@ def _decoder_macs(path: str, digest: str, shape: tuple[int, int, int]) -> int:
 
     decoder = shapeless_autoencoder(path)
     return flop_counter_count(decoder.decode, (torch.zeros(1, *shape, device="meta"),), model=decoder).macs
+
+
+def encoding_gmacs(experiment: Experiment) -> float:
+    """GMACs of encoding all training images once; 0 where the networks see images, or there are none to count."""
+    data = experiment.data
+    if data.latents is None:
+        return 0.0
+    images = counted_images(data)
+    shape = images.channels, images.size, images.size
+    return images.images * _encoder_macs(data.latents, autoencoder_facts(data.latents).digest, shape) / GIGA
+
+
+@cache
+def _encoder_macs(path: str, digest: str, shape: tuple[int, int, int]) -> int:
+    from harness.data.latents import shapeless_autoencoder
+
+    encoder = shapeless_autoencoder(path)
+    count = flop_counter_count(
+        lambda images: encoder.encode(images).mean, (torch.zeros(1, *shape, device="meta"),), model=encoder
+    )
+    return count.macs
 
 
 def schedule_macs(experiment: Experiment) -> Callable[[int, int], int]:

@@ -1,4 +1,4 @@
-"""What a job does: train a network, measure a table of it, or measure a cell. All may be cut off and run twice.
+"""What a job does: encode images, train a network, measure a table of it or a cell. All may be cut off and run twice.
 
 A job is given a target and finds everything else in the store. It holds the target's lease, keeps the target's state
 (progress, attempts, first line of an error) and leaves exactly one result.
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from harness.config.schema import Experiment
 from harness.engine.distributed import current_ranks
-from harness.engine.progress import MAIN, WAITING, JobProgress, silent
+from harness.engine.progress import ENCODING, MAIN, WAITING, JobProgress, silent
 from harness.errors import FULL_CURE, Blocked, DataError, DiskFull, HarnessError, is_full
 from harness.files import set_aside
 from harness.store.identity import Identifier, is_cell_table, needs_of, start_weights, teacher_weights
@@ -131,6 +131,8 @@ def _make(
     from harness.engine.train import train_network
 
     match target.kind:
+        case "encoding":
+            ready_latents(store, experiment.data, experiment.train.workers, _as_main(progress), should_stop)
         case "training" if experiment.model.weights is not None:
             take_weights(experiment, target.id, store.training_folder(target.id))
         case "training":
@@ -150,12 +152,18 @@ def _make(
             measure_cell(store, target.id, experiment, progress, should_stop)
 
 
+def _as_main(progress: JobProgress) -> JobProgress:
+    """Told of encoding images, as the main phase of a job that does nothing else."""
+    return lambda done, total, phase=MAIN: progress(done, total, MAIN if phase == ENCODING else phase)
+
+
 def _check_needs(store: Store, target: Target, experiment: Experiment) -> None:
     """Raise :class:`Blocked` unless all that `target` needs is done, or no longer needed."""
     has_frozen = experiment.train.freeze or experiment.distill.method
+    needs = needs_of(target, experiment)
     if target.kind == "training" and store.checkpoints(target.id) and not has_frozen:
-        return  # what it started from is in its checkpoints
-    for need in needs_of(target, experiment):
+        needs = tuple(need for need in needs if need.kind == "encoding")  # what it started from is in its checkpoints
+    for need in needs:
         if not store.is_done(need):
             raise Blocked(missing_need(store, need))
 
@@ -173,7 +181,8 @@ def _check_identity(target: Target, experiment: Experiment) -> None:
     told = Identifier()
     training, cell = told(experiment)
     tables = (told.table(experiment), told.cell_table(experiment))
-    if target.id not in {"training": (training,), "table": tables, "cell": (cell,)}[target.kind]:
+    ids = {"encoding": (told.encoding(experiment),), "training": (training,), "table": tables, "cell": (cell,)}
+    if target.id not in ids[target.kind]:
         where = experiment.data.path or experiment.data.name
         raise DataError(
             f"{where}: is not what it was when {target} was planned: the data, the extractor's weights, the weights to "

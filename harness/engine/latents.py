@@ -13,7 +13,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +27,11 @@ from harness.data.autoencoder import autoencoder_facts, latent_info
 from harness.data.dataset import MEMORY_LIMIT_BYTES
 from harness.data.latents import Autoencoder, Encoded, load_autoencoder
 from harness.engine.distributed import current_ranks, pick_device
-from harness.engine.progress import WAITING, JobProgress, silent
-from harness.errors import Stopped, StoreError
-from harness.files import digest_of, read_json, set_aside, write_json
+from harness.engine.progress import ENCODING, WAITING, JobProgress, silent
+from harness.errors import Stopped
+from harness.files import set_aside, write_json
 from harness.measure.fidelity import from_uint8
+from harness.store.identity import Identifier
 from harness.store.lease import lease
 from harness.store.store import Store
 from harness.store.weights import DamagedFile, load_facts, load_tensors, save_tensors, tensor_shapes
@@ -41,27 +41,13 @@ from models.objective import Randomness
 
 log = logging.getLogger("harness")
 
-SCHEMA = 1
-"""Raised whenever the meaning of a part changes: every older one is a miss then."""
 PART = 4096
-"""Images of a part."""
+"""Images of a part. With another number raise :data:`harness.store.identity.LATENTS_SCHEMA`."""
 USUAL_STD = (0.5, 2.0)
 """Of latents that networks can be trained on as they are: diffusion takes data of a deviation near 1."""
 BLACK = -1.0
 """What a random translation fills in: a pixel of value 0."""
 WAIT_SECONDS = 1.0
-FACTS = "facts.json"
-
-
-def cache_key(data: DataConfig, images: DataInfo) -> str:
-    """The hash of all that the latents of a split depend on, but for the device, which differs in the last bits.
-
-    ``data.posterior`` is no part of it: mean and deviation are kept, and training draws from them.
-    """
-    assert data.latents is not None
-    facts = autoencoder_facts(data.latents)
-    identity = [SCHEMA, images.identity, images.split, images.images, facts.digest, "float32", PART]
-    return digest_of([*identity, metadata.version("diffusers")])
 
 
 @dataclass(frozen=True)
@@ -182,7 +168,8 @@ def ready_latents(
         return None
     dataset, ranks = open_data(data), current_ranks()
     stop = should_stop if ranks.world == 1 else lambda: False  # else the other ranks would wait for ever
-    key = cache_key(data, dataset.info)
+    key = Identifier().latents(data)
+    assert key is not None
     parts = Parts.of(store.latents_folder(key), data, dataset.info)
     with contextlib.ExitStack() as held:
         if ranks.is_first:
@@ -195,7 +182,7 @@ def ready_latents(
             encode_parts(dataset, data, parts, missing, progress, stop)
         ranks.barrier()
         if ranks.is_first:
-            _tell(parts, data, dataset.info)
+            _tell(store, parts, data, dataset.info)
     return parts.folder
 
 
@@ -231,15 +218,14 @@ def encode_parts(
 ) -> None:
     """Encode the `missing` parts and keep them."""
     autoencoder = load_autoencoder(data.latents or "", pick_device())
-    total = sum(stop - start for start, stop in missing)
-    done = 0
+    done = parts.images - sum(stop - start for start, stop in missing)  # of several ranks what the others encode, too
     for start, stop in missing:
+        progress(done, parts.images, ENCODING)
         if should_stop():
-            raise Stopped(f"stopped with {done} of {total} images encoded")
-        progress(done, total, "encoding")
+            raise Stopped(f"stopped with {done} of {parts.images} images encoded")
         parts.save(start, _encode(dataset, autoencoder, start, stop))
         done += stop - start
-        progress(done, total, "encoding")
+        progress(done, parts.images, ENCODING)
 
 
 def _encode(dataset: Dataset, autoencoder: Autoencoder, start: int, stop: int) -> Encoded:
@@ -249,16 +235,17 @@ def _encode(dataset: Dataset, autoencoder: Autoencoder, start: int, stop: int) -
     return Encoded(torch.cat([one.mean.cpu() for one in found]), torch.cat(stds) if stds else None)
 
 
-def _tell(parts: Parts, data: DataConfig, images: DataInfo) -> None:
-    """Leave beside the parts what they are, for people; warn of latents that are scaled badly."""
-    path = parts.folder / FACTS
-    with contextlib.suppress(StoreError):
-        read_json(path)
+def _tell(store: Store, parts: Parts, data: DataConfig, images: DataInfo) -> None:
+    """Leave beside the parts that they are whole, and what they are, for people; warn of latents that are scaled
+    badly."""
+    if store.is_encoded(parts.key):
         return
     mean, std = parts.spread()
     facts = {**asdict(autoencoder_facts(data.latents or "")), "folder": data.latents}
-    told = {"data": images.name, "split": images.split, "images": images.images, "shape": parts.shape}
-    write_json(path, {**told, "mean": mean, "standard_deviation": std, "autoencoder": facts})
+    told: dict[str, Any] = {"data": images.name, "split": images.split, "images": images.images, "shape": parts.shape}
+    sizes = {parts.path(start).name: parts.path(start).stat().st_size for start, _ in parts.ranges}
+    told |= {"mean": mean, "standard_deviation": std, "autoencoder": facts, "parts": sizes}
+    write_json(store.latents_facts(parts.key), told)
     if not USUAL_STD[0] <= std <= USUAL_STD[1]:
         log.warning(
             "data.latents: %s gives latents of standard deviation %.3g, and networks expect about 1: scaling_factor in "

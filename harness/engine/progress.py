@@ -12,6 +12,10 @@ WAITING = "waiting"
 """Prefix of the phase in which another job works on the target."""
 
 
+ENCODING = "encoding"
+"""The phase in which images are encoded."""
+
+
 class JobProgress(Protocol):
     """Called with how far a job has come, the total (0 where there is none) and the phase."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import lru_cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from harness.metrics.extractors import extractor_of
 from harness.store.store import Store, Target
 from harness.wording import nearest
 from models.diffusers_folder import MissingFolder, read_folder, weights_file
+from models.hub import is_hub_id
 from models.limits import MEASURED_SCHEDULES
 from models.tables import TABLES
 
@@ -129,12 +131,21 @@ def is_cell_table(table: str, experiment: Experiment) -> bool:
     return cell_table(experiment) is not None and table == Identifier().cell_table(experiment)
 
 
-def needs_of(target: Target, experiment: Experiment, table: str | None = None) -> tuple[Target, ...]:
+LATENTS_SCHEMA = 2
+"""Raised whenever the meaning of latents, or of their parts, changes: every older one is a miss then."""
+
+
+def needs_of(
+    target: Target, experiment: Experiment, table: str | None = None, encoding: str | None = None
+) -> tuple[Target, ...]:
     """What must be done before the job of `target` can run.
 
-    `experiment` is the target's own; a table's is that of a training or a cell which needs it. `table` is the id of the
-    table that a training needs, where it is known: else it is told from the data.
+    `experiment` is the target's own; a table's is that of a training or a cell which needs it, an encoding's that of a
+    training. `table` and `encoding` are the ids of those that a training needs, where they are known: else they are
+    told from the data.
     """
+    if target.kind == "encoding":
+        return ()
     if target.kind == "cell":
         told = Identifier()
         return cell_needs(told(experiment)[0], experiment, told.cell_table(experiment))
@@ -145,6 +156,8 @@ def needs_of(target: Target, experiment: Experiment, table: str | None = None) -
         trainings.append(teacher_training(experiment))
     needed = [Target("training", id) for id in dict.fromkeys(trainings) if id is not None]
     if target.kind == "training":
+        encoding = encoding or Identifier().encoding(experiment)
+        needed = needed if encoding is None else [Target("encoding", encoding), *needed]
         table = table or Identifier().table(experiment)
         needed += [] if table is None else [Target("table", table)]
     return tuple(needed)
@@ -224,6 +237,23 @@ class Identifier:
             is_known = self._is_known(data) and not (start or "").startswith(UNKNOWN_ID)
             self._tables[key] = digest_of(identity) if is_known else UNKNOWN_ID + digest_of(identity)
         return self._tables[key]
+
+    def encoding(self, experiment: Experiment) -> str | None:
+        """The id of the latents that `experiment`'s training runs on. None where it sees images, or is not run."""
+        return None if experiment.model.weights is not None else self.latents(experiment.data)
+
+    def latents(self, data: DataConfig) -> str | None:
+        """The id of the latents of the training images of `data`: a hash of all that they depend on, but for the
+        device, which differs in the last bits. None of data that are not encoded.
+
+        ``data.posterior`` is no part of it: mean and deviation are kept, and training draws from them.
+        """
+        if data.latents is None:
+            return None
+        with_posterior = self._data_identity(data)
+        encoded = {key: value for key, value in with_posterior.items() if key != "posterior"}
+        digest = digest_of({"latents": LATENTS_SCHEMA, "data": encoded, "diffusers": _version_of("diffusers")})
+        return digest if self._is_known(data) else UNKNOWN_ID + digest
 
     def cell_table(self, experiment: Experiment) -> str | None:
         """The id of the table that `experiment`'s cell needs: a hash of what is measured, of which weights, sampled
@@ -378,6 +408,14 @@ class Identifier:
         return self._content[key]
 
 
+def _version_of(package: str) -> str | None:
+    """None where it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def _usual_digest(features: str, kind: ExtractorKind) -> str:
     from harness.data.checksums import file_digest
 
@@ -400,11 +438,11 @@ def _weights_digest(path: str, key: str) -> str:
     place = expanded(path)
     try:
         return file_digest(place)
-    except FileNotFoundError:
-        raise MissingDataError(f"{key}: {path} does not exist{tried(place)}") from None
-    except IsADirectoryError:
-        if key == "model.weights":  # of diffusers: the file in it
+    except (FileNotFoundError, IsADirectoryError) as error:
+        if key == "model.weights" and (place.is_dir() or is_hub_id(place)):  # of diffusers: the file in it
             return _weights_digest(str(_weights_in(path)), key)
+        if isinstance(error, FileNotFoundError):
+            raise MissingDataError(f"{key}: {path} does not exist{tried(place)}") from None
         raise ConfigError(key, [f"{path} is a folder; give the path of the file of weights"]) from None
     except OSError as error:
         raise ConfigError(key, [f"{path} cannot be read: {error.strerror}"]) from None
@@ -413,6 +451,8 @@ def _weights_digest(path: str, key: str) -> str:
 def _weights_in(path: str) -> Path:
     try:
         return weights_file(read_folder(path))
+    except MissingFolder as missing:
+        raise MissingDataError(f"model.weights: {missing}") from None
     except ValueError as error:
         raise ConfigError("model.weights", [str(error)]) from None
 

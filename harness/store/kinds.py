@@ -8,7 +8,7 @@ from typing import Literal
 
 from harness.wording import count_of, plural
 
-Kind = Literal["training", "table", "cell"]
+Kind = Literal["encoding", "training", "table", "cell"]
 
 
 @dataclass(frozen=True)
@@ -17,19 +17,31 @@ class Facts:
 
     unit: str
     """What its progress counts."""
+    is_rare: bool = False
+    """Whether most sweeps have none: such a kind is told of only where there are any."""
     is_brief: bool = False
-    """Whether one takes seconds: such a kind is told of only where there are any, and holds up no ETA."""
+    """Whether one takes seconds: such a kind holds up no ETA."""
+    is_even: bool = False
+    """Whether it is known from a part of one how long the others take: nearly all of it is its main phase."""
 
 
 FACTS: dict[Kind, Facts] = {
-    "training": Facts("step"),
-    "table": Facts("level", is_brief=True),
+    "encoding": Facts("image", is_rare=True, is_even=True),
+    "training": Facts("step", is_even=True),
+    "table": Facts("level", is_rare=True, is_brief=True),
     "cell": Facts("image"),
 }
 """In the order in which they are needed, and told."""
-Quantity = Literal["gmacs_per_image", "training_gmacs", "table_gmacs", "pair_table_gmacs", "cell_gmacs"]
+Quantity = Literal[
+    "gmacs_per_image", "encoding_gmacs", "training_gmacs", "table_gmacs", "pair_table_gmacs", "cell_gmacs"
+]
 """What can be counted of an experiment: functions of :mod:`harness.engine.estimate`."""
-QUANTITIES: dict[Kind, Quantity] = {"training": "training_gmacs", "table": "table_gmacs", "cell": "cell_gmacs"}
+QUANTITIES: dict[Kind, Quantity] = {
+    "encoding": "encoding_gmacs",
+    "training": "training_gmacs",
+    "table": "table_gmacs",
+    "cell": "cell_gmacs",
+}
 """What making a target of each kind costs; a table of a cell's costs ``pair_table_gmacs``."""
 KINDS = tuple(FACTS)
 
@@ -37,7 +49,7 @@ KINDS = tuple(FACTS)
 def told_kinds(kinds: Iterable[Kind]) -> list[Kind]:
     """The kinds that are told of where there are targets of `kinds`."""
     present = set(kinds)
-    return [kind for kind, facts in FACTS.items() if kind in present or not facts.is_brief]
+    return [kind for kind, facts in FACTS.items() if kind in present or not facts.is_rare]
 
 
 def in_words(kinds: Iterable[Kind]) -> str:

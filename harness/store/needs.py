@@ -17,4 +17,6 @@ def missing_need(store: Store, need: Target) -> str:
         return f"{need}: {store.weights_path(need.id)} is missing or cut short"
     if need.kind == "table" and store.table_path(need.id).exists():
         return f"{need}: {store.table_path(need.id)} is damaged or cut short"
+    if need.kind == "encoding" and store.latents_facts(need.id).exists():
+        return f"{need}: parts of {store.latents_folder(need.id)} are missing or cut short"
     return f"{need} has not finished"

@@ -20,6 +20,7 @@ from harness.store.pickled import PickledNetwork, read_network
 from harness.store.weights import FORMAT, load_header, load_tensors_of
 from models.diffusers_folder import Folder, read_folder, weights_file
 from models.edm_weights import Described, described, renamed
+from models.hub import is_hub_id
 
 NETWORK = "dual-rate-harness/network"
 """The key of a converted file's metadata that has the configuration of its network."""
@@ -48,12 +49,13 @@ class Pretrained:
 
 
 def open_pretrained(path: Path) -> Pretrained:
-    """What the file at `path` is: a snapshot of EDM's code, a safetensors file, or a folder of diffusers.
+    """What the file at `path` is: a snapshot of EDM's code, a safetensors file, or a folder of diffusers, or one on the
+    hub.
 
     Raises :class:`StoreError` for anything else, :class:`harness.store.pickled.UntrustedPickle` for a pickle that
     wants more than tensors and plain data.
     """
-    if path.is_dir():
+    if path.is_dir() or is_hub_id(path):
         return _of_folder(path)
     try:
         with path.open("rb") as file:

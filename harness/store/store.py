@@ -98,6 +98,10 @@ class Store:
     def latents_folder(self, key: str) -> Path:
         return self.runs / "latents" / key
 
+    def latents_facts(self, key: str) -> Path:
+        """Written once all parts are there."""
+        return self.latents_folder(key) / "facts.json"
+
     def latents_lease(self, key: str) -> Path:
         """Held by the one job that encodes them."""
         return self.runs / "state" / "latents" / f"{key}.lease"
@@ -163,8 +167,18 @@ class Store:
             return True
         return False
 
+    def is_encoded(self, key: str) -> bool:
+        """Whether all parts of the latents are there and whole: by their sizes."""
+        try:
+            parts = read_json(self.latents_facts(key))["parts"]
+            return all((self.latents_folder(key) / name).stat().st_size == size for name, size in parts.items())
+        except (StoreError, OSError, KeyError, TypeError, AttributeError):
+            return False
+
     def is_done(self, target: Target) -> bool:
         match target.kind:
+            case "encoding":
+                return self.is_encoded(target.id)
             case "training":
                 return self.is_trained(target.id)
             case "table":

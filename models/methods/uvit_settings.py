@@ -49,7 +49,8 @@ class UViTSettings(Settings):
         None,
         min_length=1,
         description="of a diffusers network: the folder of its pipeline, whose configurations say its shape and how "
-        "noisy each of its steps is. Relative to the folder the command runs in; ~ is your home",
+        "noisy each of its steps is. Relative to the folder the command runs in; ~ is your home. Or `owner/name` of "
+        "the Hugging Face hub",
     )
     noise_input: Literal["vp", "ve", "iddpm"] | None = Field(
         None,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +53,8 @@ arms:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("diffusers")
     make(place / "unet")
-    make(place / "dit", dit=True)
+    make(place / "dit", kind="dit")
+    make(place / "conditional", kind="conditional")
     make(place / "no-null", {"num_class_embeds": 10})
     return place
 
@@ -93,6 +97,19 @@ def test_from_a_folder_to_the_table(folder: Path) -> None:
     assert all(one["done"] for kind in ("trainings", "cells") for one in planned[kind])
     words = ("--set", "train.steps=60", "--results", results, "--dry-run")
     run("adapt", f"training:{by_arm['base'].id}", *words)
+
+
+def test_a_network_that_attends_to_what_stands_for_a_class(folder: Path) -> None:
+    """A conditional U-Net, guided by what stands for no class; one of another number of classes is refused."""
+    results = folder / "results-conditional"
+    arms = "arms:\n  guided: {set: {model.weights: conditional, sample.guidance: 2.0}}\n"
+    run("sweep", write("conditional", shown("conditional"), arms), "--cluster", "inline", "--results", results)
+    assert len(list((results / "runs" / "cells").glob("*.json"))) == 1
+    (folder / "seven").mkdir()
+    shutil.copytree(folder / "conditional", folder / "seven", dirs_exist_ok=True)
+    make(folder / "seven", kind="conditional", rows=7)
+    with pytest.raises(HarnessError, match="classes is 7 there and 10 here"):
+        given_problem(experiment("seven", model={"weights": "seven"}))
 
 
 def test_a_transformer_divided_into_runs_is_cached_and_made_dual_rate(folder: Path) -> None:
@@ -190,3 +207,67 @@ def test_a_network_of_latents(folder: Path) -> None:
     run("sweep", sweep, "--cluster", "inline", "--results", "latent-results")
     (record,) = Path("latent-results").glob("runs/cells/*.json")
     assert json.loads(record.read_text())["data"]["latents"]["shape"] == [2, 4, 4]
+
+
+def hub_cache(place: Path, folder: Path, name: str = "made/unet") -> Path:
+    """A cache as the hub's client leaves it after a download of `folder` as `name`."""
+    repository, commit = place / f"models--{name.replace('/', '--')}", "0" * 40
+    shutil.copytree(folder, repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    return repository / "snapshots" / commit
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of the hub, without a network."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return tmp_path / "hub"
+
+
+def test_a_name_of_the_hub_is_the_folder_in_its_cache(folder: Path, cache: Path) -> None:
+    hub_cache(cache, folder / "unet", "google/made")
+    by_name = experiment(model={"folder": "google/made", "weights": "google/made"})
+    assert identify(by_name) == identify(experiment())
+    given_problem(by_name)
+    assert shown("google/made")["model"]["folder"] == "google/made"
+
+
+def test_a_name_of_the_hub_that_cannot_be_had_is_one_message(cache: Path) -> None:
+    said = (
+        r"model.folder: google/none: no such folder, and as a model of the Hugging Face hub it is not in its cache .* "
+        r"and cannot be downloaded \(.+\); with a network, once: hf download google/none$"
+    )
+    named = experiment(given=False, model={"folder": "google/none"})
+    with pytest.raises(MissingDataError, match=said):
+        identify(named)
+    assert Identifier(without_data=True)(named)[0].startswith(UNKNOWN_ID)
+    with pytest.raises(HarnessError, match="hf download google/none"):
+        run("weights", "show", "google/none")
+
+
+def test_no_pickle_of_the_hub_is_taken(folder: Path, cache: Path) -> None:
+    """Though the same file in a folder of one's own is read, by torch's reader of tensors."""
+    snapshot = hub_cache(cache, folder / "unet", "google/pickled")
+    (file,) = snapshot.rglob("diffusion_pytorch_model.safetensors")
+    file.rename(file.with_suffix(".bin"))
+    given = {"folder": "google/pickled", "weights": "google/pickled"}
+    with pytest.raises(
+        HarnessError, match=r"has no diffusion_pytorch_model.safetensors; it has .*[.]bin; of the hub only"
+    ):
+        identify(experiment(model=given))
+    identify(experiment(model={"folder": str(snapshot), "weights": str(snapshot)}))
+
+
+def test_the_hub_s_own_setting_of_its_cache_is_heeded(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "home" / "hub").mkdir(parents=True)
+    hub_cache(tmp_path / "home" / "hub", folder / "dit", "made/dit")
+    told = "import sys; from models.diffusers_folder import read_folder; print(read_folder('made/dit').place)"
+    own = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        own.pop(name, None)
+    printed = subprocess.run([sys.executable, "-c", told], env=own, check=True, capture_output=True, text=True).stdout
+    assert printed.strip().endswith(f"home/hub/models--made--dit/snapshots/{'0' * 40}/transformer")

@@ -33,7 +33,7 @@ from harness.engine.build import clips
 from harness.engine.costs import decoding_cost, sampling_cost
 from harness.engine.distilling import student_settings
 from harness.engine.estimate import decoder_macs, expected_runs, gmacs_per_image, network_costs_of, schedule_macs
-from harness.engine.latents import PART, LatentData, cache_key, measured_input, ready_latents, training_data
+from harness.engine.latents import PART, LatentData, measured_input, ready_latents, training_data
 from harness.engine.sampling import fresh_generator
 from harness.engine.train import train_network
 from harness.errors import ConfigError, DataError, Stopped
@@ -72,6 +72,10 @@ def _nothing_shared() -> Iterator[None]:
 def of(path: Path, kind: str = "single_rate", **sections: Any) -> Experiment:
     data = {"latents": str(path), **sections.pop("data", {})}
     return tiny(kind, data=data, **sections)
+
+
+def key_of(data: DataConfig) -> str:
+    return Identifier().latents(data) or ""
 
 
 def all_encoded(path: Path) -> Tensor:
@@ -159,7 +163,7 @@ def test_what_is_measured_of_a_network_is_measured_on_latents(folder: Path) -> N
 def test_another_cache_for_whatever_changes_the_latents(folder: Path) -> None:
     def key(path: str, **data: Any) -> str:
         config = DataConfig(latents=str(folder / path), **data)
-        return cache_key(config, open_data(config).info)
+        return key_of(config)
 
     kept = key("tiny")
     assert key("tiny", label="by another name", classes=10) == kept
@@ -212,7 +216,7 @@ def test_stopped_between_two_parts_it_goes_on(folder: Path, tmp_path: Path, monk
         ready_latents(store, data, should_stop=lambda: next(asked))
     told: list[tuple[int, int, str]] = []
     latents = ready_latents(store, data, progress=lambda done, total, phase="": told.append((done, total, phase)))
-    assert told[0] == (0, 797, "encoding") and told[-1] == (797, 797, "encoding")
+    assert told[0] == (1000, 1797, "encoding") and told[-1] == (1797, 1797, "encoding")
     assert latents is not None
     assert_as_of_one_run(latents, tmp_path, data)
 
@@ -251,7 +255,7 @@ def test_killed_in_the_middle_it_heals(folder: Path, tmp_path: Path, monkeypatch
     assert killed.returncode == -signal.SIGKILL
     monkeypatch.setattr(engine, "PART", 500)
     data, store = of(folder / "tiny").data, Store(tmp_path)
-    left = sorted(path.name for path in store.latents_folder(cache_key(data, open_data(data).info)).glob("from-*"))
+    left = sorted(path.name for path in store.latents_folder(key_of(data)).glob("from-*"))
     assert left == ["from-00000000.safetensors", "from-00000500.safetensors"]
     latents = ready_latents(store, data)  # its lease is a dead process's
     assert latents is not None
@@ -299,7 +303,7 @@ def test_of_two_jobs_one_encodes(folder: Path, tmp_path: Path, monkeypatch: pyte
         said.append(phase)
         waits.set()
 
-    with lease(store.latents_lease(cache_key(data, open_data(data).info))):
+    with lease(store.latents_lease(key_of(data))):
         second = threading.Thread(target=ready_latents, args=(store, data, 0, told))
         second.start()
         assert waits.wait(30) and said[0].startswith("waiting for the latents, encoded by process")

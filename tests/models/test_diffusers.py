@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from harness.measure.flops import count_macs, flop_counter_macs, network_calls
 from harness.store.pretrained import open_pretrained
 from models.cache import CachedSingleRate
-from models.diffusers_folder import SCHEDULERS, Folder, read_folder
+from models.diffusers_folder import CLASS_OF, SCHEDULERS, Folder, read_folder
 from models.diffusers_networks import DiffusersConfig, StepNumber, log_snrs, renamed
 from models.dual_rate import DualRate
 from models.noise import ImageNoise
@@ -33,7 +34,7 @@ from tools.made_diffusers import make
 diffusers = pytest.importorskip("diffusers")
 TOLERANCE = 2e-5
 """Of the largest value: float32 sums in another order."""
-KINDS = ("unet", "resnet", "dit", "runs")
+KINDS = ("unet", "resnet", "conditional", "numbered", "dit", "runs")
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +54,22 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "freq_shift": 1,
         "attention_head_dim": None,
     }
-    dit = make(place / "dit", dit=True)
+    numbered = {
+        "down_block_types": ("AttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "AttnUpBlock2D"),
+        "mid_block_type": "UNetMidBlock2D",
+        "layers_per_block": (2, 1),
+        "class_embed_type": "timestep",
+        "class_embeddings_concat": True,
+        "time_embedding_act_fn": "silu",
+        "out_channels": 2,
+    }
+    dit = make(place / "dit", kind="dit")
     return {
         "unet": make(place / "unet"),
         "resnet": make(place / "resnet", resnet, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction"),
+        "conditional": make(place / "conditional", kind="conditional"),
+        "numbered": make(place / "numbered", numbered, kind="conditional", rows=0),
         "dit": dit,
         "runs": dit,
     }
@@ -64,7 +77,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def network(folder: Path, *, features_only: bool = False, blocks: tuple[int, ...] | None = None, **more: Any) -> Any:
     told = read_folder(folder)
-    classes = None if told.embedded_classes is None else 10
+    classes = 10 if told.keys["model.class_conditional"] else None
     config = DiffusersConfig(told, None if features_only else 1, classes, blocks or told.blocks, **more)
     made = config.build()
     tensors = {name.removeprefix("network."): tensor for name, tensor in open_pretrained(folder).read().items()}
@@ -78,8 +91,17 @@ def of_kind(kind: str, folders: dict[str, Path], **more: Any) -> Any:
 
 def original(folder: Path) -> Any:
     told = read_folder(folder)
-    chosen = diffusers.UNet2DModel if told.kind == "unet" else diffusers.DiTTransformer2DModel
-    return chosen.from_pretrained(told.place).eval()
+    return getattr(diffusers, CLASS_OF[told.kind]).from_pretrained(told.place).eval()
+
+
+def predicted_by(theirs: Any, folder: Path, z: Tensor, steps: Tensor, labels: Tensor | None) -> Tensor:
+    """The library's own call, of the image's one channel."""
+    told = read_folder(folder)
+    further: dict[str, Any] = {"encoder_hidden_states": None} if told.kind == "conditional unet" else {}
+    if told.states is not None and labels is not None:
+        further = {"encoder_hidden_states": load_file(told.states.path)["encoder_hidden_states"][labels]}
+    image: Tensor = theirs(z, steps, class_labels=labels, **further).sample[:, :1]
+    return image
 
 
 def noise(*size: int, seed: int = 0) -> Tensor:
@@ -96,7 +118,7 @@ def seen_by_hooks(modules: list[nn.Module]) -> Iterator[dict[int, Tensor]]:
     seen: dict[int, Tensor] = {}
 
     def keep(place: int, output: Any) -> None:
-        seen[place] = output
+        seen[place] = output[0] if isinstance(output, tuple) else output
 
     handles = [
         module.register_forward_hook(lambda *called, place=place: keep(place, called[-1]))
@@ -109,20 +131,20 @@ def seen_by_hooks(modules: list[nn.Module]) -> Iterator[dict[int, Tensor]]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_image_and_features_are_the_library_s(kind: str, folders: dict[str, Path]) -> None:
-    """At three steps, of three labels, the null label among them. Features by hooks on the library's blocks: a U-Net's
-    last block of a level on the way up, a DiT's last of a run."""
+    """At three steps, of three labels, the null label among them where the network knows one. Features by hooks on the
+    library's blocks: a U-Net's last block of a level on the way up, a DiT's last of a run."""
     made, theirs = of_kind(kind, folders), original(folders[kind])
     levels = log_snrs(made.config.folder)
-    steps, labels = torch.tensor([0, 417, 999]), labels_of(made, [0, 9, 10])
+    steps, labels = torch.tensor([0, 417, 999]), labels_of(made, [0, 9, 4 if kind == "numbered" else 10])
     z, log_snr = noise(3, 1, 8, 8), torch.tensor([levels[step] for step in steps.tolist()])
-    if made.config.folder.kind == "unet":
+    if made.config.folder.kind != "dit":
         ups: list[Any] = list(theirs.up_blocks)[::-1]
         ends = [(block.attentions if hasattr(block, "attentions") else block.resnets)[-1] for block in ups]
     else:
         blocks: Any = theirs.transformer_blocks
         ends = [blocks[end - 1] for end in made.ends]
     with torch.no_grad(), seen_by_hooks(ends) as seen:
-        wanted = theirs(z, steps, class_labels=labels).sample[:, :1]
+        wanted = predicted_by(theirs, folders[kind], z, steps, labels)
         got = made(z, log_snr, made.condition(labels))
     assert (got.image - wanted).abs().max() <= TOLERANCE * wanted.abs().max()
     assert len(got.features) == len(ends) == len(made.config.sides)
@@ -133,7 +155,7 @@ def test_image_and_features_are_the_library_s(kind: str, folders: dict[str, Path
         assert (feature - theirs_here).abs().max() <= TOLERANCE * theirs_here.abs().max()
 
 
-@pytest.mark.parametrize("kind", ["unet", "resnet", "dit"])
+@pytest.mark.parametrize("kind", ["unet", "resnet", "conditional", "numbered", "dit"])
 def test_ddim_here_is_the_library_s_pipeline(kind: str, folders: dict[str, Path]) -> None:
     """Ten of its steps by its DDIM scheduler, and by this project's DDIM at the same noise levels: the same images."""
     made, theirs, told = of_kind(kind, folders), original(folders[kind]), read_folder(folders[kind])
@@ -144,7 +166,7 @@ def test_ddim_here_is_the_library_s_pipeline(kind: str, folders: dict[str, Path]
     ours, them = z.clone(), z.clone()
     with torch.no_grad():
         for i, step in enumerate(scheduler.timesteps.tolist()):
-            predicted = theirs(them, torch.full((2,), step), class_labels=labels).sample[:, :1]
+            predicted = predicted_by(theirs, folders[kind], them, torch.full((2,), step), labels)
             them = scheduler.step(predicted, step, them).prev_sample
             now = torch.tensor(levels[step])
             x, _ = model.step(ours, now, labels)
@@ -196,7 +218,7 @@ def test_a_noise_level_between_two_steps_is_told_as_their_fraction() -> None:
     assert number(torch.tensor(1.5)).shape == (1,)
 
 
-@pytest.mark.parametrize("kind", ["unet", "dit"])
+@pytest.mark.parametrize("kind", ["unet", "conditional", "dit"])
 def test_no_label_is_the_null_label(kind: str, folders: dict[str, Path]) -> None:
     made, z, log_snr = of_kind(kind, folders), noise(2, 1, 8, 8), torch.tensor(0.4)
     with torch.no_grad():
@@ -209,7 +231,7 @@ def test_no_label_is_the_null_label(kind: str, folders: dict[str, Path]) -> None
     assert torch.allclose(images[::2], images[0].expand(20, -1, -1, -1), atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["unet", "resnet", "runs"])
+@pytest.mark.parametrize("kind", ["unet", "resnet", "conditional", "numbered", "runs"])
 def test_a_cache_of_its_deep_levels(kind: str, folders: dict[str, Path]) -> None:
     made = of_kind(kind, folders)
     z, log_snr, labels = noise(2, 1, 8, 8), torch.tensor(0.4), labels_of(made, [0, 2])
@@ -233,7 +255,7 @@ def light(kind: str, made: Any) -> UViT:
     return randomised(lambda: UViT(uvit_config(**(one if kind == "dit" else two), classes=made.config.classes)))
 
 
-@pytest.mark.parametrize("kind", ["unet", "dit"])
+@pytest.mark.parametrize("kind", ["unet", "conditional", "dit"])
 def test_it_is_the_encoder_of_a_light_denoiser(kind: str, folders: dict[str, Path]) -> None:
     made = of_kind(kind, folders, features_only=True)
     model = DualRate(made, light(kind, made)).eval()
@@ -247,14 +269,14 @@ def test_it_is_the_encoder_of_a_light_denoiser(kind: str, folders: dict[str, Pat
     assert not any(name.startswith("encoder.head.") for name in model.state_dict())
 
 
-@pytest.mark.parametrize("kind", ["unet", "resnet", "dit"])
+@pytest.mark.parametrize("kind", ["unet", "resnet", "conditional", "numbered", "dit"])
 def test_an_evaluation_costs_what_the_library_s_own_call_does(kind: str, folders: dict[str, Path]) -> None:
     """To the unit, and by both counters."""
     model, theirs = SingleRate(of_kind(kind, folders)), original(folders[kind])
     ((function, inputs),) = network_calls(model, (1, 8, 8), model.classes or 0).values()
     label = None if model.classes is None else torch.tensor([0])
     call = (noise(1, 1, 8, 8), torch.tensor([5]), label)
-    whole = flop_counter_macs(lambda *given: theirs(given[0], given[1], class_labels=given[2]), call)
+    whole = flop_counter_macs(lambda *given: predicted_by(theirs, folders[kind], *given), call)
     assert count_macs(function, inputs).macs == flop_counter_macs(function, inputs) == whole > 0
 
 
@@ -264,7 +286,7 @@ def test_both_counts_of_an_encoder_agree_to_the_unit(folders: dict[str, Path]) -
         assert count_macs(function, inputs).macs == flop_counter_macs(function, inputs) > 0
 
 
-@pytest.mark.parametrize("kind", ["unet", "dit"])
+@pytest.mark.parametrize("kind", ["conditional", "dit"])
 def test_compiles_without_a_graph_break(kind: str, folders: dict[str, Path]) -> None:
     made, compiled = of_kind(kind, folders), of_kind(kind, folders)
     compiled.compile(fullgraph=True, backend="eager")
@@ -274,7 +296,7 @@ def test_compiles_without_a_graph_break(kind: str, folders: dict[str, Path]) -> 
         assert torch.allclose(compiled(z, torch.tensor(0.4), conditioning).image, wanted, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["unet", "dit"])
+@pytest.mark.parametrize("kind", ["unet", "conditional", "dit"])
 def test_recomputed_activations_give_the_same_gradients(kind: str, folders: dict[str, Path]) -> None:
     grads = []
     for recompute in (False, True):
@@ -330,12 +352,13 @@ CONFIG, SCHEDULER = Path("unet/config.json"), Path("scheduler/scheduler_config.j
     [
         (
             CONFIG,
-            {"_class_name": "UNet2DConditionModel"},
-            "its network is UNet2DConditionModel; read are UNet2DModel and",
+            {"_class_name": "UNet3DConditionModel"},
+            "its network is UNet3DConditionModel; read are UNet2DModel, UNet2DConditionModel and",
         ),
         (CONFIG, {"center_input_sample": True}, "its center_input_sample is True; read is False"),
         (CONFIG, {"time_embedding_type": "fourier"}, "its time_embedding_type is fourier"),
-        (CONFIG, {"class_embed_type": "identity"}, "its class_embed_type is identity"),
+        (CONFIG, {"class_embed_type": "identity"}, "its class_embed_type is identity, which takes vectors"),
+        (CONFIG, {"in_channels": 2}, "it takes 2 channels and gives 1"),
         (CONFIG, {"down_block_types": ["SkipDownBlock2D"]}, "its down_block_types have a SkipDownBlock2D"),
         (CONFIG, {"sample_size": None}, "its sample_size is None; read is a whole number"),
         (CONFIG, {"sample_size": 9}, "its images of 9×9 do not halve 1 times"),
@@ -361,6 +384,61 @@ def test_what_is_not_read_is_refused(file: Path, change: dict[str, Any] | None, 
         (folder / file).write_text(json.dumps({**json.loads((folder / file).read_text()), **change}))
     with pytest.raises(StoreError, match=said):
         open_pretrained(folder).read()
+
+
+STATES = Path("unet/encoder_hidden_states.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            None,
+            r"its CrossAttnDownBlock2D attends to encoder_hidden_states.*make them once.*of \(classes, tokens, 12\)",
+        ),
+        ({"addition_embed_type": "text"}, "its addition_embed_type is text: it is told more than the class"),
+        ({"encoder_hid_dim": 8}, "its encoder_hid_dim is 8: it is told more than the class"),
+        ({"time_cond_proj_dim": 8}, "its time_cond_proj_dim is 8: it is told more"),
+        ({"class_embed_type": "projection"}, "its class_embed_type is projection, which takes vectors"),
+        ({"mid_block_type": "UNetMidBlock2DSimpleCrossAttn"}, "its mid_block_type is UNetMidBlock2DSimpleCrossAttn"),
+        ({"down_block_types": ["KDownBlock2D", "DownBlock2D"]}, "its down_block_types have a KDownBlock2D"),
+        ({"cross_attention_dim": 16}, "encoder_hidden_states.safetensors: has 12 channels; the network attends to 16"),
+        ({"cross_attention_dim": [12, 12]}, r"its cross_attention_dim is \[12, 12\]; read is a whole number"),
+        ({"num_class_embeds": 7}, "has 11 classes; the network embeds 7"),
+    ],
+)
+def test_what_takes_more_than_a_class_is_refused(change: dict[str, Any] | None, said: str, tmp_path: Path) -> None:
+    folder = make(tmp_path / "made", kind="conditional", rows=11 if change else 0)
+    (folder / CONFIG).write_text(json.dumps({**json.loads((folder / CONFIG).read_text()), **(change or {})}))
+    with pytest.raises(ValueError, match=said):
+        read_folder(folder)
+
+
+def test_what_no_block_attends_to_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = make(tmp_path / "made")
+    (folder / STATES).write_bytes((folders["conditional"] / STATES).read_bytes())
+    with pytest.raises(ValueError, match="none of its blocks attends to what lies in"):
+        read_folder(folder)
+    for content in (b"", b"\xff" * 20, (folders["unet"] / STATES.with_name("config.json")).read_bytes()):
+        (folder / STATES).write_bytes(content)
+        with pytest.raises(ValueError, match=r"encoder_hidden_states.safetensors: (holds no tensor|cannot be read)"):
+            read_folder(folder)
+
+
+def test_one_row_serves_all_images(tmp_path: Path) -> None:
+    """As that of the empty text, of a network without classes: known by its content."""
+    made = network(make(tmp_path / "one", kind="conditional", rows=1))
+    told, z = made.config.folder, noise(3, 1, 8, 8)
+    assert told.embedded_classes is None and told.keys["model.class_conditional"] is False
+    with torch.no_grad():
+        wanted = predicted_by(
+            original(told.path), told.path, z, torch.tensor([5, 5, 5]), torch.zeros(3, dtype=torch.int64)
+        )
+        got = made(z, torch.tensor(log_snrs(told)[5]), made.condition())
+    assert (got.image - wanted).abs().max() <= TOLERANCE * wanted.abs().max()
+    other = make(tmp_path / "other", kind="conditional", rows=2)
+    assert read_folder(other).identity["model"] == told.identity["model"]
+    assert read_folder(other).identity != told.identity
 
 
 def test_nothing_of_a_folder_is_run(folders: dict[str, Path], tmp_path: Path) -> None:

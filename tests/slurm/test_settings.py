@@ -179,7 +179,12 @@ def test_jobs_to_wait_for(value: Any, expected: list[str]) -> None:
 def test_the_type_of_gpu_is_asked_for() -> None:
     settings = load_settings({"gpus": 2, "cells": {"gpus": 1}, "gpu_type": "a100"}, "s.yaml")
     asked = [sbatch_parameters(settings.of(kind), "n", Path("s"), None)["gpus_per_node"] for kind in KINDS]
-    assert dict(zip(KINDS, asked, strict=True)) == {"training": "a100:2", "table": "a100:1", "cell": "a100:1"}
+    assert dict(zip(KINDS, asked, strict=True)) == {
+        "encoding": "a100:2",
+        "training": "a100:2",
+        "table": "a100:1",
+        "cell": "a100:1",
+    }
     assert settings.training.gpu_hours == 8
 
 

@@ -1,6 +1,6 @@
 """What a job asks of the cluster, from the user's file, the sweep's `cluster:` section and the command line.
 
-A later source overrides an earlier one, and within a source the parts `trainings:`, `tables:` and `cells:` override
+A later source overrides an earlier one, and within a source `encodings:`, `trainings:`, `tables:` and `cells:` override
 what holds for all. None of it is part of an id: where a job runs changes no figure.
 """
 
@@ -177,7 +177,11 @@ class ClusterConfig(JobSettings):
     kind: ClusterKind | None = Field(
         None, description="where a sweep runs unless --cluster or HARNESS_CLUSTER says otherwise"
     )
-    trainings: JobSettings = Field(JobSettings(), description="the keys above, for trainings alone")
+    encodings: JobSettings = Field(
+        JobSettings(),
+        description="the keys above, for encodings (the latents of a data set's images, once), ahead of `trainings`",
+    )
+    trainings: JobSettings = Field(JobSettings(), description="the keys above, for trainings, and for encodings")
     tables: JobSettings = Field(
         JobSettings(),
         description="the keys above, for tables (what is measured of a trained network, in seconds), ahead of `cells`",
@@ -186,19 +190,27 @@ class ClusterConfig(JobSettings):
 
     def own(self, kind: Kind) -> list[JobSettings]:
         """What it says of one kind of job alone, the later first overriding the earlier."""
-        return {"training": [self.trainings], "table": [self.cells, self.tables], "cell": [self.cells]}[kind]
+        parts: dict[Kind, list[JobSettings]] = {
+            "encoding": [self.trainings, self.encodings],
+            "training": [self.trainings],
+            "table": [self.cells, self.tables],
+            "cell": [self.cells],
+        }
+        return parts[kind]
 
 
 @dataclass(frozen=True)
 class ClusterSettings:
     """The settings of each kind of job, all sources merged."""
 
+    encoding: JobSettings
     training: JobSettings
     table: JobSettings
     cell: JobSettings
 
     def of(self, kind: Kind) -> JobSettings:
-        return {"training": self.training, "table": self.table, "cell": self.cell}[kind]
+        found: JobSettings = getattr(self, kind)
+        return found
 
     @property
     def per_job(self) -> dict[Kind, int]:
