@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +30,7 @@ from harness.dispatch.sweep import load_sweep
 from harness.engine.build import clips
 from harness.engine.costs import decoding_cost, sampling_cost
 from harness.engine.distilling import student_settings
+from harness.engine.distributed import process_group
 from harness.engine.estimate import decoder_macs, expected_runs, gmacs_per_image, network_costs_of, schedule_macs
 from harness.engine.latents import PART, LatentData, measured_input, ready_latents, training_data
 from harness.engine.sampling import fresh_generator
@@ -46,6 +45,7 @@ from harness.store.store import Store
 from models.noise import Stream, normal
 from models.process import CosineSchedule
 from tests.autoencoders import save_autoencoder
+from tests.harness.processes import started
 from tests.harness.tiny_experiments import TRAIN, tiny
 
 CPU = torch.device("cpu")
@@ -230,29 +230,22 @@ def assert_as_of_one_run(latents: Path, tmp_path: Path, data: DataConfig) -> Non
     assert all((undisturbed / name).read_bytes() == (latents / name).read_bytes() for name in names)
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-import harness.engine.latents as engine
-from harness.config.schema import DataConfig
-from harness.store.store import Store
-engine.PART = 500
-save = engine.Parts.save
-def dies(self, start, encoded):
-    if start == 1000:
-        path = self.path(start)
-        path.with_name(f".{path.name}.half.tmp").write_bytes(b"half")
-        os.kill(os.getpid(), signal.SIGKILL)
-    save(self, start, encoded)
-engine.Parts.save = dies
-engine.ready_latents(Store(Path(sys.argv[1])), DataConfig(latents=sys.argv[2]))
-"""
+def encode_until_killed(results: Path, latents: str) -> None:
+    def dies(parts: engine.Parts, start: int, encoded: Any) -> None:
+        if start == 1000:
+            path = parts.path(start)
+            path.with_name(f".{path.name}.half.tmp").write_bytes(b"half")
+            os.kill(os.getpid(), signal.SIGKILL)
+        save(parts, start, encoded)
+
+    save, engine.PART, engine.Parts.save = engine.Parts.save, 500, dies  # type: ignore[method-assign]
+    engine.ready_latents(Store(results), DataConfig(latents=latents))
 
 
 def test_killed_in_the_middle_it_heals(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = [sys.executable, "-c", KILLED, str(tmp_path), str(folder / "tiny")]
-    killed = subprocess.run(arguments, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
-    assert killed.returncode == -signal.SIGKILL
+    killed = started(encode_until_killed, tmp_path, str(folder / "tiny"))
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
     monkeypatch.setattr(engine, "PART", 500)
     data, store = of(folder / "tiny").data, Store(tmp_path)
     left = sorted(path.name for path in store.latents_folder(key_of(data)).glob("from-*"))
@@ -262,32 +255,30 @@ def test_killed_in_the_middle_it_heals(folder: Path, tmp_path: Path, monkeypatch
     assert_as_of_one_run(latents, tmp_path, data)
 
 
-BY_TWO = """
-import sys
-from pathlib import Path
-import harness.engine.latents as engine
-from harness.config.schema import DataConfig
-from harness.engine.distributed import process_group
-from harness.store.store import Store
-engine.PART = 500
-own = []
-save = engine.Parts.save
-engine.Parts.save = lambda self, start, encoded: (own.append(start), save(self, start, encoded))
-with process_group():
-    engine.ready_latents(Store(Path(sys.argv[1])), DataConfig(latents=sys.argv[2]))
-print(own)
-"""
+def encode_as_a_rank(results: Path, latents: str) -> None:
+    own: list[int] = []
+
+    def noted(parts: engine.Parts, start: int, encoded: Any) -> None:
+        own.append(start)
+        save(parts, start, encoded)
+
+    save, engine.PART, engine.Parts.save = engine.Parts.save, 500, noted  # type: ignore[method-assign]
+    with process_group():
+        engine.ready_latents(Store(results), DataConfig(latents=latents))
+    print(own)
 
 
 def test_the_ranks_of_a_job_share_the_work(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     port = str(20_000 + (os.getpid() + 7) % 20_000)
     group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    arguments = [sys.executable, "-c", BY_TWO, str(tmp_path), str(folder / "tiny")]
+    asked, logs = (tmp_path, str(folder / "tiny")), [tmp_path / f"rank-{rank}" for rank in range(2)]
     ranks = [
-        subprocess.Popen(arguments, env={**os.environ, **group, "RANK": rank}, stdout=subprocess.PIPE, text=True)
-        for rank in ("0", "1")
+        started(encode_as_a_rank, *asked, environment={**group, "RANK": str(rank)}, log=log)
+        for rank, log in enumerate(logs)
     ]
-    assert [rank.communicate(timeout=300)[0].strip() for rank in ranks] == ["[0, 1000]", "[500, 1500]"]
+    for rank in ranks:
+        rank.join(300)
+    assert [log.read_text().splitlines()[-1] for log in logs] == ["[0, 1000]", "[500, 1500]"]
     monkeypatch.setattr(engine, "PART", 500)
     data = of(folder / "tiny").data
     assert_as_of_one_run(ready_latents(Store(tmp_path), data) or tmp_path, tmp_path, data)
