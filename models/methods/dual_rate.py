@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -107,6 +107,11 @@ class Training(UViTTraining):
         default_factory=lambda data: REFRESHES.get(data.get("pairs"), REFRESHES["range"]),
         description="pairs over a range take [fewest, most], [4, 32] if unset; on a grid the number, 8 if unset",
     )
+    grid_steps: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
+        None,
+        description="pairs on a grid: the steps of the sampling that they are drawn from, even in t, so that t, too, is "
+        "one of its times; if unset it is anywhere",
+    )
     denoiser_times: PositiveInt = Field(1, description="times the denoiser is trained at per pass of the encoder")
     states: Literal["bridge", "rollout"] | None = Field(
         None,
@@ -134,7 +139,7 @@ class Training(UViTTraining):
 
     @model_validator(mode="after")
     def _check_pairs(self) -> Self:
-        check_pairs(self.pairs, self.refreshes, self.denoiser_times)
+        check_pairs(self.pairs, self.refreshes, self.denoiser_times, self.grid_steps)
         if self.states == "rollout":
             if self.target != "encoder":
                 raise ValueError("states: a rollout belongs to no image; set train.target: encoder")
@@ -160,7 +165,7 @@ class DualRateMethod(Method):
     sample_settings = Sampling
     telling_keys = ("light_width",)
     freezable = ("encoder",)
-    loss_keys = ("context_dropout", "pairs", "refreshes", "denoiser_times", "states", "encoder_loss")
+    loss_keys = ("context_dropout", "pairs", "refreshes", "grid_steps", "denoiser_times", "states", "encoder_loss")
 
     def check(self, config: Configuration) -> None:
         frozen, train, model = is_frozen(config), config.train, config.model
@@ -182,6 +187,11 @@ class DualRateMethod(Method):
             raise ValueError(
                 "train.noise_schedule: the later times of a rollout (train.states) depend on one another, so that no "
                 "weight of one keeps the objective; leave one of the two out"
+            )
+        if train.noise_schedule is not None and train.grid_steps is not None:
+            raise ValueError(
+                "train.noise_schedule: finds a density of times, and with train.grid_steps these are on a grid; leave "
+                "one of the two out"
             )
         if train.noise_refreshes is not None and train.noise_schedule is None:
             raise ValueError("train.noise_refreshes: needs train.noise_schedule; leave it out")
@@ -275,6 +285,7 @@ class DualRateMethod(Method):
             train.target or "data",
             encoder_weight(config),
             train.noise_refreshes or "process",
+            train.grid_steps,
         )
         # pairs are drawn over the schedule, whatever the encoder's preconditioning was trained with
         settings = replace(self.loss_settings(config, schedule), weighting="sigmoid")

@@ -198,7 +198,7 @@ def configurations(draw: st.DrawFn, latent: st.SearchStrategy[bool] = AT_TIMES) 
     if dual:
         values |= dual_rate_keys(draw, levels, of_dit=of_dit)
         if noise in NOISE:
-            values["train.states"] = None
+            values |= {"train.states": None, "train.grid_steps": None}
             own = draw(st.sampled_from([None, "process", "own"]))
             values["train.noise_refreshes"] = None if values["train.pairs"] == "same" else own
     if dual or cached:
@@ -277,6 +277,7 @@ def dual_rate_keys(draw: st.DrawFn, levels: int, *, of_dit: bool) -> dict[str, A
         "train.context_dropout": draw(maybe(SHARE)),
         "train.pairs": pairs,
         "train.refreshes": refreshes,
+        "train.grid_steps": draw(maybe(st.integers(refreshes, 60))) if isinstance(refreshes, int) else None,
         "train.denoiser_times": None if pairs == "same" else draw(maybe(SMALL)),
     }
 
@@ -311,7 +312,7 @@ def distillation_keys(draw: st.DrawFn, *, refreshes: bool, labelled: bool) -> di
 START = "start"
 """The arm that a drawn training starts from, or is distilled from: a single network."""
 SECOND = "second"
-"""The arm whose network runs a share of the steps of a stitched sampling: as the drawn one, but trained at another rate."""
+"""The arm whose network runs a share of a stitched sampling: as the drawn one, but trained at another rate."""
 
 
 def arms_of(values: dict[str, Any]) -> dict[str, Any]:
