@@ -132,8 +132,8 @@ def draw_pairs(randomness: Randomness, settings: PairSettings, noise: NoiseSched
 
 
 def grid_pairs(own: Tensor, later: Tensor, steps: int, refreshes: int) -> Pairs:
-    """The pairs that a sampling meets in `steps` steps, even in t, with `refreshes` refreshes, even in the steps: t_i of
-    step i, τ of the newest refresh at or before it.
+    """The pairs that a sampling meets in `steps` steps, even in t, with `refreshes` refreshes, even in the steps: t_i
+    of step i, τ of the newest refresh at or before it.
 
     A uniform `own` (B,) chooses the step, so that each is met as often; uniform `later` (·, B) those of further times
     among the steps of that refresh, so that each has the law of the first.
