@@ -214,7 +214,7 @@ class TransformerBlock(nn.Module):
 
     def layout(self) -> dict[str, tuple[Axis, ...]]:
         """Of each tensor what :mod:`models.weight_selection` must know; heads are taken whole."""
-        channels, hidden = _first(self.attended.out_features), _first(self.expand.out_features)
+        channels, hidden = _first(len(self.attended.weight)), _first(len(self.expand.weight))
         heads, of_head = _first(self.heads), Axis(len(self.query_key_scale))
         return {
             "queries_keys_values.weight": (Axis(3), heads, of_head, channels),
