@@ -24,7 +24,6 @@ from models.objective import (
     weighted_level,
 )
 from models.process import bridge, deterministic_step, diffuse, markov_step
-from models.refresh import evenly
 from models.spacing import time_steps
 
 States = Literal["bridge", "rollout"]
@@ -138,14 +137,12 @@ def grid_pairs(own: Tensor, later: Tensor, steps: int, refreshes: int) -> Pairs:
     A uniform `own` (B,) chooses the step, so that each is met as often; uniform `later` (·, B) those of further times
     among the steps of that refresh, so that each has the law of the first.
     """
-    times = time_steps(steps).to(own.device)[:-1]
-    starts = [step for step, refreshed in enumerate(evenly(refreshes, steps)) if refreshed]
-    first = torch.tensor(starts, device=own.device)
-    lengths = torch.tensor([*starts[1:], steps], device=own.device) - first
+    times = time_steps(steps, own.device)
     step = (own * steps).long().clamp(max=steps - 1)
-    segment = torch.bucketize(step, first, right=True) - 1
-    further = first[segment] + torch.minimum((later * lengths[segment]).long(), lengths[segment] - 1)
-    return Pairs(times[torch.cat([step[None], further])], times[first[segment]])
+    refresh = ((step + 1) * refreshes - 1) // steps  # the last one with ⌊refresh·steps/refreshes⌋ ≤ step
+    first, end = refresh * steps // refreshes, (refresh + 1) * steps // refreshes
+    further = first + torch.minimum((later * (end - first)).long(), end - first - 1)
+    return Pairs(times[torch.cat([step[None], further])], times[first])
 
 
 def dual_rate_loss(
