@@ -91,7 +91,7 @@ class Launcher:
 def launcher(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Launcher]]:
     Launcher.at_work, Launcher.started, Launcher.killed, Launcher.raised = [], [], set(), 0
     Launcher.questions = {}
-    Launcher.ended = staticmethod(lambda target: None)  # type: ignore[assignment]
+    Launcher.ended = staticmethod(lambda target: None)
     monkeypatch.setattr(local, "_Launcher", Launcher)
     yield Launcher
     assert not Launcher.at_work
@@ -185,11 +185,11 @@ def test_a_student_whose_start_has_vanished_says_so(sweep: Sweep, store: Store, 
     """Gone once its own process had ended well: the student is not left waiting for ever."""
     arms = by_arm(sweep)
     done = store.training_folder(arms["base"].id) / "done.json"
-    launcher.ended = staticmethod(lambda target: done.unlink() if target == arms["teacher"] else None)  # type: ignore[assignment]
+    launcher.ended = staticmethod(lambda target: done.unlink() if target == arms["teacher"] else None)
     outcome = run(sweep, store, workers=1)
     assert arms["base"] in outcome.done and not outcome.failed
     reason = outcome.blocked[arms["student"]]
     assert f"training {arms['base'].id} has not finished" in reason
     assert outcome.blocked == dict.fromkeys((arms["student"], cell_of(sweep, "student")), reason)
-    launcher.ended = staticmethod(lambda target: None)  # type: ignore[assignment]
+    launcher.ended = staticmethod(lambda target: None)
     assert run(sweep, store).done == [arms["base"], arms["student"], cell_of(sweep, "student")]
