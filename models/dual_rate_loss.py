@@ -24,6 +24,7 @@ from models.objective import (
     weighted_level,
 )
 from models.process import bridge, deterministic_step, diffuse, markov_step
+from models.spacing import time_steps
 
 States = Literal["bridge", "rollout"]
 Target = Literal["data", "encoder"]
@@ -45,6 +46,8 @@ class PairSettings:
             estimate can be their target.
         target: "data", or "encoder": the encoder's own estimate at z_t, which has less variance and costs a run of it.
         encoder_weight: weight of the loss of the encoder's own estimate x̂_τ, which is added where it is above 0.
+        grid_steps: for "grid": the steps, even in t, of the sampling that pairs are drawn from, so that t, too, is on
+            its grid; None for a t anywhere.
         refresh_grid: where a noise schedule is trained: refreshes lie evenly in the process's time, so that the
             objective does not depend on the schedule ("process"), or in the schedule's own ("own").
     """
@@ -57,9 +60,10 @@ class PairSettings:
     target: Target = "data"
     encoder_weight: float = 0.0
     refresh_grid: Grid = "process"
+    grid_steps: int | None = None
 
     def __post_init__(self) -> None:
-        check_pairs(self.pairs, self.refreshes, self.denoiser_times)
+        check_pairs(self.pairs, self.refreshes, self.denoiser_times, self.grid_steps)
         if self.states not in get_args(States) or self.target not in get_args(Target):
             raise ValueError(f"states, target: {self.states!r}, {self.target!r} are not known")
         if self.states == "rollout" and (self.target != "encoder" or self.pairs == "same"):
@@ -75,7 +79,7 @@ class Pairs(NamedTuple):
     """Times of the denoiser and of the context it is given, t ≤ τ, of the process."""
 
     t: Tensor
-    """float64 (denoiser_times, B); each is uniform on (0, 1), or of the density of a noise schedule."""
+    """float64 (denoiser_times, B); each is uniform on (0, 1), or over a grid, or of the density of a noise schedule."""
     tau: Tensor
     """float64 (B,)."""
     weight: Tensor | None = None
@@ -93,9 +97,15 @@ def draw_pairs(randomness: Randomness, settings: PairSettings, noise: NoiseSched
 
     Further t's are uniform between τ − 1/R and τ, so that each has t's law. With a `noise` schedule all that is uniform
     is so in the schedule's own time. Its refreshes lie evenly in the process's time, so that the law of τ given t is
-    what it is without it, or evenly in its own (``refresh_grid``).
+    what it is without it, or evenly in its own (``refresh_grid``). With ``grid_steps`` pairs are those of a sampling of
+    so many steps (:func:`grid_pairs`). Raises ValueError for these with a noise schedule.
     """
     own = randomness.time()
+    if settings.grid_steps is not None:
+        if noise is not None:
+            raise ValueError("grid_steps: a noise schedule finds a density of times, and takes no grid of them")
+        later = randomness.uniform(Stream.LATER_TIME, (settings.denoiser_times - 1,)).double().T
+        return grid_pairs(own, later, settings.grid_steps, settings.refreshes_range[0])
     first = draw(noise, own)
     if settings.pairs == "same":
         return Pairs(first.time[None], first.time, None if first.weight is None else first.weight[None], first.weight)
@@ -118,6 +128,21 @@ def draw_pairs(randomness: Randomness, settings: PairSettings, noise: NoiseSched
         own_start, own_end = noise.own_time(start), noise.own_time(end)
     drawn = noise.drawn(torch.cat([own[None], own_end - later * (own_end - own_start)]))
     return Pairs(torch.minimum(drawn.time, end), end, drawn.weight, noise.weight_of(start, end))
+
+
+def grid_pairs(own: Tensor, later: Tensor, steps: int, refreshes: int) -> Pairs:
+    """The pairs that a sampling meets in `steps` steps, even in t, with `refreshes` refreshes, even in the steps: t_i
+    of step i, τ of the newest refresh at or before it.
+
+    A uniform `own` (B,) chooses the step, so that each is met as often; uniform `later` (·, B) those of further times
+    among the steps of that refresh, so that each has the law of the first.
+    """
+    times = time_steps(steps, own.device)
+    step = (own * steps).long().clamp(max=steps - 1)
+    refresh = ((step + 1) * refreshes - 1) // steps  # the last one with ⌊refresh·steps/refreshes⌋ ≤ step
+    first, end = refresh * steps // refreshes, (refresh + 1) * steps // refreshes
+    further = first + torch.minimum((later * (end - first)).long(), end - first - 1)
+    return Pairs(times[torch.cat([step[None], further])], times[first])
 
 
 def dual_rate_loss(

@@ -56,9 +56,11 @@ def check_sigma_range(sigma_range: tuple[float, float], log_snr_range: tuple[flo
         )
 
 
-def check_pairs(pairs: Pairing, refreshes: int | tuple[int, int], denoiser_times: int = 1) -> None:
+def check_pairs(
+    pairs: Pairing, refreshes: int | tuple[int, int], denoiser_times: int = 1, grid_steps: int | None = None
+) -> None:
     """Raises ValueError unless `refreshes` is a number for "grid", and (fewest, most) for "range"; "same" has none, and
-    one denoiser time."""
+    one denoiser time. Only a grid has `grid_steps`, at least as many as refreshes."""
     if pairs not in get_args(Pairing):
         raise ValueError(f"pairs: {pairs!r} is not one of {', '.join(get_args(Pairing))}")
     if pairs == "grid" and not isinstance(refreshes, int):
@@ -69,5 +71,10 @@ def check_pairs(pairs: Pairing, refreshes: int | tuple[int, int], denoiser_times
         raise ValueError("refreshes: pairs of the same time have none; leave it out")
     if pairs == "same" and denoiser_times > 1:
         raise ValueError("denoiser_times: pairs of the same time have one; leave it out")
+    if grid_steps is not None:
+        if pairs != "grid" or not isinstance(refreshes, int):
+            raise ValueError("grid_steps: only pairs: grid has them; leave it out")
+        if grid_steps < refreshes:
+            raise ValueError(f"grid_steps: {grid_steps} steps have no {refreshes} refreshes (refreshes)")
     if (refreshes if isinstance(refreshes, int) else refreshes[0]) < 1:
         raise ValueError(f"refreshes: {refreshes!r} must be at least 1")

@@ -16,9 +16,9 @@ from models.process import CosineSchedule, log_snr_of
 EDM_SIGMA_RANGE = (0.002, 80.0)
 
 
-def time_steps(steps: int) -> Tensor:
+def time_steps(steps: int, device: torch.device | None = None) -> Tensor:
     """Even in t, from 1 to 0."""
-    return torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+    return torch.linspace(1, 0, steps + 1, dtype=torch.float64, device=device)
 
 
 def noise_schedule_steps(steps: int, schedule: NoiseSchedule) -> Tensor:

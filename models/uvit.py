@@ -23,6 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from models.weight_selection import Axis
+
 LevelKind = Literal["conv", "transformer"]
 ContextEntry = Literal["level", "block"]
 
@@ -130,6 +132,11 @@ def largest_divisor(number: int, at_most: int) -> int:
     return next(d for d in range(max(1, min(number, at_most)), 0, -1) if number % d == 0)
 
 
+def _first(size: int) -> Axis:
+    """An axis of which the first entries may be selected."""
+    return Axis(size, "first")
+
+
 def _group_norm(width: int) -> nn.GroupNorm:
     """Groups of at least 8 channels, at most 32 of them."""
     return nn.GroupNorm(largest_divisor(width, min(32, width // 8)), width)
@@ -169,6 +176,13 @@ class ConvBlock(nn.Module):
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.last = _zero(nn.Conv2d(width, width, 3, padding=1))
 
+    def layout(self) -> dict[str, tuple[Axis, ...]]:
+        """Of each tensor what :mod:`models.weight_selection` must know."""
+        channels, side = _first(len(self.first.weight)), Axis(3)
+        own = {"weight": (channels, channels, side, side), "bias": (channels,)}
+        layers = {f"{layer}.{name}": axes for layer in ("first", "last") for name, axes in own.items()}
+        return {"norm.weight": (channels,), "norm.bias": (channels,), **layers}
+
     def forward(self, h: Tensor, film: Tensor) -> Tensor:
         """`film` is (1 or B, 2C): scale and shift."""
         scale, shift = film[:, :, None, None].chunk(2, dim=1)
@@ -197,6 +211,22 @@ class TransformerBlock(nn.Module):
         self.attended = _zero(nn.Linear(width, width))
         self.expand = nn.Linear(width, hidden)
         self.contract = _zero(nn.Linear(hidden, width))
+
+    def layout(self) -> dict[str, tuple[Axis, ...]]:
+        """Of each tensor what :mod:`models.weight_selection` must know; heads are taken whole."""
+        channels, hidden = _first(len(self.attended.weight)), _first(len(self.expand.weight))
+        heads, of_head = _first(self.heads), Axis(len(self.query_key_scale))
+        return {
+            "queries_keys_values.weight": (Axis(3), heads, of_head, channels),
+            "queries_keys_values.bias": (Axis(3), heads, of_head),
+            "query_key_scale": (of_head,),
+            "attended.weight": (channels, heads, of_head),
+            "attended.bias": (channels,),
+            "expand.weight": (hidden, channels),
+            "expand.bias": (hidden,),
+            "contract.weight": (channels, hidden),
+            "contract.bias": (channels,),
+        }
 
     def forward(self, h: Tensor, film: Tensor) -> Tensor:
         """`film` is (1 or B, 4C): scale and shift before the attention, scale and shift before the MLP."""
@@ -274,6 +304,26 @@ class Level(nn.Module):
         channels = config.context_channels[level] if config.context_channels else 0
         self.entries = (config.blocks_run(level) if config.context_entry == "block" else 1) if channels else 0
         self.project = nn.Conv2d(channels, self.entries * width, 1, bias=False) if channels else None
+
+    def layout(self, embedding: int) -> dict[str, tuple[Axis, ...]]:
+        """Of each tensor but what takes context what :mod:`models.weight_selection` must know. What enters of further
+        images stays as it is."""
+        width, above, side = _first(self.width), self.enter.in_channels, Axis(self.enter.kernel_size[0])
+        axes = {
+            "enter.weight": (width, Axis(above, "shared") if self.leave is None else _first(above), side, side),
+            "enter.bias": (width,),
+        }
+        if self.leave is not None:
+            axes["leave.weight"] = (width, _first(above), side, side)
+        if self.position is not None:
+            axes["position"] = (width, *map(Axis, self.position.shape[1:]))
+        runs, kinds = Axis(1 if self.lowest else 2), Axis(4 if self.down.tokens else 2)
+        film = (runs, _first(self.count), kinds, width)
+        axes |= {"film.weight": (*film, _first(embedding)), "film.bias": film}
+        for name, stage in (("down", self.down), ("up", self.up)):
+            for i, block in enumerate(stage.blocks if stage is not None else ()):
+                axes |= {f"{name}.blocks.{i}.{key}": own for key, own in block.layout().items()}  # type: ignore[operator]
+        return axes
 
     def input(self, above: Tensor) -> Tensor:
         """The level's input from the level above (or the image), without context: (B, width, side, side)."""
@@ -359,6 +409,19 @@ class UViT(nn.Module):
             )
         else:
             self.head = nn.Identity()
+
+    def layout(self) -> dict[str, tuple[Axis, ...]]:
+        """Of each tensor but the head's, and what takes context, what :mod:`models.weight_selection` must know."""
+        embedding = _first(self.config.embedding)
+        axes: dict[str, tuple[Axis, ...]] = {
+            "embed.weight": (embedding, Axis(LogSnrFeatures.count)),
+            "embed.bias": (embedding,),
+        }
+        if self.class_embedding is not None:
+            axes["class_embedding.weight"] = (Axis(self.class_embedding.num_embeddings), embedding)
+        for i, level in enumerate(self._levels()):
+            axes |= {f"levels.{i}.{name}": own for name, own in level.layout(self.config.embedding).items()}
+        return axes
 
     def condition(
         self, labels: Tensor | None = None, context_log_snr: Tensor | None = None, keep: Tensor | None = None

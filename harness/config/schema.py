@@ -439,11 +439,14 @@ class _SampleConfig(Section):
     stitch: str | None = Field(
         None,
         min_length=1,
-        description="a second trained network, which runs the first (noisiest) steps [T-Stitch]: an arm of the sweep "
-        "(its training of the same seed) or the path of a weights file",
+        description="a second trained network, which runs a share of the steps [T-Stitch]: an arm of the sweep (its "
+        "training of the same seed) or the path of a weights file",
     )
     stitch_share: Probability | None = Field(
         None, description="the share of the steps, to the nearest whole number, that the second network runs"
+    )
+    stitch_at: Literal["first", "last"] | None = Field(
+        None, description="which steps the second network runs: the first, noisiest ones (if unset) or the last"
     )
     seeds: tuple[Seed, ...] = Field((0,), min_length=1, description="sampling seeds; each draws all images")
     batch: PositiveInt = Field(250, description="images drawn at once")
@@ -465,6 +468,12 @@ class _SampleConfig(Section):
     def _unset_is_uniform(cls, schedule: str | None) -> str | None:
         """One value for one meaning: a configuration's id does not depend on how it is written."""
         return None if schedule == "uniform" else schedule
+
+    @field_validator("stitch_at")
+    @classmethod
+    def _unset_is_first(cls, place: str | None) -> str | None:
+        """One value for one meaning, likewise."""
+        return None if place == "first" else place
 
     _distinct = field_validator("seeds")(distinct)
 
@@ -503,6 +512,8 @@ class _SampleConfig(Section):
         if (self.stitch is None) != (self.stitch_share is None):
             given, lacking = ("stitch", "stitch_share") if self.stitch_share is None else ("stitch_share", "stitch")
             raise ValueError(f"{given}: needs {lacking} beside it")
+        if self.stitch_at is not None and self.stitch is None:
+            raise ValueError("stitch_at: needs stitch beside it")
         if self.stitch is not None and not is_named(self.stitch):
             raise ValueError(f"stitch: {self.stitch!r} {NO_TRAINING_ID}")
         return self

@@ -10,7 +10,7 @@ KEY = "sample.stitch"
 
 
 def stitched_experiment(experiment: Experiment) -> Experiment | None:
-    """That of the network which runs the first steps of `experiment`'s sampling, on the same data; None without one."""
+    """That of the second network of `experiment`'s sampling, on the same data; None without one."""
     return None if experiment.sample.stitch is None else experiment_beside(experiment, experiment.stitched, KEY)
 
 

@@ -88,17 +88,22 @@ def start_problem(training: Training, known: Mapping[str, Training], store: Stor
     id, path = start_training(experiment), start_file(experiment)
     if id is None and path is None:
         return None
-    from harness.engine.start import misfit, network_shapes, without_noise_schedule
+    from harness.engine.start import misfit, network_shapes, part_problem, without_noise_schedule
 
     try:
         shapes = without_noise_schedule(_shapes_of("train.start", id, path, known, store))
     except StoreError as error:
         return str(error)
-    names = method_of(experiment.model.kind).start_names(experiment, shapes.keys())
+    try:
+        names = method_of(experiment.model.kind).start_names(experiment, shapes.keys())
+    except ValueError as error:
+        return str(error)
     reason = misfit(without_noise_schedule(network_shapes(experiment)), shapes, names)
     arms = known[id].arms if id is not None and id in known else []
     if reason is not None:
         return f"train.start: {arms[0] if arms else experiment.train.start} {reason}"
+    if (reason := part_problem(experiment)) is not None:
+        return reason
     return table_problem(training, known, store)
 
 

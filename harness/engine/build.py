@@ -115,10 +115,10 @@ def sampled_model(experiment: Experiment, model: nn.Module) -> Model:
 
 
 def steps_of(sample: SampleConfig, own: Model, second: Model | None) -> tuple[Model, ...]:
-    """The model of each step: the `second`'s are the first, where ``sample.stitch`` names one."""
+    """The model of each step: the `second`'s are the first, or the last, where ``sample.stitch`` names one."""
     if second is None or sample.stitch_share is None:
         return (own,) * sample.steps
-    return by_step(own, second, sample.steps, sample.stitch_share)
+    return by_step(own, second, sample.steps, sample.stitch_share, sample.stitch_at or "first")
 
 
 def label_count(model: ModelConfig, info: ImageInfo) -> int | None:

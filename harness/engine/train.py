@@ -32,7 +32,7 @@ from harness.engine.latents import LatentData, network_input, training_data
 from harness.engine.loggers import Loggers
 from harness.engine.noise_schedule import noise_schedule_record
 from harness.engine.spent import Spent
-from harness.engine.start import load_start
+from harness.engine.start import load_start, selected_weights
 from harness.engine.tables import load_table
 from harness.engine.training_samples import TrainingSamples, is_due
 from harness.errors import ConfigError, Stopped, StoreError
@@ -564,6 +564,7 @@ def _finish(
         keep_replaced(weights)
         save_tensors(weights, state.weights(), training, step=str(state.step), config=standing_by_itself(experiment))
         schedule = build_schedule(experiment.diffusion, dataset.info.size)
+        selected = selected_weights(experiment, state.result)
         noise = noise_schedule_record(state.weights(), noise_schedule_of(state.model), experiment.train, schedule)
         record = TrainingRecord(
             schema_=TRAINING_SCHEMA,
@@ -583,6 +584,7 @@ def _finish(
             images_per_second=round(steps * experiment.train.batch / seconds, 2) if steps and seconds else None,
             provenance=Provenance.model_validate({**provenance(), **method_provenance(experiment)}),
             **({} if noise is None else {"noise_schedule": noise}),
+            **({"selected": selected} if selected else {}),
         )
         done = record.plain
         write_json(folder / "done.json", done)

@@ -54,7 +54,7 @@ def drawn_as(experiment: Experiment, size: int) -> Experiment:
     """
     plain = as_plain(experiment)
     sample, train = plain["sample"], plain["train"]
-    unseen = {"stitch", "stitch_share"}
+    unseen = {"stitch", "stitch_share", "stitch_at"}
     if sample.get("schedule") in MEASURED_SCHEDULES:
         unseen |= set(CHOOSING)
         if sample.get("budget") is not None:

@@ -58,7 +58,7 @@ def start_file(experiment: Experiment) -> Path | None:
 
 
 def stitched_training(experiment: Experiment) -> str | None:
-    """The id of the training whose network runs the first steps of `experiment`'s sampling, if it is a training's."""
+    """The id of the training of the second network of `experiment`'s sampling, if it is a training's."""
     return _training_named(experiment.sample.stitch)
 
 

@@ -309,6 +309,18 @@ NOTHING_INHERITED = InheritedCost(gmacs=0.0, seconds=0.0, trainings=())
 """Of a training that has started from random weights."""
 
 
+class SelectedWeights(Part):
+    """A network that began its training with a part of another's weights."""
+
+    source: str
+    """The other."""
+    tensors: Count
+    """In how many of its tensors."""
+    weights: Count
+    of: Count
+    """How many of its weights, of how many."""
+
+
 class TrainingRecord(_Record):
     """What a training that has ended leaves beside its weights (``done.json``)."""
 
@@ -333,6 +345,8 @@ class TrainingRecord(_Record):
     provenance: Provenance = Provenance()
     noise_schedule: NoiseScheduleRecord | None = None
     """None for the fixed one."""
+    selected: dict[str, SelectedWeights] | None = None
+    """By the name of the network; None where none did."""
 
 
 def parse_cell(content: bytes | str | Mapping[str, Any], source: str) -> CellRecord:

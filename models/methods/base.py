@@ -162,9 +162,16 @@ class Method:
     def start_names(self, config: Configuration, start: Collection[str]) -> StartNames:
         """Where the tensors called `start`, of the weights that a training starts from, belong in the network.
 
-        By default every tensor of the network begins with the one of its name.
+        By default every tensor of the network begins with the one of its name. Raises ValueError, with the dotted key
+        first, for weights that the configuration cannot start from, whatever their shapes.
         """
         return StartNames()
+
+    def start_parts(self, config: Configuration) -> Mapping[str, str]:
+        """Of each network of its own that begins with a part of another's weights
+        (:mod:`models.weight_selection`): the name of that other, which begins with those that a training starts from.
+        """
+        return {}
 
     def learning_rates(self, config: Configuration) -> Mapping[str, float]:
         """The learning rate of each network, by its name, that has another than ``train.learning_rate``."""

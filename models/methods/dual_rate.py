@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from models.limits import Pairing, check_pairs
 from models.methods.base import (
@@ -107,6 +107,11 @@ class Training(UViTTraining):
         default_factory=lambda data: REFRESHES.get(data.get("pairs"), REFRESHES["range"]),
         description="pairs over a range take [fewest, most], [4, 32] if unset; on a grid the number, 8 if unset",
     )
+    grid_steps: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
+        None,
+        description="pairs on a grid: the steps of the sampling that they are drawn from, even in t, so that t, too, "
+        "is one of its times; if unset it is anywhere",
+    )
     denoiser_times: PositiveInt = Field(1, description="times the denoiser is trained at per pass of the encoder")
     states: Literal["bridge", "rollout"] | None = Field(
         None,
@@ -125,6 +130,13 @@ class Training(UViTTraining):
         "estimate is used, else 0",
     )
 
+    start_denoiser: Literal["random", "encoder"] | None = Field(
+        None,
+        description="of a training that starts from a single network: what the denoiser begins with, random weights "
+        "(if unset) or the first channels, heads and blocks of the encoder's [WS]; its head begins at zero, and what "
+        "takes the context at random",
+    )
+
     noise_refreshes: Literal["process", "own"] | None = Field(
         None,
         description="with a noise schedule that is trained: the refreshes of the pairs lie evenly in the process's "
@@ -132,9 +144,15 @@ class Training(UViTTraining):
         "noise_schedule has them",
     )
 
+    @field_validator("start_denoiser")
+    @classmethod
+    def _unset_is_random(cls, chosen: str | None) -> str | None:
+        """One value for one meaning: a configuration's id does not depend on how it is written."""
+        return None if chosen == "random" else chosen
+
     @model_validator(mode="after")
     def _check_pairs(self) -> Self:
-        check_pairs(self.pairs, self.refreshes, self.denoiser_times)
+        check_pairs(self.pairs, self.refreshes, self.denoiser_times, self.grid_steps)
         if self.states == "rollout":
             if self.target != "encoder":
                 raise ValueError("states: a rollout belongs to no image; set train.target: encoder")
@@ -160,7 +178,7 @@ class DualRateMethod(Method):
     sample_settings = Sampling
     telling_keys = ("light_width",)
     freezable = ("encoder",)
-    loss_keys = ("context_dropout", "pairs", "refreshes", "denoiser_times", "states", "encoder_loss")
+    loss_keys = ("context_dropout", "pairs", "refreshes", "grid_steps", "denoiser_times", "states", "encoder_loss")
 
     def check(self, config: Configuration) -> None:
         frozen, train, model = is_frozen(config), config.train, config.model
@@ -182,6 +200,19 @@ class DualRateMethod(Method):
             raise ValueError(
                 "train.noise_schedule: the later times of a rollout (train.states) depend on one another, so that no "
                 "weight of one keeps the objective; leave one of the two out"
+            )
+        if train.start_denoiser is not None:
+            if train.start is None:
+                raise ValueError("train.start_denoiser: needs train.start, or what it begins with are random weights")
+            if model.backbones() != (None, None):
+                raise ValueError(
+                    "train.start_denoiser: only a U-ViT begins with a part of another's weights; leave it out, or "
+                    "leave out model.backbone and model.light_backbone"
+                )
+        if train.noise_schedule is not None and train.grid_steps is not None:
+            raise ValueError(
+                "train.noise_schedule: finds a density of times, and with train.grid_steps these are on a grid; leave "
+                "one of the two out"
             )
         if train.noise_refreshes is not None and train.noise_schedule is None:
             raise ValueError("train.noise_refreshes: needs train.noise_schedule; leave it out")
@@ -236,10 +267,18 @@ class DualRateMethod(Method):
     def start_names(self, config: Configuration, start: Collection[str]) -> StartNames:
         """A single network is the encoder; denoiser and projections then begin at random."""
         if not start or not all(name.startswith("network.") for name in start):
+            if start and config.train.start_denoiser is not None:
+                raise ValueError(
+                    "train.start_denoiser: what train.start names has a denoiser of its own, which this one begins "
+                    "with; leave it out"
+                )
             return StartNames(fresh=() if "errors.log_error" in start else ("errors.",))
         head = frozenset() if has_head(config) else frozenset(n for n in start if n.startswith("network.head."))
         renamed = {name: f"encoder.{name.removeprefix('network.')}" for name in start if name not in head}
         return StartNames(renamed, head, ("denoiser.", "projections.", "errors."))
+
+    def start_parts(self, config: Configuration) -> Mapping[str, str]:
+        return {} if config.train.start_denoiser is None else {"denoiser": "encoder"}
 
     def start_table(self, config: Configuration) -> str | None:
         """The error of the estimate that the denoiser starts from."""
@@ -275,6 +314,7 @@ class DualRateMethod(Method):
             train.target or "data",
             encoder_weight(config),
             train.noise_refreshes or "process",
+            train.grid_steps,
         )
         # pairs are drawn over the schedule, whatever the encoder's preconditioning was trained with
         settings = replace(self.loss_settings(config, schedule), weighting="sigmoid")

@@ -199,7 +199,7 @@ def configurations(draw: st.DrawFn, latent: st.SearchStrategy[bool] = AT_TIMES) 
     if dual:
         values |= dual_rate_keys(draw, levels, of_dit=of_dit)
         if noise in NOISE:
-            values["train.states"] = None
+            values |= {"train.states": None, "train.grid_steps": None}
             own = draw(st.sampled_from([None, "process", "own"]))
             values["train.noise_refreshes"] = None if values["train.pairs"] == "same" else own
     if dual or cached:
@@ -245,6 +245,7 @@ def configurations(draw: st.DrawFn, latent: st.SearchStrategy[bool] = AT_TIMES) 
             values["sample.spacing"] = None
     elif not dual and not cached and draw(st.integers(0, 3)) == 0:
         values |= {"sample.stitch": SECOND, "sample.stitch_share": draw(SHARE)}
+        values |= {"sample.stitch_at": draw(st.sampled_from([None, "first", "last"]))}
     values["measure.weights"] = None
     return {key: value for key, value in values.items() if value is not None or key == "train.gradient_clip"}
 
@@ -277,6 +278,7 @@ def dual_rate_keys(draw: st.DrawFn, levels: int, *, of_dit: bool) -> dict[str, A
         "train.context_dropout": draw(maybe(SHARE)),
         "train.pairs": pairs,
         "train.refreshes": refreshes,
+        "train.grid_steps": draw(maybe(st.integers(refreshes, 60))) if isinstance(refreshes, int) else None,
         "train.denoiser_times": None if pairs == "same" else draw(maybe(SMALL)),
     }
 
@@ -311,13 +313,14 @@ def distillation_keys(draw: st.DrawFn, *, refreshes: bool, labelled: bool) -> di
 START = "start"
 """The arm that a drawn training starts from, or is distilled from: a single network."""
 SECOND = "second"
-"""The arm whose network runs the first steps of a stitched sampling: as the drawn one, but trained at another rate."""
+"""The arm whose network runs a share of a stitched sampling: as the drawn one, but trained at another rate."""
 
 
 def arms_of(values: dict[str, Any]) -> dict[str, Any]:
     """The one arm that is drawn, and what it starts from or is stitched to, if there is such."""
     if values.get("sample.stitch") == SECOND:
-        alone = {"sample.stitch": None, "sample.stitch_share": None, "train.learning_rate": 1e-4}
+        stitching = ("sample.stitch", "sample.stitch_share", "sample.stitch_at")
+        alone = {**dict.fromkeys(stitching), "train.learning_rate": 1e-4}
         return {"only": {}, SECOND: {"cells": False, "set": alone}}
     if values.get("train.start") != START:
         return {"only": {}}

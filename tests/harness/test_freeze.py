@@ -16,9 +16,12 @@ from harness.dispatch.checks import check_starts
 from harness.dispatch.plan import plan
 from harness.dispatch.sweep import load_sweep
 from harness.engine import jobs
+from harness.engine.start import load_start
 from harness.engine.train import State, build_training, train_network
 from harness.errors import Blocked, ConfigError, Stopped, StoreError
+from harness.files import read_json
 from harness.store.checkpoints import checkpoints
+from harness.store.identity import identify
 from harness.store.store import Store, Target
 from harness.store.weights import load_tensors, save_tensors, tensors_digest
 from tests.harness.tiny_experiments import MODEL, tiny
@@ -105,7 +108,7 @@ def test_checkpoints_refer_to_the_frozen_part_by_its_hash(start: Path, tmp_path:
 
 @pytest.mark.parametrize("freeze", [True, False])
 def test_stopped_after_every_step_it_ends_bit_for_bit_the_same(start: Path, tmp_path: Path, freeze: bool) -> None:
-    experiment = adapted(start, freeze=freeze, model={"preconditioning": "conditional"})
+    experiment = adapted(start, freeze=freeze, model={"preconditioning": "conditional"}, start_denoiser="encoder")
     whole = trained(experiment, tmp_path / "whole", start)
     stops = 0
     while not (tmp_path / "cut" / "done.json").exists():
@@ -227,6 +230,7 @@ def refused(values: dict[str, Any]) -> str:
 
 
 DUAL = {"model": {"kind": "dual_rate"}, "sample": {"refreshes": 2}}
+START_DENOISER = {"start": "a/b", "start_denoiser": "encoder"}
 
 
 @pytest.mark.parametrize(
@@ -240,6 +244,17 @@ DUAL = {"model": {"kind": "dual_rate"}, "sample": {"refreshes": 2}}
         (
             {**DUAL, "train": {"freeze": ["encoder"], "start": "a/b", "encoder_learning_rate": 1e-4}},
             "train.encoder_learning_rate: the encoder is frozen",
+        ),
+        ({**DUAL, "train": {"start_denoiser": "encoder"}}, "train.start_denoiser: needs train.start"),
+        (
+            {**DUAL, "model": {"kind": "dual_rate", "light_backbone": "adm"}, "train": START_DENOISER},
+            "train.start_denoiser: only a U-ViT begins with a part of another's weights",
+        ),
+        ({**DUAL, "train": {"pairs": "grid", "grid_steps": 4}}, "train.grid_steps: 4 steps have no 8 refreshes"),
+        ({**DUAL, "train": {"grid_steps": 16}}, "train.grid_steps: only pairs: grid has them"),
+        (
+            {**DUAL, "train": {"pairs": "grid", "grid_steps": 16, "noise_schedule": "learned"}},
+            "train.noise_schedule: finds a density of times, and with train.grid_steps these are on a grid",
         ),
         ({**DUAL, "train": {"encoder_loss": 1.0}}, "train.encoder_loss: the encoder has no estimate of its own"),
         ({**DUAL, "train": {"states": "rollout"}}, "states: a rollout belongs to no image; set train.target: encoder"),
@@ -263,3 +278,81 @@ def test_a_base_that_does_not_fit_as_the_encoder_is_told_with_the_names_of_both(
     (problem,) = failure.value.problems
     assert "arm 'adapted': train.start: base does not fit: network.levels.0.down." in problem
     assert ", as encoder.levels.0.down." in problem and "head" not in problem
+
+
+# A denoiser that begins with a part of the encoder's weights.
+
+
+BEGINS: dict[str, Any] = {"start_denoiser": "encoder"}
+
+
+def begun(start: Path, **train: Any) -> dict[str, Tensor]:
+    """The weights that a training begins with."""
+    experiment = adapted(start, model={"preconditioning": "conditional"}, **train)
+    state = state_of(experiment)
+    load_start(state.result, start, None, experiment)
+    return {name: value.clone() for name, value in state.result.state_dict().items()}
+
+
+def test_the_denoiser_begins_with_the_encoder_s_first_channels_and_blocks(start: Path) -> None:
+    plain, chosen = begun(start), begun(start, start_denoiser="encoder")
+    given = renamed(start)
+    moved = {name for name, value in chosen.items() if not torch.equal(value, plain[name])}
+    assert moved and all(name.startswith("denoiser.") for name in moved)
+    assert not any(name.startswith("denoiser.head.") or ".project." in name for name in moved)
+    assert "denoiser.levels.0.down.blocks.0.first.weight" in moved
+    name = "levels.0.down.blocks.0.first.weight"
+    own = chosen[f"denoiser.{name}"]
+    assert torch.equal(own, given[f"encoder.{name}"][: len(own), : own.shape[1]])
+    assert chosen.keys() == plain.keys() and not bool(chosen["denoiser.head.2.weight"].any()), "F = 0 at the start"
+
+
+def test_what_was_selected_is_told_and_recorded(start: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "harness"):
+        train_network(adapted(start, start_denoiser="encoder"), "t", tmp_path, start=start)
+    (line,) = [record.getMessage() for record in caplog.records if "begins with a part" in record.getMessage()]
+    (recorded,) = read_json(tmp_path / "done.json")["selected"].items()
+    assert recorded[0] == "denoiser" and recorded[1]["source"] == "encoder"
+    told = f"the denoiser begins with a part of the encoder's weights, {recorded[1]['weights']:,} of its "
+    assert line.startswith(told) and "embed, levels.0.down, levels.0.enter, levels.0.film, levels.0.up" in line
+    assert 0 < recorded[1]["weights"] < recorded[1]["of"] and recorded[1]["tensors"] > 3
+    train_network(adapted(start), "t", tmp_path / "plain", start=start)
+    assert "selected" not in read_json(tmp_path / "plain" / "done.json")
+
+
+def test_it_is_in_the_id_unless_it_is_random(start: Path) -> None:
+    plain, random, chosen = (adapted(start, **more) for more in ({}, {"start_denoiser": "random"}, BEGINS))
+    assert identify(plain) == identify(random) != identify(chosen)
+    counts = adapted(start, pairs="grid", refreshes=2), adapted(start, pairs="grid", refreshes=2, grid_steps=4)
+    assert identify(counts[0]) != identify(counts[1])
+
+
+@pytest.mark.parametrize(
+    ("start", "changes", "message"),
+    [
+        (
+            "base",
+            "model.light_width: 3",
+            "arm 'adapted': train.start_denoiser: no tensor of the denoiser fits into one of the encoder: embed.weight "
+            "is 16×64 there and 48×64 here, embed.bias is 16 there and 48 here, ",
+        ),
+        ("other", "", "arm 'adapted': train.start_denoiser: what train.start names has a denoiser of its own"),
+    ],
+)
+def test_a_denoiser_that_nothing_fits_is_refused_before_anything_is_trained(
+    tmp_path: Path, start: str, changes: str, message: str
+) -> None:
+    path = tmp_path / "s.yaml"
+    keys = f"train.start: {start}, train.start_denoiser: encoder, {changes or 'model.light_width: 0.5'},"
+    other = "  other: {set: {model.kind: dual_rate}, grid: {sample.refreshes: [2]}}\n"
+    path.write_text(CHAIN.replace("train.start: base,", keys) + other)
+    sweep, store = load_sweep(path), Store(tmp_path / "results")
+    with pytest.raises(ConfigError) as failure:
+        check_starts(plan(sweep, store), store)
+    assert any(message in problem for problem in failure.value.problems), failure.value.problems
+
+
+def test_weights_that_nothing_fits_are_refused_where_they_are_loaded(start: Path) -> None:
+    wide = adapted(start, model={"light_width": 3.0, "preconditioning": "conditional"}, **BEGINS)
+    with pytest.raises(ConfigError, match="no tensor of the denoiser fits into one of the encoder"):
+        load_start(state_of(wide).result, start, None, wide)

@@ -108,6 +108,7 @@ TRAINED: dict[str, Experiment] = {
     "dual_rate": tiny("dual_rate"),
     "several times": tiny("dual_rate", train={"denoiser_times": 3}),
     "pairs on a grid": tiny("dual_rate", train={"pairs": "grid"}),
+    "pairs of a sampling": tiny("dual_rate", train={"pairs": "grid", "refreshes": 2, "grid_steps": 4}),
     "rollout": tiny("dual_rate", train={"target": "encoder", "states": "rollout"}),
     "learned noise schedule": tiny(train={"noise_schedule": "learned"}),
     "adaptive noise schedule": tiny("dual_rate", train={"noise_schedule": "adaptive", "denoiser_times": 2}),

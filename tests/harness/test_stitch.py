@@ -41,8 +41,10 @@ arms:
   shrunk: {set: {model.width: 4, model.head_width: 4}}
   light-first: {grid: {sample.stitch_share: [0, 0.4, 1]}, set: {sample.stitch: shrunk}}
   heavy-first: {like: shrunk, set: {sample.stitch: base, sample.stitch_share: 0.6}}
+  light-last: {set: {sample.stitch: shrunk, sample.stitch_share: 0.4, sample.stitch_at: last}}
 """
-"""The base after the shrunk network, and the other way round; the two stitched arms train nothing of their own."""
+"""The base after the shrunk network, and the other way round, said in two ways; the stitched arms train nothing of
+their own."""
 
 
 def write(folder: Path, text: str = SWEEP) -> Path:
@@ -132,6 +134,11 @@ def test_arms_may_be_stitched_to_each_other_and_to_one_that_is_only_trained(tmp_
         ("{set: {sample.stitch: shrank, sample.stitch_share: 0.5}}", r"sample\.stitch: no arm 'shrank' \(did you mean"),
         ("{set: {sample.stitch: shrunk}}", r"sample\.stitch: needs stitch_share beside it"),
         ("{set: {sample.stitch_share: 0.5}}", r"sample\.stitch_share: needs stitch beside it"),
+        ("{set: {sample.stitch_at: last}}", r"sample\.stitch_at: needs stitch beside it"),
+        (
+            "{set: {sample.stitch: shrunk, sample.stitch_share: 0.5, sample.stitch_at: middle}}",
+            r"sample\.stitch_at: 'middle' is not one of 'first' or 'last'$",
+        ),
         (
             "{set: {sample.stitch: shrunk, sample.stitch_share: 1.5}}",
             r"sample\.stitch_share: .* not 1\.5$",
@@ -235,6 +242,28 @@ def test_a_record_counts_each_network_by_its_name(made: tuple[Sweep, Store]) -> 
     assert told.evaluations == {"network": 2, "stitched": 3} and told.gmacs_per_evaluation["stitched"] == costs[0]
 
 
+def test_the_second_network_at_the_end_is_the_own_one_at_the_start(made: tuple[Sweep, Store]) -> None:
+    """Three steps of the base, then two of the shrunk network: the same images, whichever of the two is the own one."""
+    sweep, store = made
+    ((last,), (swapped,)) = (cells_of(sweep, arm).values() for arm in ("light-last", "heavy-first"))
+    assert last.training == cells_of(sweep, "base")[0.0].training and last.id != swapped.id
+    assert np.array_equal(images_of(store, last), images_of(store, swapped))
+    assert not np.array_equal(images_of(store, last), images_of(store, cells_of(sweep, "light-first")[0.4]))
+    one, two, first = (record_of(store, cell).compute for cell in (last, swapped, cells_of(sweep, "light-first")[0.4]))
+    assert one.macs_per_image == two.macs_per_image and one.evaluations == {"network": 3, "stitched": 2}
+    assert one.macs_per_image == first.macs_per_image  # as much of each as where it is at the start
+    assert one.gmacs_per_image == pytest.approx(gmacs_per_image(last.experiment))
+    assert expected_runs(last.experiment) == one.evaluations
+
+
+def test_where_it_runs_is_in_the_id_unless_it_is_the_start(sweep: Sweep, tmp_path: Path) -> None:
+    first = cells_of(sweep, "light-first")[0.4]
+    (last,) = cells_of(sweep, "light-last").values()
+    said = load_sweep(write(tmp_path, SWEEP.replace("stitch_at: last", "stitch_at: first")))
+    assert cells_of(said, "light-first")[0.4].id == first.id != last.id  # one cell of two arms
+    assert len(said.cells) == len(sweep.cells) - 1
+
+
 def test_a_dry_run_and_the_costs_of_one_arm_tell_of_both(made: tuple[Sweep, Store], tmp_path: Path) -> None:
     sweep, store = made
     cell = cells_of(sweep, "light-first")[0.4]
@@ -271,7 +300,7 @@ def test_a_report_has_the_stitched_rows(made: tuple[Sweep, Store]) -> None:
     sweep, store = made
     invoke("report", sweep.path, "--results", store.root)
     table = (store.report_folder("stitch") / "table.md").read_text()
-    assert "light-first" in table and "heavy-first" in table
+    assert all(arm in table for arm in ("light-first", "heavy-first", "light-last"))
 
 
 def test_it_is_timed_again_with_both_networks(made: tuple[Sweep, Store], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -12,13 +13,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from models.denoise import Denoise
 from models.dual_rate import DualRate
 from models.dual_rate_loss import PairSettings, draw_pairs, dual_rate_loss, noisy_pair
-from models.noise import Stream
+from models.noise import ImageNoise, Stream
+from models.noise_schedule import AdaptiveNoise
 from models.objective import LossSettings, Randomness, edm_weight, loss
 from models.parameterization import Preconditioning
 from models.process import CosineSchedule, alpha_sigma, diffuse, noise_level
+from models.refresh import schedule
+from models.samplers import SAMPLERS
 from models.single_rate import SingleRate
+from models.spacing import time_steps
 from tests.models.closed_forms import GAUSSIAN, TWO_GAUSSIANS, Mixture
 from tests.models.networks import CLASSES, IMAGE, dual_rate, single_rate
 
@@ -161,6 +167,88 @@ def test_grid_is_the_next_refresh_before_t() -> None:
     t, tau, *_ = draw_pairs(randomness(1000), PairSettings(0.0, "grid", 4, 1))
     assert torch.allclose(tau, torch.ceil(t[0] * 4) / 4)
     assert tau.unique().tolist() == [0.25, 0.5, 0.75, 1.0]
+
+
+GRIDS = [(16, 4), (10, 4), (8, 8), (7, 1), (1, 1)]
+"""Steps and refreshes, some of which are not spread evenly."""
+
+
+class Heard(nn.Module):
+    """Writes down the log-SNRs of each step of a sampler, and of the context that it is given."""
+
+    networks = ("encoder", "denoiser")
+    classes: int | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pairs: list[tuple[float, float]] = []
+
+    def step(self, z: Tensor, log_snr: Tensor, labels: Any = None, state: Any = None, run: Any = None) -> Any:
+        state = log_snr if state is None else state
+        self.pairs.append((log_snr.item(), state.item()))
+        return torch.zeros_like(z), state
+
+
+def sampled_pairs(steps: int, refreshes: int) -> list[tuple[float, float]]:
+    """(λ_t, λ_τ) of each step of a sampling."""
+    heard, times = Heard(), time_steps(steps)
+    denoise = Denoise(heard, SCHEDULE, times, schedule(steps, refreshes=refreshes))
+    SAMPLERS["ddim"](denoise, ImageNoise(0, [0], (1, 1, 1)), times, SCHEDULE)
+    return heard.pairs
+
+
+@pytest.mark.parametrize(("steps", "refreshes"), GRIDS)
+@pytest.mark.parametrize("times", [1, 3])
+def test_pairs_of_a_sampling_s_steps_are_those_it_meets_each_as_often(steps: int, refreshes: int, times: int) -> None:
+    settings = PairSettings(0.0, "grid", refreshes, times, grid_steps=steps)
+    count = 600 * steps
+    t, tau, *weights = draw_pairs(randomness(count, even=True), settings)
+    assert weights == [None, None] and t.shape == (times, count)
+    met = Counter(sampled_pairs(steps, refreshes))
+    assert len(met) == steps and set(met.values()) == {1}
+    levels = SCHEDULE.log_snr(tau).float().tolist()
+    for place, row in enumerate(SCHEDULE.log_snr(t).float().tolist()):
+        drawn = Counter(zip(row, levels, strict=True))
+        assert drawn.keys() == met.keys()
+        if place == 0:  # even over the batch, so exact
+            assert set(drawn.values()) == {600}
+        assert max(abs(n - 600) for n in drawn.values()) < 5 * math.sqrt(600)
+
+
+def test_further_times_are_drawn_anew_among_the_steps_of_one_refresh() -> None:
+    """In 10 steps with 4 refreshes (at 0, 2, 5, 7): each pair of steps of a segment as often as two throws of a die."""
+    settings = PairSettings(0.0, "grid", 4, 2, grid_steps=10)
+    t, tau, *_ = draw_pairs(randomness(40_000), settings)
+    first, second = (((1 - row) * 10).round().long() for row in t)
+    drawn = Counter(zip(first.tolist(), second.tolist(), strict=True))
+    segments = [range(0, 2), range(2, 5), range(5, 7), range(7, 10)]
+    assert set(tau.tolist()) == {float(time_steps(10)[segment[0]]) for segment in segments}
+    expected = {(i, j): 4000 / len(segment) for segment in segments for i in segment for j in segment}
+    assert drawn.keys() == expected.keys()
+    assert all(abs(drawn[pair] - n) < 5 * math.sqrt(n) for pair, n in expected.items())
+
+
+def test_the_networks_see_the_pairs_of_a_sampling() -> None:
+    """Through the loss: λ_t and λ_τ as a sampler hands them over, and z_τ = z_t in a step that refreshes."""
+    spy, x = Spy(), images(512)
+    settings = PairSettings(0.0, "grid", 4, 2, grid_steps=10)
+    dual_rate_loss(spy, x, None, randomness(len(x), even=True), LossSettings(SCHEDULE), settings)
+    ((z_tau, tau, *_),) = spy.encoded
+    for z, log_snr in spy.denoised:
+        assert set(zip(log_snr.tolist(), tau.tolist(), strict=True)) == set(sampled_pairs(10, 4))
+        same = log_snr == tau
+        assert 0.3 < same.double().mean() < 0.5 and torch.allclose(z[same], z_tau[same], atol=1e-6)
+        assert (z[~same] - z_tau[~same]).abs().amax((1, 2, 3)).min() > 1e-2
+
+
+def test_a_grid_of_steps_belongs_to_pairs_on_a_grid() -> None:
+    for pairs, refreshes in (("range", (2, 4)), ("same", 1)):
+        with pytest.raises(ValueError, match="grid_steps: only pairs: grid has them"):
+            PairSettings(0.0, pairs, refreshes, 1, grid_steps=8)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="grid_steps: 3 steps have no 4 refreshes"):
+        PairSettings(0.0, "grid", 4, 1, grid_steps=3)
+    with pytest.raises(ValueError, match="grid_steps: a noise schedule finds a density"):
+        draw_pairs(randomness(4), PairSettings(0.0, "grid", 2, 1, grid_steps=4), AdaptiveNoise(4))
 
 
 def test_range_draws_refreshes_log_uniformly() -> None:

@@ -13,7 +13,7 @@ from models.process import CosineSchedule
 from models.samplers import SAMPLERS
 from models.single_rate import SingleRate
 from models.spacing import karras_steps
-from models.stitch import Stitched, by_step, stitched_steps
+from models.stitch import Place, Stitched, by_step, stitched_steps
 from tests.models.networks import CLASSES, IMAGE, dual_rate, single_rate
 
 SCHEDULE = CosineSchedule()
@@ -61,16 +61,29 @@ def test_the_second_network_runs_the_first_steps_and_the_own_the_rest(sampler: s
     assert not torch.equal(images, swapped)
 
 
-def test_each_step_is_made_by_its_network_alone() -> None:
+@pytest.mark.parametrize("guidance", [None, GUIDED])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_share_at_the_end_is_the_rest_at_the_start_by_the_other(sampler: str, guidance: Guidance | None) -> None:
+    """The last 3 of 8 steps by the second network: the first 5 by the own one, whichever of the two is called own."""
     own, second = networks()
-    turns = by_step(own, Stitched(second), STEPS, 0.5)
+    images, runs = drawn(by_step(own, Stitched(second), STEPS, 0.375, "last"), sampler, guidance)
+    swapped, swapped_runs = drawn(by_step(second, Stitched(own), STEPS, 0.625), sampler, guidance)
+    assert torch.equal(images, swapped)
+    assert (runs["network"], runs["stitched"]) == (swapped_runs["stitched"], swapped_runs["network"])
+    assert not torch.equal(images, drawn(by_step(own, Stitched(second), STEPS, 0.375), sampler, guidance)[0])
+
+
+@pytest.mark.parametrize("place", ["first", "last"])
+def test_each_step_is_made_by_its_network_alone(place: Place) -> None:
+    own, second = networks()
+    turns = by_step(own, Stitched(second), STEPS, 0.5, place)
     labels = torch.arange(4) % CLASSES
     mixed, only = (Denoise(model, SCHEDULE, TIMES, labels=labels) for model in (turns, own))
     other = Denoise(second, SCHEDULE, TIMES, labels=labels)
     z = torch.randn(4, *IMAGE, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         for step in range(STEPS):
-            wanted = (other if step < 4 else only)(z, TIMES[step], step)
+            wanted = (other if (step < 4) == (place == "first") else only)(z, TIMES[step], step)
             assert torch.equal(mixed(z, TIMES[step], step), wanted)
 
 
@@ -85,6 +98,8 @@ def test_what_cannot_be_is_refused() -> None:
     own, second = networks()
     with pytest.raises(ValueError, match=r"share: 1\.5 is not between 0 and 1"):
         by_step(own, second, STEPS, 1.5)
+    with pytest.raises(ValueError, match="place: 'middle' is not one of first, last"):
+        by_step(own, second, STEPS, 0.5, "middle")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="model: there are 3 for 8 steps"):
         Denoise((own, own, second), SCHEDULE, TIMES)
     plain = Stitched(single_rate(classes=None))

@@ -257,13 +257,16 @@ def test_arms_that_sample_the_same_networks_are_one_method_of_the_sampler_table(
     assert lines.set_index("steps").loc["all", "ddim"] == pytest.approx(0.5)
 
 
+STITCHED = {"sample.stitch": "a/b", "sample.stitch_share": 0.5}
+
+
 def test_an_arm_stitched_to_another_network_is_another_method_of_the_sampler_table() -> None:
     rows = [
         cell(arm, {"sample.sampler": sampler}, fixed=fixed)
-        for arm, fixed in (("base", {}), ("stitch", {"sample.stitch": "a/b", "sample.stitch_share": 0.5}))
+        for arm, fixed in (("base", {}), ("stitch", STITCHED), ("last", {**STITCHED, "sample.stitch_at": "last"}))
         for sampler in ("ancestral", "ddim")
     ]
-    assert set(sampler_table(panels(rows)[0]).values["method"]) == {"base", "stitch"}
+    assert set(sampler_table(panels(rows)[0]).values["method"]) == {"base", "stitch", "last"}
 
 
 def test_a_forecast_cache_is_another_method_than_one_that_reuses() -> None:

@@ -64,6 +64,7 @@ def _methods(panel: Panel) -> list[tuple[str, list[Row]]]:
             (
                 record.training,
                 row.setting("sample.stitch"),
+                row.setting("sample.stitch_at"),
                 row.setting("sample.cache_from_level"),
                 row.setting("sample.cache_order") or 0,
             )
