@@ -865,7 +865,7 @@ class Problems:
 
     def _arms_of(self, places: Mapping[str, Mapping[int, dict[str, Any]]]) -> str:
         names = [repr(arm) for arm in places]
-        shown = names if len(names) <= MOST_ARMS else [*names[:MOST_ARMS], f"{len(names) - MOST_ARMS} more"]
+        shown = names if len(names) <= MOST_ARMS else [*names[:MOST_ARMS], count_of(len(names) - MOST_ARMS, "more arm")]
         whole = all(len(places[arm]) == self.points[arm] for arm in places)
         if whole and len(names) == len(self.points) > 1:
             return "every arm"
@@ -882,12 +882,12 @@ def _common(points: list[dict[str, Any]]) -> str:
     first, *rest = points
     common = {key: value for key, value in first.items() if all(key in at and at[key] == value for at in rest)}
     text = ", ".join(f"{key}={value}" for key, value in (common or first).items())
-    return text if common else f"{text} and {len(rest)} more"
+    return text if common else f"{text} and {count_of(len(rest), 'more point')} of the grid"
 
 
 def _shortened(problems: list[str], most: int = 12) -> list[str]:
     rest = len(problems) - most
-    return problems if rest <= 0 else [*problems[:most], f"and {rest} more problems"]
+    return problems if rest <= 0 else [*problems[:most], f"and {count_of(rest, 'more problem')}"]
 
 
 def _check_report(config: SweepConfig, source: str) -> None:

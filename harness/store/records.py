@@ -158,6 +158,10 @@ class TimingConditions(Part):
     """A fixed piece of work on the device, before and after."""
     others_share: Number | None = None
     waiting_share: Number | None = None
+    """How many of the process's threads waited for a processor on average; may exceed 1."""
+    wall_seconds: Number | None = None
+    processor_seconds: Number | None = None
+    """Of the process's threads together."""
 
 
 class TimeRecord(Part):
