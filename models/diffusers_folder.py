@@ -185,11 +185,15 @@ def _shown(value: Any) -> str:
 def _whole(folder: Folder, key: str, default: int | None) -> int:
     value = folder.model.get(key, default)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{folder.path}: its {key} is {value!r}; read is a whole number of at least 1")
+        raise FolderError(f"{folder.path}: its {key} is {value!r}; read is a whole number of at least 1")
     return value
 
 
-class MissingFolder(ValueError):
+class FolderError(ValueError):
+    """What keeps a folder's network from being built or trained."""
+
+
+class MissingFolder(FolderError):
     """There is none."""
 
 
@@ -204,7 +208,7 @@ def weights_file(folder: Folder) -> Path:
             return folder.place / name
     parts = sorted(folder.place.glob("diffusion_pytorch_model*"))
     there = f"; it has {', '.join(part.name for part in parts[:3])}" if parts else ""
-    raise ValueError(f"{folder.path}: {folder.place} has no {' nor '.join(WEIGHTS)}{there}")
+    raise FolderError(f"{folder.path}: {folder.place} has no {' nor '.join(WEIGHTS)}{there}")
 
 
 def read_folder(path: str | Path) -> Folder:
@@ -222,17 +226,19 @@ def read_folder(path: str | Path) -> Folder:
         )
     places = [root / part for part in COMPONENTS if (root / part / CONFIG).is_file()]
     if not places:
-        raise ValueError(f"{path}: holds no {CONFIG} of a diffusers network, nor a folder unet or transformer with one")
+        raise FolderError(
+            f"{path}: holds no {CONFIG} of a diffusers network, nor a folder unet or transformer with one"
+        )
     place = places[0]
     model = _json(place / CONFIG)
     schedulers = (root / "scheduler", root, place.parent / "scheduler")
     found = next((one / SCHEDULER_CONFIG for one in schedulers if (one / SCHEDULER_CONFIG).is_file()), None)
     if found is None and str(model.get("_class_name")).startswith("Autoencoder"):
-        raise ValueError(
+        raise FolderError(
             f"{path}: is an {model['_class_name']}, which makes latents of images: name it by data.latents"
         )
     if found is None:
-        raise ValueError(
+        raise FolderError(
             f"{path}: has no scheduler/{SCHEDULER_CONFIG}, which says how noisy each of the network's steps is; give "
             "the folder of the whole pipeline"
         )
@@ -243,9 +249,9 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: cannot be read ({error})") from None
+        raise FolderError(f"{path}: cannot be read ({error})") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: holds no mapping")
+        raise FolderError(f"{path}: holds no mapping")
     return content
 
 
@@ -253,9 +259,11 @@ def _kind(path: str | Path, model: Mapping[str, Any]) -> Kind:
     name = model.get("_class_name")
     known = f"{UNET_CLASS} and {DIT_CLASS}"
     if name not in CLASSES:
-        raise ValueError(f"{path}: its network is {name}; read are {known}")
+        raise FolderError(f"{path}: its network is {name}; read are {known}")
     if name == "Transformer2DModel" and model.get("norm_type") != "ada_norm_zero":
-        raise ValueError(f"{path}: its Transformer2DModel is no DiT (norm_type is not ada_norm_zero); read are {known}")
+        raise FolderError(
+            f"{path}: its Transformer2DModel is no DiT (norm_type is not ada_norm_zero); read are {known}"
+        )
     return CLASSES[name]
 
 
@@ -263,18 +271,18 @@ def _checked(folder: Folder) -> Folder:
     """That nothing in it is of a kind that is read wrongly."""
     path, model, scheduler = folder.path, folder.model, folder.scheduler
     if scheduler.get("_class_name") not in SCHEDULERS:
-        raise ValueError(f"{path}: its scheduler is {scheduler.get('_class_name')}; read are {', '.join(SCHEDULERS)}")
+        raise FolderError(f"{path}: its scheduler is {scheduler.get('_class_name')}; read are {', '.join(SCHEDULERS)}")
     if scheduler.get("prediction_type", "epsilon") not in PREDICTIONS:
-        raise ValueError(f"{path}: it predicts {scheduler['prediction_type']}; read are {', '.join(PREDICTIONS)}")
+        raise FolderError(f"{path}: it predicts {scheduler['prediction_type']}; read are {', '.join(PREDICTIONS)}")
     if folder.kind == "unet":
         for key, value in FIXED.items():
             if model.get(key, value) != value:
-                raise ValueError(f"{path}: its {key} is {model[key]}; read is {value}")
+                raise FolderError(f"{path}: its {key} is {model[key]}; read is {value}")
         for key, known in (("down_block_types", tuple(LEVELS)), ("up_block_types", WAYS_UP)):
             for name in model.get(key, ()):
                 if name not in known:
-                    raise ValueError(f"{path}: its {key} have a {name}; read are {', '.join(known)}")
+                    raise FolderError(f"{path}: its {key} have a {name}; read are {', '.join(known)}")
     size, _, multiple = folder.size, folder.channels, folder.patch * 2 ** (len(folder.widths) - 1)
     if size % multiple:
-        raise ValueError(f"{path}: its images of {size}×{size} do not halve {len(folder.widths) - 1} times")
+        raise FolderError(f"{path}: its images of {size}×{size} do not halve {len(folder.widths) - 1} times")
     return folder

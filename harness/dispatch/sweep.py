@@ -39,7 +39,7 @@ from harness.config.stitching import check_stitched
 from harness.config.values import ReadBy, as_typed, decoded, from_text
 from harness.config.yamlfile import load_mapping
 from harness.dispatch.graph import find_cycle, in_order
-from harness.errors import ConfigError, StoreError
+from harness.errors import ConfigError, StoreError, told_of
 from harness.files import digest_of, expanded
 from harness.metrics import DEFAULT, metric_of
 from harness.store.identity import (
@@ -554,11 +554,12 @@ def load_sweep(path: Path, overrides: Iterable[str] = (), *, without_data: bool 
         for place, varied in enumerate(points):
             for seed in seeds:
                 try:
-                    experiment = starts.experiment(name, varied, seed)
+                    with told_of(path):
+                        experiment = starts.experiment(name, varied, seed)
+                        training, cell = identify(experiment)
                 except ConfigError as error:
                     problems.add(error.problems, name, place, varied)
                     continue
-                training, cell = identify(experiment)
                 own = {key: value for key, value in varied.items() if key not in fixed}
                 of_network = {key: value for key, value in own.items() if _changes_the_network(key)}
                 table = identify.table(experiment)
@@ -613,6 +614,13 @@ def load_with_starts(
 
     The experiment is that of a file of an experiment's keys, or the first cell of `arm` in a sweep file.
     """
+    with told_of(path):
+        return _load_with_starts(path, overrides, arm, without_data)
+
+
+def _load_with_starts(
+    path: Path, overrides: Iterable[str], arm: str | None, without_data: bool
+) -> tuple[Experiment, list[Training]]:
     overrides = tuple(decoded(text, "--set") for text in overrides)
     load_kinds(_as_mapping(overrides), "--set")
     values = _inherit(path)

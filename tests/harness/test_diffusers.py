@@ -18,6 +18,7 @@ from harness.engine.given import given_problem
 from harness.errors import HarnessError, MissingDataError
 from harness.store.identity import UNKNOWN_ID, Identifier, identify
 from tests.autoencoders import save_autoencoder
+from tests.harness.tiny import harness
 from tests.harness.tiny import invoke as run
 from tools.made_diffusers import make
 
@@ -190,3 +191,16 @@ def test_a_network_of_latents(folder: Path) -> None:
     run("sweep", sweep, "--cluster", "inline", "--results", "latent-results")
     (record,) = Path("latent-results").glob("runs/cells/*.json")
     assert json.loads(record.read_text())["data"]["latents"]["shape"] == [2, 4, 4]
+
+
+@pytest.mark.parametrize("arguments", [["sweep"], ["report"], ["status"], ["train", "--arm", "base"]], ids=" ".join)
+@pytest.mark.parametrize("folder", ["gone", "."], ids=["missing", "of no network"])
+def test_what_is_wrong_with_a_folder_is_said_with_file_and_key(
+    folder: str, arguments: list[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "folders.yaml"
+    named = tmp_path / folder
+    path.write_text(f"name: folders\narms: {{base: {{set: {{model: {{backbone: diffusers, folder: '{named}'}}}}}}}}\n")
+    refused = harness(tmp_path / "results", arguments[0], path, *arguments[1:])
+    assert refused.returncode == 2 and f"error: {path}: " in refused.stderr, refused.stderr
+    assert f"model.folder: {named}: " in refused.stderr and "Traceback" not in refused.stderr
