@@ -328,9 +328,9 @@ def mistrust(time: TimeRecord) -> tuple[str, ...]:
     if not time.reasons:
         return ("its record does not say why",)
     told = time.conditions or TimingConditions()
-    return tuple(
-        reworded(reason, told.waiting_share, told.wall_seconds, told.processor_seconds) for reason in time.reasons
-    )
+    wall, running = ((told.model_extra or {}).get(f"{key}_seconds") for key in ("wall", "processor"))
+    seconds = (wall if is_finite(wall) else None, running if is_finite(running) else None)
+    return tuple(reworded(reason, told.waiting_share, *seconds) for reason in time.reasons)
 
 
 def _less(whole: float | None, part: float | None) -> float | None:

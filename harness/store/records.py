@@ -159,9 +159,6 @@ class TimingConditions(Part):
     others_share: Number | None = None
     waiting_share: Number | None = None
     """How many of the process's threads waited for a processor on average; may exceed 1."""
-    wall_seconds: Number | None = None
-    processor_seconds: Number | None = None
-    """Of the process's threads together."""
 
 
 class TimeRecord(Part):
