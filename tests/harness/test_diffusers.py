@@ -194,12 +194,12 @@ def test_a_network_of_latents(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["sweep"], ["report"], ["status"], ["train", "--arm", "base"]], ids=" ".join)
-@pytest.mark.parametrize("folder", ["gone", "."], ids=["missing", "of no network"])
+@pytest.mark.parametrize("place", ["gone", "."], ids=["missing", "of no network"])
 def test_what_is_wrong_with_a_folder_is_said_with_file_and_key(
-    folder: str, arguments: list[str], tmp_path: Path
+    place: str, arguments: list[str], tmp_path: Path
 ) -> None:
     path = tmp_path / "folders.yaml"
-    named = tmp_path / folder
+    named = tmp_path / place
     path.write_text(f"name: folders\narms: {{base: {{set: {{model: {{backbone: diffusers, folder: '{named}'}}}}}}}}\n")
     refused = harness(tmp_path / "results", arguments[0], path, *arguments[1:])
     assert refused.returncode == 2 and f"error: {path}: " in refused.stderr, refused.stderr

@@ -482,12 +482,12 @@ def test_a_budget_that_is_too_small_is_refused_with_file_key_value_and_what_woul
     command: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "small.yaml"
-    path.write_text(SWEEP)
+    path.write_text(SWEEP.replace("0.0006", "1.0e-7"))
     chosen = [] if command == "sweep" else ["--arm", "budget"]
     at = ["--results", tmp_path / "results"]
     if command == "schedule":
         at += ["--out", tmp_path / "map.png"]
-    refused = harness(tmp_path, command, path, *chosen, *at, "--set", "sample.budget=1e-7")
+    refused = harness(tmp_path, command, path, *chosen, *at)
     assert refused.returncode == 2
     arm = "arm 'budget': " if command == "sweep" else ""
     begin = f"error: {path}: {arm}sample.budget: 1e-07 GMACs are too few: one step, which refreshes, costs "
