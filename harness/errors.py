@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FULL_WORDS = tuple(os.strerror(number) for number in FULL)
@@ -33,6 +35,30 @@ class ConfigError(HarnessError):
         self.source = source
         self.problems = list(problems)
         super().__init__("\n".join(f"{source}: {problem}" for problem in self.problems))
+
+
+KEYS = ("data", "model", "diffusion", "train", "distill", "sample", "measure", "report")
+"""What the keys of a configuration begin with."""
+
+
+@contextlib.contextmanager
+def told_of(file: Path | str) -> Iterator[None]:
+    """Errors that name a key of a configuration alone are given the file that it is read from."""
+    try:
+        yield
+    except ConfigError as error:
+        if not _is_key(error.source):
+            raise
+        raise ConfigError(str(file), [f"{error.source}: {problem}" for problem in error.problems]) from error
+    except HarnessError as error:
+        if type(error) not in (DataError, MissingDataError, StoreError) or not _is_key(str(error).partition(": ")[0]):
+            raise
+        raise type(error)(f"{file}: {error}") from error
+
+
+def _is_key(text: str) -> bool:
+    section, dot, key = text.partition(".")
+    return section in KEYS and (not dot or key.replace("_", "").replace(".", "").isalpha())
 
 
 class DiskFull(HarnessError):

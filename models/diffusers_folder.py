@@ -283,11 +283,15 @@ def _kinds_of_levels(kind: Kind) -> dict[str, str]:
 def _whole(folder: Folder, key: str) -> int:
     value = folder.value(key)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{folder.path}: its {key} is {value!r}; read is a whole number of at least 1")
+        raise FolderError(f"{folder.path}: its {key} is {value!r}; read is a whole number of at least 1")
     return value
 
 
-class MissingFolder(ValueError):
+class FolderError(ValueError):
+    """What keeps a folder's network from being built or trained."""
+
+
+class MissingFolder(FolderError):
     """There is none."""
 
 
@@ -310,7 +314,7 @@ def weights_file(folder: Folder) -> Path:
     parts = sorted(folder.place.glob("diffusion_pytorch_model*"))
     there = f"; it has {', '.join(part.name for part in parts[:3])}" if parts else ""
     cure = "; of the hub only safetensors are taken: save it anew by save_pretrained" if folder.from_hub else ""
-    raise ValueError(f"{folder.path}: {folder.place} has no {' nor '.join(names)}{there}{cure}")
+    raise FolderError(f"{folder.path}: {folder.place} has no {' nor '.join(names)}{there}{cure}")
 
 
 def read_folder(path: str | Path) -> Folder:
@@ -335,17 +339,19 @@ def read_folder(path: str | Path) -> Folder:
         )
     places = [root / part for part in COMPONENTS if (root / part / CONFIG).is_file()]
     if not places:
-        raise ValueError(f"{path}: holds no {CONFIG} of a diffusers network, nor a folder unet or transformer with one")
+        raise FolderError(
+            f"{path}: holds no {CONFIG} of a diffusers network, nor a folder unet or transformer with one"
+        )
     place = places[0]
     model = _json(place / CONFIG)
     schedulers = (root / "scheduler", root, place.parent / "scheduler")
     found = next((one / SCHEDULER_CONFIG for one in schedulers if (one / SCHEDULER_CONFIG).is_file()), None)
     if found is None and str(model.get("_class_name")).startswith("Autoencoder"):
-        raise ValueError(
+        raise FolderError(
             f"{path}: is an {model['_class_name']}, which makes latents of images: name it by data.latents"
         )
     if found is None:
-        raise ValueError(
+        raise FolderError(
             f"{path}: has no scheduler/{SCHEDULER_CONFIG}, which says how noisy each of the network's steps is; give "
             "the folder of the whole pipeline"
         )
@@ -379,11 +385,11 @@ def _states(path: Path, changed: int, size: int) -> States:
             file.seek(0)
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: cannot be read ({error})") from None
+        raise FolderError(f"{path}: cannot be read ({error})") from None
     told = header.get(STATES) if isinstance(header, dict) else None
     shape = tuple(told.get("shape", ())) if isinstance(told, dict) else ()
     if len(shape) != 3 or not all(isinstance(side, int) and side > 0 for side in shape):
-        raise ValueError(f"{path}: holds no tensor {STATES} of (classes, tokens, channels)")
+        raise FolderError(f"{path}: holds no tensor {STATES} of (classes, tokens, channels)")
     return States(path, (shape[0], shape[1], shape[2]), digest)
 
 
@@ -391,9 +397,9 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: cannot be read ({error})") from None
+        raise FolderError(f"{path}: cannot be read ({error})") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: holds no mapping")
+        raise FolderError(f"{path}: holds no mapping")
     return content
 
 
@@ -402,9 +408,11 @@ def _kind(path: str | Path, model: Mapping[str, Any]) -> Kind:
     *others, last = CLASS_OF.values()
     known = f"{', '.join(others)} and {last}"
     if name not in CLASSES:
-        raise ValueError(f"{path}: its network is {name}; read are {known}")
+        raise FolderError(f"{path}: its network is {name}; read are {known}")
     if name == "Transformer2DModel" and model.get("norm_type") != "ada_norm_zero":
-        raise ValueError(f"{path}: its Transformer2DModel is no DiT (norm_type is not ada_norm_zero); read are {known}")
+        raise FolderError(
+            f"{path}: its Transformer2DModel is no DiT (norm_type is not ada_norm_zero); read are {known}"
+        )
     return CLASSES[name]
 
 
@@ -412,14 +420,14 @@ def _checked(folder: Folder) -> Folder:
     """That nothing in it is of a kind that is read wrongly."""
     path, scheduler = folder.path, folder.scheduler
     if scheduler.get("_class_name") not in SCHEDULERS:
-        raise ValueError(f"{path}: its scheduler is {scheduler.get('_class_name')}; read are {', '.join(SCHEDULERS)}")
+        raise FolderError(f"{path}: its scheduler is {scheduler.get('_class_name')}; read are {', '.join(SCHEDULERS)}")
     if scheduler.get("prediction_type", "epsilon") not in PREDICTIONS:
-        raise ValueError(f"{path}: it predicts {scheduler['prediction_type']}; read are {', '.join(PREDICTIONS)}")
+        raise FolderError(f"{path}: it predicts {scheduler['prediction_type']}; read are {', '.join(PREDICTIONS)}")
     if folder.kind != "dit":
         _check_unet(folder)
     size, _, multiple = folder.size, folder.channels, folder.patch * 2 ** (len(folder.widths) - 1)
     if size % multiple:
-        raise ValueError(f"{path}: its images of {size}×{size} do not halve {len(folder.widths) - 1} times")
+        raise FolderError(f"{path}: its images of {size}×{size} do not halve {len(folder.widths) - 1} times")
     return folder
 
 
@@ -427,30 +435,30 @@ def _check_unet(folder: Folder) -> None:
     path, model = folder.path, folder.model
     for key, value in FIXED.items():
         if model.get(key, value) != value:
-            raise ValueError(f"{path}: its {key} is {model[key]}; read is {value}")
+            raise FolderError(f"{path}: its {key} is {model[key]}; read is {value}")
     embeds = model.get("class_embed_type")
     if embeds not in CLASS_EMBEDDINGS:
-        raise ValueError(
+        raise FolderError(
             f"{path}: its class_embed_type is {embeds}, which takes vectors that something else makes and no labels; "
             "read are None and timestep"
         )
     is_conditional = folder.kind == "conditional unet"
     for key, value in TOLD_MORE.items() if is_conditional else ():
         if model.get(key, value) != value:
-            raise ValueError(
+            raise FolderError(
                 f"{path}: its {key} is {model[key]}: it is told more than the class of an image; read is {value}"
             )
     ways_up = (*WAYS_UP, CROSS_UP) if is_conditional else WAYS_UP
     for key, known in (("down_block_types", tuple(_kinds_of_levels(folder.kind))), ("up_block_types", ways_up)):
         for name in folder.value(key) or ():
             if name not in known:
-                raise ValueError(f"{path}: its {key} have a {name}; read are {', '.join(known)}")
+                raise FolderError(f"{path}: its {key} have a {name}; read are {', '.join(known)}")
     if is_conditional and folder.value("mid_block_type") not in MIDDLES:
-        raise ValueError(
+        raise FolderError(
             f"{path}: its mid_block_type is {folder.value('mid_block_type')}; read are {', '.join(map(str, MIDDLES))}"
         )
     if _whole(folder, "out_channels") < folder.channels:
-        raise ValueError(
+        raise FolderError(
             f"{path}: it takes {folder.channels} channels and gives {folder.value('out_channels')}: it is told more "
             "than a noisy image; read are networks that give as many"
         )
@@ -468,20 +476,20 @@ def _check_states(folder: Folder) -> None:
     path, states, file = folder.path, folder.states, folder.place / f"{STATES}.safetensors"
     if crossing is None:
         if states is not None:
-            raise ValueError(f"{path}: none of its blocks attends to what lies in {file}; move it away")
+            raise FolderError(f"{path}: none of its blocks attends to what lies in {file}; move it away")
         return
     channels = folder.value("cross_attention_dim")
     if not isinstance(channels, int):
-        raise ValueError(f"{path}: its cross_attention_dim is {channels}; read is a whole number")
+        raise FolderError(f"{path}: its cross_attention_dim is {channels}; read is a whole number")
     if states is None:
-        raise ValueError(
+        raise FolderError(
             f"{path}: its {crossing} attends to {STATES}, as of a text, and no text encoder is run here; make "
             f"them once for each class and leave them in {file}, a tensor {STATES} of (classes, tokens, {channels}) in "
             "order of the labels, last that of no label, or of one row for all images (docs/networks.md)"
         )
     rows, _, here = states.shape
     if here != channels:
-        raise ValueError(f"{file}: has {here} channels; the network attends to {channels}")
+        raise FolderError(f"{file}: has {here} channels; the network attends to {channels}")
     embedded = folder.model.get("num_class_embeds")
     if rows > 1 and embedded is not None and not folder.takes_any_class and embedded != rows:
-        raise ValueError(f"{file}: has {rows} classes; the network embeds {embedded}")
+        raise FolderError(f"{file}: has {rows} classes; the network embeds {embedded}")

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import wraps
+from inspect import signature
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +18,7 @@ from harness.cli.data import data_app
 from harness.cli.group import Commands
 from harness.cli.hints import RESULTS
 from harness.cli.weights import weights_app
-from harness.errors import ConfigError
+from harness.errors import ConfigError, told_of
 from harness.shipped import path_of
 from harness.store.folder import check_results_folder
 from harness.threads import choose_wait_policy
@@ -568,3 +572,20 @@ def config_(
     from harness.cli import config
 
     config.run(key, markdown, json_output, kind)
+
+
+def _telling_of_file(command: Callable[..., None]) -> Callable[..., None]:
+    """`command`, whose messages about a key say in which file it is: the one that the command takes."""
+
+    @wraps(command)
+    def told(**arguments: Any) -> None:
+        file = arguments["file"]
+        with nullcontext() if file is None else told_of(file):
+            command(**arguments)
+
+    return told
+
+
+for registered in app.registered_commands:
+    if registered.callback is not None and "file" in signature(registered.callback).parameters:
+        registered.callback = _telling_of_file(registered.callback)

@@ -81,7 +81,7 @@ def _line(change: RowChange) -> str:
     if change.compute_changed:
         parts.append(f"compute ×{number(change.compute_ratio or 0)}")
     if change.settings:
-        more = f" and {len(change.settings) - 3} more" if len(change.settings) > 3 else ""
+        more = f" and {count_of(len(change.settings) - 3, 'more key')}" if len(change.settings) > 3 else ""
         parts.append(f"differs in {', '.join(change.settings[:3])}{more}")
     return "; ".join([*parts, change.why] if change.why else parts)
 

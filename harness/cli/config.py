@@ -105,7 +105,10 @@ def markdown_of(chosen: dict[str, list[Key]]) -> Iterator[str]:
     yield "<!-- Made by `harness config --markdown`; a test holds it to the schema. -->"
     yield ""
     yield "Every key with what it takes, its default and its meaning; `harness config KEY` prints one of them."
-    yield "*required*: there is no default. *unset*: it may be left out, and the meaning says what holds then."
+    yield (
+        "*required*: there is no default. *unset*: it may be left out, and the meaning says what holds then; "
+        "`--set key=null` unsets it."
+    )
     yield "Tags such as [EDM] are resolved in [references.md](references.md)."
     for kind, keys in chosen.items():
         yield from ("", f"## {TITLES[kind]}", "", "| key | takes | default | meaning |", "|---|---|---|---|")

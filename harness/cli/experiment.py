@@ -330,6 +330,8 @@ def show_record(record: CellRecord, store: Store, out: Console) -> None:
     """A cell's figures with their conditions, for people."""
     from rich.table import Table
 
+    from harness.report.rows import mistrust
+
     quality, compute, timing = record.quality, record.compute, record.time
     table = Table(show_header=False, title=f"cell {record.id}", title_justify="left")
     for seed in quality.per_seed:
@@ -349,8 +351,8 @@ def show_record(record: CellRecord, store: Store, out: Console) -> None:
         table.add_row("seconds per image", f"{timing.seconds_per_image:.4g} (batch {timing.batch}, {timing.device})")
         if timing.decoder_seconds_per_image is not None:
             table.add_row("of these the decoder's", f"{timing.decoder_seconds_per_image:.4g}")
-        if timing.trusted is False:
-            table.add_row("a time not to be trusted", "; ".join(timing.reasons))
+        if reasons := mistrust(timing):
+            table.add_row("a time not to be trusted", "; ".join(reasons))
     if quality.reconstruction is not None:
         told = quality.reconstruction
         for name, measure in quality.measures.items():

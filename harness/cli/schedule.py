@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from harness.cli.console import console, print_json
+from harness.cli.console import console, print_json, say
 from harness.cli.experiment import bar, run_job, weights_of
 from harness.cli.hints import Asked, of_arm
+from harness.cli.report import WIDEST, width_of
 from harness.config.schema import Experiment, as_plain
 from harness.dispatch.checks import check_data, check_folder, check_schedules, check_store
 from harness.dispatch.sweep import load_experiment
@@ -102,8 +104,8 @@ def schedule(
     if json_output:
         print_json({**told, "map": str(out_path), "schedule": str(json_path)})
     else:
-        _show(answer, out)
-        out.print(f"map: {out_path}; the schedule as keys of a configuration: {json_path}")
+        show(answer, out)
+        say(f"map: {out_path}; the schedule as keys of a configuration: {json_path}", out)
 
 
 def _measured(store: Store, experiment: Experiment, weights: Path | None, out: Console) -> str:
@@ -206,30 +208,60 @@ def _objective(answer: dict[str, Any]) -> str:
     return "ELBO" if answer["bias"] is None else f"sigmoid weight, b = {answer['bias']:g}"
 
 
-def _show(answer: dict[str, Any], out: Console) -> None:
-    table = Table(title=f"schedules by their bound ({_objective(answer)}), nats per dimension", title_justify="left")
-    for column in ("schedule", "steps", "GMACs", "bound", "over uniform", "refreshes at steps"):
-        right = column in ("steps", "GMACs", "bound", "over uniform")
-        table.add_column(column, justify="right" if right else "left", overflow="fold")
-    uniform = answer["schedules"]["uniform"]["bound"]
-    for name, row in answer["schedules"].items():
-        bound = f"{row['bound']:.4g} ± {row['standard_error']:.2g}"
-        refreshes = " ".join(map(str, row["refresh_steps"]))
-        over = f"{row['bound'] / uniform - 1:+.1%}"
-        table.add_row(name, str(row["steps"]), f"{row['gmacs_per_image']:.4g}", bound, over, refreshes)
-    out.print(table)
+LEAST_LISTED = 16
+"""Fewest letters in a line of the steps that refresh; with less room they stand below the table."""
+GAP = 2
+"""Letters between columns."""
+
+
+def show(answer: dict[str, Any], out: Console) -> None:
+    """The table in the width of the terminal, and what goes with it."""
+    rows, uniform = answer["schedules"], answer["schedules"]["uniform"]["bound"]
+    columns = {
+        "schedule": list(rows),
+        "steps": [str(row["steps"]) for row in rows.values()],
+        "GMACs": [f"{row['gmacs_per_image']:.4g}" for row in rows.values()],
+        "bound": [f"{row['bound']:.4g} ± {row['standard_error']:.2g}" for row in rows.values()],
+        "over\nuniform": [
+            "–" if name == "uniform" else f"{row['bound'] / uniform - 1:+.1%}" for name, row in rows.items()
+        ],
+    }
+    refreshes = [" ".join(map(str, row["refresh_steps"])) for row in rows.values()]
+    alike = {name: columns.pop(name)[0] for name in ("steps", "GMACs") if len(set(columns[name])) == 1}
+    said = [f"{alike['steps']} steps"] if "steps" in alike else []
+    said += [f"{alike['GMACs']} GMACs per image"] if "GMACs" in alike else []
+    with_cost = f"; {' and '.join(said)} in each" if said else ""
+    say(f"schedules by their bound ({_objective(answer)}), nats per dimension{with_cost}", out)
+    width = width_of(out) or WIDEST
+    taken = sum(max(map(len, [*name.split("\n"), *texts])) + GAP for name, texts in columns.items())
+    listed = width - taken >= min(LEAST_LISTED, max(map(len, refreshes)))
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, GAP - 1, 0, 0), pad_edge=False, show_edge=False)
+    for name in columns:
+        table.add_column(name, justify="left" if name == "schedule" else "right", no_wrap=True)
+    if listed:
+        table.add_column("refreshes\nat steps", overflow="fold")
+        columns["refreshes at steps"] = refreshes
+    for line in zip(*columns.values(), strict=True):
+        table.add_row(*line)
+    Console(file=out.file, emoji=False, width=width).print(table)
+    if not listed:
+        say("refreshes at steps", out)
+        for name, steps in zip(rows, refreshes, strict=True):
+            say(f"  {name}: {steps}", out)
     gain, error = answer["gain"], answer["interpolation_error"]
-    out.print(
+    say(
         f"predicted gain over uniform: {gain['value']:.3g} ± {gain['standard_error']:.2g} nats per dimension "
-        f"({gain['share']:.1%}); on images that did not choose it {gain['on_other_images']:.3g}"
+        f"({gain['share']:.1%}); on images that did not choose it {gain['on_other_images']:.3g}",
+        out,
     )
     held = "held-out" if answer["split"] == "test" else "training"
-    out.print(
+    say(
         f"{count_of(answer['images'], f'{held} image')}; interpolation errs by {error['mean']:.1%} on average and "
-        f"{error['largest']:.1%} at most between twice as wide levels, by less between these"
+        f"{error['largest']:.1%} at most between twice as wide levels, by less between these",
+        out,
     )
     if answer["split"] != "test":
-        out.print("the data have no other split: the network was trained on the images that it is measured on")
+        say("the data have no other split: the network was trained on the images that it is measured on", out)
     if answer["assumes_additivity"]:
-        out.print(CACHED_NOTE)
-    out.print("a better bound need not be a better distance: sample both, and compare")
+        say(CACHED_NOTE, out)
+    say("a better bound need not be a better distance: sample both, and compare", out)

@@ -28,6 +28,7 @@ from harness.dispatch.sweep import Sweep, load_sweep
 from harness.errors import ConfigError
 from harness.store.kinds import KINDS, told_kinds
 from harness.store.store import Store, Target
+from harness.wording import count_of
 
 WATCH_SECONDS = 5.0
 SHOWN_ROWS = 60
@@ -144,7 +145,7 @@ def table_of(
     columns = [_columns(row, labels[row.target]) for row in shown]
     parts: list[RenderableType] = [Text(summary_line(status)), _fitted(columns, width)]
     if len(shown) < len(rows):
-        parts.append(Text(f"… and {len(rows) - len(shown)} more; --json lists all"))
+        parts.append(Text(f"… and {count_of(len(rows) - len(shown), 'more row')}; --json lists all"))
     if status.note:
         parts.append(Text(status.note, style="yellow"))
     parts += [Text(line) for line in status_advice(status)]
@@ -325,4 +326,4 @@ def _jobs_table(jobs: Sequence[tuple[SubmittedSweep, Any]], most: int) -> list[R
         state = made.job.state.lower() + (f" ({made.job.reason})" if made.job.reason else "")
         table.add_row(made.id, targets, sweep.name, state, made.job.node)
     rest = len(jobs) - most
-    return [table, *([Text(f"… and {rest} more jobs; --json lists all")] if rest > 0 else [])]
+    return [table, *([Text(f"… and {count_of(rest, 'more job')}; --json lists all")] if rest > 0 else [])]

@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 from harness.config.yamlfile import DecimalNumber, WholeNumber, load_text
 from harness.errors import ConfigError
 
-NOTHING = ("", "null")
+NOTHING = "null"
 """What stands for no value on the command line, for a key that may go without one."""
 
 
@@ -125,10 +125,14 @@ def from_text(annotation: Any, text: str, source: str) -> Any:
     """The value that `text` of a command line gives a key of type `annotation`.
 
     A key that takes text gets `text` as it stands; any other is read as YAML. Raises :class:`ConfigError`, which
-    `source` opens, where that is no YAML.
+    `source` opens, where that is no YAML, or nothing for a key that may go without a value: a shell's variable that is
+    not set would say so unnoticed.
     """
-    if takes(annotation, type(None)) and text.strip() in NOTHING:
-        return None
+    if takes(annotation, type(None)):
+        if not text.strip():
+            raise ConfigError(source, [f"nothing stands after the =; give a value, or {NOTHING} to leave it unset"])
+        if text.strip() == NOTHING:
+            return None
     if takes(annotation, str):
         if takes(annotation, bool) and text in ("true", "false"):
             return text == "true"

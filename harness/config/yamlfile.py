@@ -17,6 +17,7 @@ from typing import Any, Self
 import yaml
 
 from harness.errors import ConfigError
+from harness.wording import count_of
 
 MOST_VALUES = 1_000_000
 """Limit on values: aliases of aliases can stand for more than a machine can hold."""
@@ -261,4 +262,6 @@ def _files_in(folder: Path, most: int = 4) -> str:
     files = sorted(str(path) for path in folder.glob("*.yaml"))
     if not files:
         return ""
-    return f"; there are {', '.join(files[:most])}" + (f" and {len(files) - most} more" if len(files) > most else "")
+    return f"; there are {', '.join(files[:most])}" + (
+        f" and {count_of(len(files) - most, 'more file')}" if len(files) > most else ""
+    )

@@ -32,5 +32,5 @@ def damage_report(name: str, damaged: Sequence[Damaged], images: int) -> str:
     lines = [f"{name}: {len(damaged)} of {count_of(images, 'image')} cannot be used:"]
     lines += [f"  {item.file}: {item.reason}" for item in damaged[:NAMED_AT_MOST]]
     if len(damaged) > NAMED_AT_MOST:
-        lines.append(f"  … and {len(damaged) - NAMED_AT_MOST} more")
+        lines.append(f"  … and {count_of(len(damaged) - NAMED_AT_MOST, 'more image')}")
     return "\n".join(lines)

@@ -15,9 +15,10 @@ from harness.config.methods import method_of
 from harness.config.schema import Experiment, ModelConfig
 from harness.dispatch.plan import Plan
 from harness.dispatch.sweep import Training, table_of
-from harness.errors import ConfigError, DataError, StoreError
+from harness.errors import ConfigError, DataError, StoreError, told_of
 from harness.store.identity import start_file, start_training, teacher_file, teacher_training
 from harness.store.store import Store
+from models.diffusers_folder import FolderError
 from models.methods import ImageShape
 
 if TYPE_CHECKING:
@@ -28,12 +29,17 @@ LEAST_FREE_BYTES = 64 * 2**20
 
 def check_sweep(planned: Plan, store: Store) -> None:
     """Raise the first error that the missing cells would meet."""
+    with told_of(planned.sweep.path):
+        _check(planned, store)
+
+
+def _check(planned: Plan, store: Store) -> None:
     cells = [cell.experiment for cell in planned.missing_cells]
     check_data([*(training.experiment for training in planned.missing_trainings), *cells])
     check_loggers(training.experiment for training in planned.missing_trainings)
     check_sizes(planned)
     check_measures([*cells, *measured_in_training(training.experiment for training in planned.missing_trainings)])
-    check_schedules(cells)
+    _check_schedules_of(planned)
     check_store(store)
     check_starts(planned, store)
 
@@ -47,7 +53,8 @@ def check_sizes(planned: Plan) -> None:
         try:
             training.experiment.model.check_size(network_info(training.experiment.data).size)
         except ValueError as error:
-            problems[f"arm {' and '.join(map(repr, training.arms))}: model.{error}"] = None
+            key = "model.folder: " if isinstance(error, FolderError) else "model."
+            problems[f"arm {' and '.join(map(repr, training.arms))}: {key}{error}"] = None
     for cell in planned.missing_cells:
         experiment = cell.experiment
         info = network_info(experiment.data)
@@ -58,6 +65,19 @@ def check_sizes(planned: Plan) -> None:
         except ValueError as error:
             arms = " and ".join(repr(arm) for arm in dict.fromkeys(arm for arm, _ in cell.rows))
             problems[f"arm {arms}: {error}"] = None
+    if problems:
+        raise ConfigError(str(planned.sweep.path), list(problems))
+
+
+def _check_schedules_of(planned: Plan) -> None:
+    """Raise :class:`ConfigError` with all arms whose schedules cannot be found."""
+    problems: dict[str, None] = {}  # those of several seeds once
+    for cell in planned.missing_cells:
+        try:
+            check_schedules([cell.experiment])
+        except ConfigError as error:
+            arms = " and ".join(repr(arm) for arm in dict.fromkeys(arm for arm, _ in cell.rows))
+            problems |= dict.fromkeys(f"arm {arms}: {error.source}: {problem}" for problem in error.problems)
     if problems:
         raise ConfigError(str(planned.sweep.path), list(problems))
 

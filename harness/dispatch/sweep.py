@@ -39,7 +39,7 @@ from harness.config.stitching import check_stitched
 from harness.config.values import ReadBy, as_typed, decoded, from_text
 from harness.config.yamlfile import load_mapping
 from harness.dispatch.graph import find_cycle, in_order
-from harness.errors import ConfigError, StoreError
+from harness.errors import ConfigError, StoreError, told_of
 from harness.files import digest_of, expanded
 from harness.metrics import DEFAULT, metric_of
 from harness.store.identity import (
@@ -601,11 +601,12 @@ def load_sweep(path: Path, overrides: Iterable[str] = (), *, without_data: bool 
         for place, varied in enumerate(points):
             for seed in seeds:
                 try:
-                    experiment = starts.experiment(name, varied, seed)
+                    with told_of(path):
+                        experiment = starts.experiment(name, varied, seed)
+                        training, cell = identify(experiment)
                 except ConfigError as error:
                     problems.add(error.problems, name, place, varied)
                     continue
-                training, cell = identify(experiment)
                 own = {key: value for key, value in varied.items() if key not in fixed}
                 of_network = {key: value for key, value in own.items() if _changes_the_network(key)}
                 known = trainings.get(training) or Training.of(training, experiment, identify, varied=of_network)
@@ -660,6 +661,13 @@ def load_with_starts(
 
     The experiment is that of a file of an experiment's keys, or the first cell of `arm` in a sweep file.
     """
+    with told_of(path):
+        return _load_with_starts(path, overrides, arm, without_data)
+
+
+def _load_with_starts(
+    path: Path, overrides: Iterable[str], arm: str | None, without_data: bool
+) -> tuple[Experiment, list[Training]]:
     overrides = tuple(decoded(text, "--set") for text in overrides)
     load_kinds(_as_mapping(overrides), "--set")
     values = _inherit(path)
@@ -912,7 +920,7 @@ class Problems:
 
     def _arms_of(self, places: Mapping[str, Mapping[int, dict[str, Any]]]) -> str:
         names = [repr(arm) for arm in places]
-        shown = names if len(names) <= MOST_ARMS else [*names[:MOST_ARMS], f"{len(names) - MOST_ARMS} more"]
+        shown = names if len(names) <= MOST_ARMS else [*names[:MOST_ARMS], count_of(len(names) - MOST_ARMS, "more arm")]
         whole = all(len(places[arm]) == self.points[arm] for arm in places)
         if whole and len(names) == len(self.points) > 1:
             return "every arm"
@@ -929,12 +937,12 @@ def _common(points: list[dict[str, Any]]) -> str:
     first, *rest = points
     common = {key: value for key, value in first.items() if all(key in at and at[key] == value for at in rest)}
     text = ", ".join(f"{key}={value}" for key, value in (common or first).items())
-    return text if common else f"{text} and {len(rest)} more"
+    return text if common else f"{text} and {count_of(len(rest), 'more point')} of the grid"
 
 
 def _shortened(problems: list[str], most: int = 12) -> list[str]:
     rest = len(problems) - most
-    return problems if rest <= 0 else [*problems[:most], f"and {rest} more problems"]
+    return problems if rest <= 0 else [*problems[:most], f"and {count_of(rest, 'more problem')}"]
 
 
 def _check_report(config: SweepConfig, source: str) -> None:

@@ -13,6 +13,7 @@ from harness.config.schema import DiffusionConfig, DistillConfig, Experiment, Mo
 from harness.errors import ConfigError
 from harness.store.weights import load_tensors
 from models import spacing
+from models.diffusers_folder import FolderError
 from models.guidance import Guidance
 from models.limits import NOISE_KNOTS, NOISE_LEARNING_RATE
 from models.method import Model
@@ -50,12 +51,16 @@ def build_model(experiment: Experiment, info: ImageInfo) -> nn.Module:
     try:
         experiment.model.check_size(info.size)
     except ValueError as error:
-        raise ConfigError("model", [str(error)]) from None
+        raise _model_error(error) from None
     try:
         model = method_for(experiment).build(experiment, ImageShape(info.size, info.channels, classes))
     except ValueError as error:
-        raise ConfigError("model", [str(error)]) from None
+        raise _model_error(error) from None
     return _with_noise_schedule(_with_face(model, experiment.model.kind, classes), experiment)
+
+
+def _model_error(error: ValueError) -> ConfigError:
+    return ConfigError("model.folder" if isinstance(error, FolderError) else "model", [str(error)])
 
 
 def build_noise_schedule(train: TrainConfig) -> NoiseSchedule | None:

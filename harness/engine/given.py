@@ -16,6 +16,7 @@ from harness.files import expanded, file_sha256, write_json
 from harness.store.pretrained import Pretrained, open_pretrained
 from harness.store.records import TRAINING_SCHEMA, Provenance, TrainingRecord
 from harness.store.weights import save_tensors
+from harness.wording import count_of
 from models.diffusers_folder import Folder, read_folder
 
 KEY = "model.weights"
@@ -70,7 +71,7 @@ def check_given(experiment: Experiment, opened: Pretrained) -> None:
         for key, here, there in _differences(experiment, opened.keys)
     ]
     if wrong:
-        more = f", and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        more = f", and {count_of(len(wrong) - SHOWN, 'more key')}" if len(wrong) > SHOWN else ""
         raise ConfigError(
             KEY,
             [

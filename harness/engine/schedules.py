@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ from harness.errors import Blocked, ConfigError
 from harness.store.identity import Identifier
 from harness.store.needs import missing_need
 from harness.store.store import Store, Target
+from harness.wording import count_of
 from models.noise import Stream, uniform
 from models.refresh import evenly, evenly_in
 from models.scheduling.measure import Featured
@@ -154,11 +156,23 @@ class Scheduler:
 
 def check_budget(experiment: Experiment) -> None:
     """Raise :class:`ConfigError` where ``sample.budget`` is too little for one step."""
-    budget, least = experiment.sample.budget or 0.0, schedule_macs(experiment)(1, 1)
+    sample, macs = experiment.sample, schedule_macs(experiment)
+    budget, least, most = sample.budget or 0.0, macs(1, 1), macs(sample.steps, sample.steps)
     if round(budget * GIGA) < least:
         raise ConfigError(
-            "sample.budget", [f"{budget:g} GMACs are too few: one step, which refreshes, costs {least / GIGA:.4g}"]
+            "sample.budget",
+            [
+                f"{budget:g} GMACs are too few: one step, which refreshes, costs {_rounded_up(least / GIGA)}; "
+                f"give from that on, up to the {_rounded_up(most / GIGA)} that {count_of(sample.steps, 'step')} "
+                "(sample.steps) with a refresh at each cost"
+            ],
         )
+
+
+def _rounded_up(gmacs: float) -> str:
+    """With four figures, and not less than it is, so that it is enough."""
+    digits = 3 - math.floor(math.log10(gmacs))
+    return f"{math.ceil(gmacs * 10**digits - 1e-6) / 10**digits:.4g}"
 
 
 def check_features(experiment: Experiment) -> None:

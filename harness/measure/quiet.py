@@ -18,10 +18,11 @@ from typing import Any
 
 import torch
 
+from harness.measure.waiting import percent, share_of_ready, waited
 from harness.threads import busy_and_own_seconds, processors
 
 MOST_WAITING = 0.05
-"""Share of the wall time that a thread may wait for a processor before the time is not to be trusted."""
+"""How many of this process's threads may wait for a processor, on average, before the time is not to be trusted."""
 MOST_OTHERS = 0.1
 """Share of the processors that other processes may take."""
 MOST_DRIFT = 0.25
@@ -78,6 +79,14 @@ def waiting_share(before: Reading, after: Reading) -> float | None:
     return max(0.0, after.waiting - before.waiting) / max(after.wall - before.wall, 1e-9)
 
 
+def delayed_share(before: Reading, after: Reading) -> float | None:
+    """Share of the time in which this process's threads had work that they waited for a processor: 0 to 1, however
+    many there are."""
+    if before.waiting is None or after.waiting is None:
+        return None
+    return share_of_ready(after.waiting - before.waiting, after.own - before.own)
+
+
 def _rounded(share: float | None) -> float | None:
     return None if share is None else round(share, 4)
 
@@ -105,9 +114,10 @@ def _reasons(before: Reading, after: Reading) -> list[str]:
     waiting, others = waiting_share(before, after), others_share(before, after)
     reasons = []
     if waiting is not None and waiting > MOST_WAITING:
-        reasons.append(f"its threads waited for a processor {waiting:.0%} of the time")
+        reasons.append(waited(delayed_share(before, after) or 0.0))
     if others is not None and others > MOST_OTHERS:
-        reasons.append(f"other processes took {others:.0%} of the {processors()} processors")
+        of = "processor" if processors() == 1 else f"{processors()} processors"
+        reasons.append(f"other processes took {percent(others)} of the {of}")
     return reasons
 
 

@@ -43,6 +43,8 @@ WITH_DECODER = ", with the decoder"
 MOST_ERROR_BARS = 400
 """With more points than this, error bars would cover the points."""
 
+LETTER = 0.055
+"""Width in inches of a letter of a tick's text, with what keeps it from the next."""
 WIDEST_TICK = 14
 """Letters of a line below a tick; a list of steps is broken over several."""
 
@@ -432,6 +434,7 @@ def looks_of(rows: Sequence[Row], key: str, palette: Palette, kinds: Mapping[str
     """Colour and marker for the arms; dashes, filling and shade, as far as needed, for what else varies besides `key`.
 
     A key with more values than there are dashes, fillings or shades gets none: only position tells its lines apart.
+    Rows without a value of a key, such as a network that is never refreshed, look like none of its values.
     """
     labels = {row.arm: row.label for row in rows}
     hidden = {DERIVED.get(key, key), *(REFRESH_KEYS if key in REFRESH_KEYS else ())}
@@ -441,10 +444,14 @@ def looks_of(rows: Sequence[Row], key: str, palette: Palette, kinds: Mapping[str
     free: dict[str, Sequence[Any]] = {"dashes": LINES, "fill": FILLS, "shade": SHADES}
     encodings: dict[str, Encoding] = {}
     for varied in keys:
-        values = {rank(value_of(row, varied)): value_of(row, varied) for row in rows if row.has(varied)}
-        slot = next((slot for slot, looks in free.items() if len(values) <= len(looks)), None)
+        having = [row for row in rows if row.has(varied)]
+        values = {rank(value_of(row, varied)): value_of(row, varied) for row in having}
+        if len(values) < 2:
+            continue  # the arm says it
+        plain = 1 if len(having) < len(rows) else 0  # the first look is that of rows without a value
+        slot = next((slot for slot, looks in free.items() if len(values) <= len(looks) - plain), None)
         if slot is not None:
-            encodings[slot] = _encoding(varied, values, free.pop(slot), kinds)
+            encodings[slot] = _encoding(varied, values, free.pop(slot)[plain:], kinds, slot)
     return Looks(palette, {arm: labels[arm] for arm in palette.arms if arm in labels}, encodings)
 
 
@@ -453,11 +460,13 @@ def _telling_keys() -> set[str]:
     return {f"model.{key}" for method in known_methods().values() for key in method.telling_keys}
 
 
-def _encoding(key: str, values: Mapping[Rank, Any], looks: Sequence[Any], kinds: Mapping[str, str]) -> Encoding:
+def _encoding(
+    key: str, values: Mapping[Rank, Any], looks: Sequence[Any], kinds: Mapping[str, str], slot: str
+) -> Encoding:
     ordered = sorted(values)
-    if key == "sample.sampler" and looks is LINES:  # a sampler looks the same in every figure
+    if key == "sample.sampler" and slot == "dashes":  # a sampler looks the same in every figure
         known = [SAMPLER_LINES[value] for value in values.values() if value in SAMPLER_LINES]
-        rest = iter([look for look in LINES if look not in known])
+        rest = iter([look for look in looks if look not in known])
         chosen = {v: SAMPLER_LINES.get(values[v]) or next(rest) for v in ordered}
     else:
         chosen = dict(zip(ordered, looks, strict=False))
@@ -503,9 +512,42 @@ def _value_axis(axes: Axes, values: Sequence[Any], places: Mapping[Rank, float])
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.minorticks_off()
     if len(ticks) <= 9:
-        axes.set_xticks(ticks, [textwrap.fill(texts[t], WIDEST_TICK) for t in ticks])
-    if not numeric:
+        if not numeric:
+            axes.set_xlim(-0.4, len(ticks) - 0.6)
+        _name_ticks(axes, texts)
+    elif not numeric:
         axes.set_xlim(-0.4, len(ticks) - 0.6)
+
+
+def _name_ticks(axes: Axes, texts: Mapping[float, str]) -> None:
+    """Ticks at their places with their texts, of which none runs into the next: long ones are broken over lines, or set
+    aslant where their words are too long for that; of numbers some go without."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    ticks, widest = sorted(texts), max(map(len, texts.values()), default=0)
+    axes.get_xlim()  # from here on the limits are those of what is drawn
+    places = axes.get_xaxis_transform().transform([(tick, 0.0) for tick in ticks])[:, 0] / figure.dpi
+    apart = min(np.diff(places), default=math.inf)
+    if widest * LETTER <= apart:
+        axes.set_xticks(ticks, [texts[tick] for tick in ticks])
+    elif all(text.replace(".", "").isdigit() for text in texts.values()):
+        axes.set_xticks(ticks, _apart([texts[tick] for tick in ticks], places))
+    elif max(len(word) for text in texts.values() for word in text.split()) * LETTER <= apart:
+        letters = min(WIDEST_TICK, int(apart / LETTER))
+        axes.set_xticks(ticks, [textwrap.fill(texts[tick], letters) for tick in ticks])
+    else:
+        axes.set_xticks(ticks, [texts[tick] for tick in ticks], rotation=30, ha="right", rotation_mode="anchor")
+
+
+def _apart(texts: Sequence[str], places: np.ndarray) -> list[str]:
+    """Texts, with nothing in place of those that would run into the last one before; `places` are in inches."""
+    shown: list[str] = []
+    end = -math.inf
+    for text, place in zip(texts, places, strict=True):
+        half = len(text) * LETTER / 2
+        shown.append(text if place - half >= end else "")
+        end = place + half if shown[-1] else end
+    return shown
 
 
 def _distance_axis(axes: Axes, panel: Panel) -> None:

@@ -10,6 +10,7 @@ from harness.report.added import more_training
 from harness.report.frontier import Comparison, Cost, Series, Span, compare, series
 from harness.report.panel import Panel
 from harness.report.rows import Row
+from harness.report.schedule_gain import schedule_sentences
 from harness.report.tables.numbers import number
 from harness.report.timing import untrusted, why
 
@@ -171,7 +172,11 @@ def headline(
     line, sentences = _cannot(compute, label) or _bound(compute, label) or _costs(compute, time, label)
     if paid := more_training(panel, who.base, who.subject):
         line += f", for {paid}"
+    of_schedule, told = schedule_sentences(panel, who.subject)
+    if of_schedule:
+        line += f"; {of_schedule}"
     sentences = [
+        *told,
         *sentences,
         f"N = {panel.condition.images}; against {_against(panel, who, compute)}.",
         *_seeds(panel),

@@ -142,7 +142,7 @@ def _behind(row: Row, shared: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "settings": _settings(difference(row.config, shared)),
         "costs": _costs(row),
-        "doubts": row.mistrust,
+        "doubts": row.mistrust_in_short,
         "cells": [_cell(record) for record in row.records],
     }
 

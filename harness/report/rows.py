@@ -11,7 +11,9 @@ from functools import cached_property
 from statistics import median
 from typing import Any, TypeGuard
 
-from harness.store.records import CellRecord, TimeRecord, refreshing
+from harness.measure.waiting import reworded
+from harness.report.doubts import merged
+from harness.store.records import CellRecord, TimeRecord, TimingConditions, refreshing
 from harness.wording import count_of
 
 Rank = tuple[int, float, str]
@@ -205,8 +207,12 @@ class Row:
     def mistrust(self) -> tuple[str, ...]:
         """Why its times are not to be trusted, according to its records and those of other rows; empty where they are,
         or where nothing is known."""
-        stated = [reason for time in self.times for reason in mistrust(time)]
-        return tuple(dict.fromkeys([*stated, *self.doubts]))
+        return tuple(dict.fromkeys([*(reason for time in self.times for reason in mistrust(time)), *self.doubts]))
+
+    @property
+    def mistrust_in_short(self) -> tuple[str, ...]:
+        """The same, those that differ in their numbers alone as one."""
+        return merged(self.mistrust)
 
     @property
     def parameters(self) -> float:
@@ -319,7 +325,12 @@ def mistrust(time: TimeRecord) -> tuple[str, ...]:
     """Why a cell's times are not to be trusted; empty where they are, or where the record does not say."""
     if time.trusted is not False:
         return ()
-    return time.reasons or ("its record does not say why",)
+    if not time.reasons:
+        return ("its record does not say why",)
+    told = time.conditions or TimingConditions()
+    wall, running = ((told.model_extra or {}).get(f"{key}_seconds") for key in ("wall", "processor"))
+    seconds = (wall if is_finite(wall) else None, running if is_finite(running) else None)
+    return tuple(reworded(reason, told.waiting_share, *seconds) for reason in time.reasons)
 
 
 def _less(whole: float | None, part: float | None) -> float | None:

@@ -17,11 +17,14 @@ from typing import Any, ParamSpec
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import RendererBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.transforms import Bbox
 
 COLUMN = 3.3
 """Width of a paper's column in inches."""
@@ -35,7 +38,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)), (0, (2, 1, 2, 1, 1, 1)))
 SAMPLER_LINES = {"ancestral": LINES[0], "ddim": LINES[1], "dpmpp_2m": LINES[2], "heun": LINES[3]}
 """A sampler's dashes, the same in every figure that tells samplers apart."""
-FILLS = ("full", "none", "left")
+FILLS = ("full", "none", "left", "bottom")
 """Of markers."""
 SHADES = (1.0, 0.55, 0.3)
 """Shares of a colour in its mixture with white."""
@@ -96,14 +99,91 @@ P = ParamSpec("P")
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Draw under :data:`STYLE` whatever the caller's settings are, and leave those as they were."""
+    """Draw under :data:`STYLE` whatever the caller's settings are, and leave those as they were; nothing of what is
+    written beside the axes is cut off."""
 
     @wraps(draw)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> Figure:
         with matplotlib.rc_context(STYLE):
-            return draw(*args, **kwargs)
+            figure = draw(*args, **kwargs)
+            keep_within(figure)
+            return figure
 
     return wrapper
+
+
+EDGE = 0.01
+"""Inches that are left free at a figure's edge where something would reach beyond it."""
+MOST_MOVES = 4
+
+
+def keep_within(figure: Figure) -> None:
+    """Break axis labels that are longer than there is room, and move the axes in, or make the figure higher, where
+    ticks and labels would reach beyond the figure or into the legend below. What fits stays as it is."""
+    drawn = [axes for axes in figure.axes if axes.axison]
+    if not drawn:
+        return
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    for axes in drawn:
+        middle = (axes.bbox.x0 + axes.bbox.x1) / 2
+        _break(axes.xaxis.label, 2 * min(middle, figure.bbox.width - middle), False, renderer)
+        _break(axes.yaxis.label, axes.bbox.height, True, renderer)
+    for text in figure.texts:  # the label of several axes
+        _break(text, figure.bbox.height, text.get_rotation() == 90, renderer)
+    for _ in range(MOST_MOVES):  # a tick that moves with its axes may reach out again
+        over = _beyond(figure, drawn, renderer)
+        if not any(over):
+            break
+        _with_margins(figure, *over)
+
+
+def _beyond(figure: Figure, drawn: Sequence[Axes], renderer: RendererBase) -> tuple[float, float, float, float]:
+    """How far, in inches, axes reach beyond the figure, or into its legend: left, right, below, above; 0 where they
+    do not."""
+    boxes = [_outer_box(axes, renderer) for axes in drawn]
+    floor = max((legend.get_window_extent(renderer).y1 for legend in figure.legends), default=0.0)
+    over = (
+        -min(box.x0 for box in boxes),
+        max(box.x1 for box in boxes) - figure.bbox.width,
+        floor - min(box.y0 for box in boxes),
+        max(box.y1 for box in boxes) - figure.bbox.height,
+    )
+    left, right, below, above = (pixels / figure.dpi + EDGE if pixels > 0 else 0.0 for pixels in over)
+    return left, right, below, above
+
+
+def _outer_box(axes: Axes, renderer: RendererBase) -> Bbox:
+    """Axes with their ticks, labels, titles and what is written in them, in pixels."""
+    texts = [part for part in axes.get_children() if isinstance(part, Text) and part.get_text()]
+    found = [box for part in (axes.xaxis, axes.yaxis, *texts) if (box := part.get_tightbbox(renderer)) is not None]
+    return Bbox.union([axes.bbox.frozen(), *found])
+
+
+def _break(label: Text, room: float, upright: bool, renderer: RendererBase) -> None:
+    """Break a text over as many lines as it needs in `room` pixels."""
+    words = label.get_text()
+    box = label.get_window_extent(renderer)
+    size = box.height if upright else box.width
+    if words and size > room:
+        label.set_text(textwrap.fill(words, max(int(len(words) * room / size), 8), break_on_hyphens=False))
+
+
+def _with_margins(figure: Figure, left: float, right: float, below: float, above: float) -> None:
+    """Move all axes in by so many inches from the left and the right, and make room below and above them."""
+    width, height = figure.get_size_inches()
+    inches = {axes: axes.get_position() for axes in figure.axes}
+    outer_left = min(box.x0 for box in inches.values())
+    outer_right = max(box.x1 for box in inches.values())
+    shrunk = (outer_right - outer_left - (left + right) / width) / (outer_right - outer_left)
+    higher = height + below + above
+    for axes, box in inches.items():
+        x0 = outer_left + left / width + (box.x0 - outer_left) * shrunk
+        y0 = (box.y0 * height + below) / higher
+        axes.set_position((x0, y0, box.width * shrunk, box.height * height / higher))
+    for text in figure.texts:
+        x, y = text.get_position()
+        text.set_position((x, (y * height + below) / higher))
+    figure.set_size_inches(width, higher)
 
 
 @dataclass(frozen=True)
@@ -159,8 +239,7 @@ def shaded(colour: str, share: float) -> str:
 def column_figure(axes_height: float, legend: Sequence[Line2D] = (), title: str = "") -> tuple[Figure, Axes]:
     """A figure of column width with one axes and, below it, `legend` in as many columns as fit. Sizes in inches."""
     columns = _columns_of(legend)
-    lines = -(-len(legend) // columns)
-    below = 0.42 + (0.13 * lines + 0.08 if legend else 0)
+    below = 0.42 + _legend_height(legend, columns)
     above = 0.2 if title else 0.08
     height = axes_height + below + above
     figure = Figure(figsize=(COLUMN, height))
@@ -171,10 +250,24 @@ def column_figure(axes_height: float, legend: Sequence[Line2D] = (), title: str 
     return figure, axes
 
 
+LEGEND_LETTERS = 46
+"""Letters of a label of the legend in one line."""
+
+
 def _columns_of(legend: Sequence[Line2D]) -> int:
-    """As many columns as fit."""
+    """As many columns as fit; labels that are longer than a line are broken."""
+    for handle in legend:
+        handle.set_label(textwrap.fill(str(handle.get_label()), LEGEND_LETTERS))
     longest = max((len(str(handle.get_label())) for handle in legend), default=0)
     return max(1, min(len(legend), int((COLUMN - 0.1) / (0.42 + 0.052 * longest)))) if legend else 1
+
+
+def _legend_height(legend: Sequence[Line2D], columns: int) -> float:
+    """In inches."""
+    labels = [str(handle.get_label()) for handle in legend]
+    rows = [labels[i : i + columns] for i in range(0, len(labels), columns)]
+    lines = sum(max(label.count("\n") + 1 for label in row) for row in rows)
+    return 0.13 * lines + 0.08 if legend else 0.0
 
 
 def _put_legend(figure: Figure, legend: Sequence[Line2D], columns: int) -> None:
@@ -203,7 +296,7 @@ def small_multiples(titles: Mapping[str, str], legend: Sequence[Line2D] = ()) ->
     keys = list(wrapped)
     rows = [keys[i : i + 2] for i in range(0, len(keys), 2)]
     heads = [0.06 + 0.11 * max(wrapped[key].count("\n") + 1 for key in row) for row in rows]
-    below = 0.42 + (0.13 * -(-len(legend) // columns) + 0.08 if legend else 0)
+    below = 0.42 + _legend_height(legend, columns)
     height = sum(heads) + tall * len(rows) + below
     wide = (COLUMN - left - right - gap) / 2
     figure, top = Figure(figsize=(COLUMN, height)), height

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.report.doubts import counted
 from harness.report.rows import Row, canonical, is_finite
 from harness.store.records import CellRecord, TimeRecord
 from harness.wording import count_of
@@ -112,11 +113,10 @@ def untrusted(rows: Iterable[Row]) -> list[Row]:
 def why(rows: Sequence[Row], command: str) -> str:
     """One sentence on `rows`, all timed, of which some are not to be trusted: how many, why, and the cure."""
     doubted = untrusted(rows)
-    reasons = list(dict.fromkeys(reason for row in doubted for reason in row.mistrust))
-    more = f"; and {len(reasons) - 1} more like this" if len(reasons) > 1 else ""
     return (
         f"{len(doubted)} of {count_of(len(rows), 'row')} {'was' if len(doubted) == 1 else 'were'} timed on a machine "
-        f"that was not quiet ({reasons[0]}{more}): `{command}`, on a quiet one, takes all times again."
+        f"that was not quiet ({counted((row.mistrust for row in doubted), 'row')}): `{command}`, on a quiet one, takes "
+        "all times again."
     )
 
 

@@ -158,6 +158,7 @@ class TimingConditions(Part):
     """A fixed piece of work on the device, before and after."""
     others_share: Number | None = None
     waiting_share: Number | None = None
+    """How many of the process's threads waited for a processor on average; may exceed 1."""
 
 
 class TimeRecord(Part):

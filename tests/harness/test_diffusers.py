@@ -21,6 +21,7 @@ from harness.engine.given import given_problem
 from harness.errors import HarnessError, MissingDataError
 from harness.store.identity import UNKNOWN_ID, Identifier, identify
 from tests.autoencoders import save_autoencoder
+from tests.harness.tiny import harness
 from tests.harness.tiny import invoke as run
 from tools.made_diffusers import make
 
@@ -271,3 +272,16 @@ def test_the_hub_s_own_setting_of_its_cache_is_heeded(folder: Path, tmp_path: Pa
         own.pop(name, None)
     printed = subprocess.run([sys.executable, "-c", told], env=own, check=True, capture_output=True, text=True).stdout
     assert printed.strip().endswith(f"home/hub/models--made--dit/snapshots/{'0' * 40}/transformer")
+
+
+@pytest.mark.parametrize("arguments", [["sweep"], ["report"], ["status"], ["train", "--arm", "base"]], ids=" ".join)
+@pytest.mark.parametrize("place", ["gone", "."], ids=["missing", "of no network"])
+def test_what_is_wrong_with_a_folder_is_said_with_file_and_key(
+    place: str, arguments: list[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "folders.yaml"
+    named = tmp_path / place
+    path.write_text(f"name: folders\narms: {{base: {{set: {{model: {{backbone: diffusers, folder: '{named}'}}}}}}}}\n")
+    refused = harness(tmp_path / "results", arguments[0], path, *arguments[1:])
+    assert refused.returncode == 2 and f"error: {path}: " in refused.stderr, refused.stderr
+    assert f"model.folder: {named}: " in refused.stderr and "Traceback" not in refused.stderr

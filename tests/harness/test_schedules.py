@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections import Counter
 from pathlib import Path
@@ -15,17 +16,18 @@ from typer.testing import CliRunner
 
 from harness.api import load_sweep as load_study
 from harness.cli.app import app
+from harness.cli.schedule import show
 from harness.config.scheduling import with_counts, with_schedule
 from harness.config.schema import Experiment, parse_experiment
 from harness.dispatch.labels import labels_of
 from harness.dispatch.local import run_inline
 from harness.dispatch.plan import plan
 from harness.dispatch.slurm.arrays import lay_out
-from harness.dispatch.sweep import Sweep, load_sweep
+from harness.dispatch.sweep import Sweep, load_experiment, load_sweep
 from harness.engine import jobs, pair_tables
 from harness.engine.estimate import gmacs_per_image, network_costs_of, pair_table_gmacs, schedule_macs
 from harness.engine.pair_tables import load_pair_table
-from harness.engine.schedules import Scheduler, drawn_refreshes, scheduled
+from harness.engine.schedules import Scheduler, check_budget, drawn_refreshes, scheduled
 from harness.errors import Blocked, ConfigError, Stopped
 from harness.files import file_sha256
 from harness.store.identity import Identifier
@@ -34,7 +36,7 @@ from harness.store.weights import load_tensors, save_tensors
 from models.refresh import evenly_in
 from models.scheduling.measure import LEVELS
 from models.tables import TABLES
-from tests.harness.tiny import invoke
+from tests.harness.tiny import harness, invoke
 
 SWEEP = """
 name: schedules
@@ -420,3 +422,76 @@ def test_images_from_python_have_the_schedule_of_the_cell(tmp_path: Path) -> Non
     with np.load(study.store.samples_path(record["id"])) as kept:
         images = kept["images"].transpose(0, 2, 3, 1)
     assert (study.sample("optimal", images=len(images)) == images).all()
+
+
+def answer_of(schedules: dict[str, tuple[int, float, list[int]]]) -> dict[str, Any]:
+    """What the command prints, made up: (steps, GMACs, refresh steps) of each schedule."""
+    return {
+        "schedules": {
+            name: {
+                "bound": 0.2 + 0.01 * place,
+                "standard_error": 0.0131,
+                "gmacs_per_image": gmacs,
+                "steps": steps,
+                "refresh_steps": refreshes,
+            }
+            for place, (name, (steps, gmacs, refreshes)) in enumerate(schedules.items())
+        },
+        "bias": -1.0,
+        "gain": {"value": 0.0123, "standard_error": 0.0011, "share": 0.051, "on_other_images": 0.0121},
+        "interpolation_error": {"mean": 0.012, "largest": 0.08},
+        "images": 256,
+        "split": "test",
+        "assumes_additivity": False,
+    }
+
+
+OF_REFRESHES = {
+    "optimal": (64, 0.05614, [0, 5, 9, 12]),
+    "uniform": (64, 0.05614, [0, 4, 8, 12]),
+    "uniform_log_snr": (64, 0.05614, [0, 1, 2, 15]),
+    "ddt": (64, 0.05614, list(range(0, 64, 3))),
+}
+OF_BUDGET = {"optimal": (28, 0.0897, [0, 3, 9, 12, 17, 22]), "uniform": (16, 0.05614, [0, 4, 8, 12])}
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+@pytest.mark.parametrize("schedules", [OF_REFRESHES, OF_BUDGET], ids=["refreshes", "budget"])
+def test_schedules_are_printed_one_a_line_at_the_width_of_the_terminal(
+    schedules: dict[str, tuple[int, float, list[int]]], width: int
+) -> None:
+    """What is the same of all stands above; names, numbers and steps are whole."""
+    out = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    show(answer_of(schedules), out)
+    assert isinstance(out.file, io.StringIO)
+    printed = out.file.getvalue()
+    assert max(map(len, printed.splitlines())) <= width
+    lines = {name: next(line for line in printed.splitlines() if line.startswith(f"{name} ")) for name in schedules}
+    for place, (name, (steps, gmacs, refreshes)) in enumerate(schedules.items()):
+        assert f" {0.2 + 0.01 * place:.4g} ± 0.013 " in lines[name]
+        assert " ".join(map(str, refreshes[:4])) in printed[printed.index(lines[name]) :]
+        if schedules is OF_BUDGET:
+            assert f" {steps} " in lines[name] and f" {gmacs:g} " in lines[name]
+    said = "64 steps and 0.05614 GMACs per image in each"
+    assert (said in " ".join(printed.split())) == (schedules is OF_REFRESHES)
+    assert "63" in printed or schedules is OF_BUDGET
+
+
+@pytest.mark.parametrize("command", ["sweep", "schedule", "measure"])
+def test_a_budget_that_is_too_small_is_refused_with_file_key_value_and_what_would_do(
+    command: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "small.yaml"
+    path.write_text(SWEEP.replace("0.0006", "1.0e-7"))
+    chosen = [] if command == "sweep" else ["--arm", "budget"]
+    at = ["--results", tmp_path / "results"]
+    if command == "schedule":
+        at += ["--out", tmp_path / "map.png"]
+    refused = harness(tmp_path, command, path, *chosen, *at)
+    assert refused.returncode == 2
+    arm = "arm 'budget': " if command == "sweep" else ""
+    begin = f"error: {path}: {arm}sample.budget: 1e-07 GMACs are too few: one step, which refreshes, costs "
+    assert begin in refused.stderr
+    least = float(refused.stderr.partition("costs ")[2].partition(";")[0])
+    check_budget(load_experiment(path, [f"sample.budget={least}"], "budget"))
+    assert not (tmp_path / "results" / "runs" / "trainings").exists()

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.config.schema import parse_experiment
-from harness.dispatch.sweep import load_experiment, load_sweep
+from harness.config.schema import key_types, parse_experiment
+from harness.config.values import takes
+from harness.dispatch.sweep import load_experiment, load_sweep, parse_overrides
 from harness.errors import ConfigError
 from harness.store.identity import identify
 from models.limits import LOG_SIGMA_MEAN
@@ -379,9 +380,8 @@ def test_a_text_on_the_command_line_is_taken_as_it_stands(text: str, tmp_path: P
 
 def test_values_on_the_command_line_are_read_by_the_type_of_their_key(tmp_path: Path) -> None:
     path = write(tmp_path, "data: {label: x}\nsample: {steps: 3}\ntrain: {gradient_clip: 2}\n")
-    for nothing in ("", "null"):
-        assert load_experiment(path, [f"data.label={nothing}"]).data.label is None
-        assert load_experiment(path, [f"train.gradient_clip={nothing}"]).train.gradient_clip is None
+    assert load_experiment(path, ["data.label=null"]).data.label is None
+    assert load_experiment(path, ["train.gradient_clip=null"]).train.gradient_clip is None
     changed = load_experiment(
         path,
         ["train.steps=1e3", "train.learning_rate=1e-5", "sample.seeds=[0, 1e1]", "sample.clip=false", "data.label = y",
@@ -423,6 +423,18 @@ def test_an_override_of_what_is_varied_leaves_one_row(tmp_path: Path) -> None:
 def test_bad_overrides(override: str, expected: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=expected):
         load_sweep(write(tmp_path, BASIC), [override])
+
+
+def test_an_override_without_a_value_is_refused(tmp_path: Path) -> None:
+    """As of a shell's variable that is not set: no key takes it for unset, which `null` says aloud."""
+    optional = [key for key, kind in key_types().items() if takes(kind, type(None))]
+    assert {"data.latents", "data.path", "data.label", "train.start", "sample.budget"} <= set(optional)
+    for key in optional:
+        with pytest.raises(ConfigError, match=rf"--set {key}: nothing stands after the =; give a value, or null to "):
+            parse_overrides([f"{key}= "])
+        assert parse_overrides([f"{key}=null"]) == {key: None}
+    with pytest.raises(ConfigError, match="nothing stands after"):
+        load_sweep(write(tmp_path, BASIC), ["data.latents="])
 
 
 def test_missing_file_names_its_neighbour(tmp_path: Path) -> None:

@@ -58,7 +58,9 @@ def readings(wall: float, own: float, waiting: float, busy: float) -> list[Readi
     ("wall", "own", "waiting", "busy", "said"),
     [
         (10.0, 10.0, 0.1, 10.2, ""),
-        (10.0, 10.0, 0.9, 10.2, "waited for a processor 9% of the time"),
+        (10.0, 10.0, 0.9, 10.2, "waited for a processor in 8% of the time in which they had work"),
+        (10.0, 12.0, 36.0, 12.2, "waited for a processor in 75% of the time in which they had work"),  # four threads
+        (1.0, 64.0, 0.1, 64.1, "waited for a processor in less than 1% of the time in which they had work"),
         (10.0, 10.0, 0.1, 15.04, "other processes took 25% of the 2 processors"),
         (0.1, 0.1, 0.0, 0.14, ""),  # no more than the system's clock can tell
     ],
@@ -73,6 +75,15 @@ def test_what_makes_a_time_untrustworthy(
         pass
     assert watch.record["trusted"] == (not said)
     assert said in " ".join(watch.reasons)
+
+
+@pytest.mark.parametrize("threads", [1, 4, 64])
+@pytest.mark.parametrize("waiting", [0.0, 0.1, 0.99, 1.0])
+def test_the_share_of_waiting_is_one_threads_whatever_their_number(threads: int, waiting: float) -> None:
+    """Each of them is ready for the whole time, and waits for the same share of it."""
+    wall = 10.0
+    before, after = readings(wall, threads * wall * (1 - waiting), threads * wall * waiting, 0.0)
+    assert quiet.delayed_share(before, after) == pytest.approx(waiting)
 
 
 def test_where_the_system_tells_nothing_only_the_yardstick_speaks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from harness.report import Report, ReportOptions, headline, load_rows
 from harness.report import panels as report_panels
+from harness.report.doubts import counted
 from harness.report.timing import MARK, time_command, timing_noise
 from tests.report.conftest import Ran
 from tests.report.made_up import panels, write_report
@@ -116,6 +117,60 @@ def test_what_is_not_trusted_without_a_reason_is_not_trusted(ran: Ran) -> None:
         time["trusted"] = False
 
     assert "(its record does not say why)" in headline(panels(changed(ran, silent))[0]).conditions
+
+
+def reasons_in_turn(*reasons: list[str]) -> Change:
+    """The next of `reasons` at each call."""
+    left = iter(reasons)
+    return lambda time: time.update({"trusted": False, "reasons": next(left)})
+
+
+def test_the_rows_that_a_reason_holds_for_are_counted_and_numbers_told_as_a_range(ran: Ran, tmp_path: Path) -> None:
+    took = "other processes took {} of the 2 processors".format
+    given = reasons_in_turn(
+        [took("46%")], [took("9%"), "the same work took 0.35× as long after as before"], [took("78%")]
+    )
+    rows = changed(ran, given, ("base",), most=3)
+    told = headline(panels(rows)[0], command=COMMAND).conditions
+    assert (
+        "3 of 9 rows were timed on a machine that was not quiet (other processes took 9% to 78% of the 2 processors: "
+        "3 rows; the same work took 0.35× as long after as before: 1 row): `harness time"
+    ) in told
+    written(rows, tmp_path)
+    reasons = [line["time_reasons"] for line in lines(report=written(rows, tmp_path))]
+    assert took("9%") + "; the same work took 0.35× as long after as before" in reasons
+
+
+def test_more_kinds_of_reasons_than_a_sentence_names_are_counted() -> None:
+    of_rows = [["a 1", "b"], ["a 3", "c", "d"], ["a 2", "b", "c", "e", "d"]]
+    assert counted(of_rows, "row") == "a 1 to 3: 3 rows; b: 2 rows; c: 2 rows; 2 other reasons: 2 rows"
+    assert counted([["a less than 1%"], ["a 70%"], ["a 1%"]], "row") == "a less than 1% to 70%"
+
+
+OLDER_RECORD = "its threads waited for a processor 130% of the time"
+
+
+@pytest.mark.parametrize(
+    ("conditions", "said"),
+    [
+        # 13 s of waiting and 7 s of running
+        (
+            {"waiting_share": 1.3, "wall_seconds": 10.0, "processor_seconds": 7.0},
+            "its threads waited for a processor in 65% of the time in which they had work",
+        ),
+        (None, "on average 1.3 of its threads waited for a processor"),
+    ],
+)
+def test_what_older_records_say_of_all_threads_together_is_told_of_one(
+    conditions: dict[str, float] | None, said: str, ran: Ran, tmp_path: Path
+) -> None:
+    def older_record(time: dict[str, Any]) -> None:
+        time |= {"trusted": False, "reasons": [OLDER_RECORD], "conditions": conditions}
+
+    report = written(changed(ran, older_record), tmp_path)
+    for name in ("table.md", "index.html", "table.csv"):
+        text = (report.folder / name).read_text(encoding="utf-8")
+        assert said in text and "130%" not in text, name
 
 
 def test_the_cure_is_the_reports_own_command() -> None:

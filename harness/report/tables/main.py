@@ -120,7 +120,7 @@ def _values(row: Row, distance: Distance | None, table: MainTable) -> dict[str, 
         "reference_images": condition.reference_images if condition else None,
         "device": row.clock[0],
         "time_trusted": row.time_trusted,
-        "time_reasons": "; ".join(row.mistrust),
+        "time_reasons": "; ".join(row.mistrust_in_short),
         "status": row.status or "measured",
         "cells": " ".join(record.id for record in row.records),
     }
