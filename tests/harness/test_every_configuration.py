@@ -263,6 +263,7 @@ def dual_rate_keys(draw: st.DrawFn, levels: int, *, of_dit: bool) -> dict[str, A
         "model.preconditioning": preconditioning,
         "train.start": START if started else None,
         "train.freeze": ["encoder"] if frozen else None,
+        "train.start_denoiser": draw(st.sampled_from([None, "random", "encoder"])) if started else None,
         "train.target": target,
         "train.states": "rollout" if target == "encoder" and pairs != "same" and draw(st.booleans()) else None,
         "train.encoder_learning_rate": None if frozen else draw(st.sampled_from([None, 1e-4])),

@@ -231,12 +231,12 @@ def assert_as_of_one_run(latents: Path, tmp_path: Path, data: DataConfig) -> Non
 
 
 def encode_until_killed(results: Path, latents: str) -> None:
-    def dies(parts: engine.Parts, start: int, encoded: Any) -> None:
+    def dies(self: engine.Parts, start: int, encoded: Any) -> None:
         if start == 1000:
-            path = parts.path(start)
+            path = self.path(start)
             path.with_name(f".{path.name}.half.tmp").write_bytes(b"half")
             os.kill(os.getpid(), signal.SIGKILL)
-        save(parts, start, encoded)
+        save(self, start, encoded)
 
     save, engine.PART, engine.Parts.save = engine.Parts.save, 500, dies  # type: ignore[method-assign]
     engine.ready_latents(Store(results), DataConfig(latents=latents))
@@ -258,9 +258,9 @@ def test_killed_in_the_middle_it_heals(folder: Path, tmp_path: Path, monkeypatch
 def encode_as_a_rank(results: Path, latents: str) -> None:
     own: list[int] = []
 
-    def noted(parts: engine.Parts, start: int, encoded: Any) -> None:
+    def noted(self: engine.Parts, start: int, encoded: Any) -> None:
         own.append(start)
-        save(parts, start, encoded)
+        save(self, start, encoded)
 
     save, engine.PART, engine.Parts.save = engine.Parts.save, 500, noted  # type: ignore[method-assign]
     with process_group():
