@@ -118,7 +118,11 @@ def in_full(gain: Gain, distance: str) -> str:
 
 
 def _of(trainings: int) -> str:
-    return "one training, whose noise is left out" if trainings == 1 else f"{trainings} trainings, 95 % interval"
+    return (
+        "one training, whose noise is left out"
+        if trainings == 1
+        else f"{count_of(trainings, 'training')}, 95 % interval"
+    )
 
 
 def _percent(share: float) -> str:

@@ -222,7 +222,7 @@ def test_texts_are_taken_as_they_are_written(tmp_path: Path) -> None:
         "name: s\narms: {a: {}}\ncluster: {qos: 1e3, time: 48:00:00, gpus: 2.0, sbatch: {wckey: 007, hold: no}}\n",
         encoding="utf-8",
     )
-    options = ["constraint=a100&80gb", "cells.account=007", "sbatch.begin=*x: #3", "sbatch.reboot=true", "memory="]
+    options = ["constraint=a100&80gb", "cells.account=007", "sbatch.begin=*x: #3", "sbatch.reboot=true", "memory=null"]
     settings = load_settings(load_sweep(sweep).config.cluster, str(sweep), options)
     assert (settings.training.account, settings.cell.account) == ("0123", "007")
     assert (settings.training.qos, settings.training.minutes, settings.training.gpus) == ("1e3", 2880, 2)

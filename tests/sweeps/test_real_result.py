@@ -97,14 +97,16 @@ def test_a_plan_says_that_it_is_one(capsys: pytest.CaptureFixture[str]) -> None:
     rows = {
         "trainings": [{"planned_gpu_hours": 2000.0, "runs": True}, {"planned_gpu_hours": 7.0, "runs": False}],
         "tables": [],
+        "encodings": [],
         "cells": [{"planned_gpu_hours": 50.0, "runs": True}],
     }
     planned = sweeping._planned_hours(rows)
-    assert planned["gpu_hours"] == {"trainings": 2000.0, "tables": 0, "cells": 50.0}
+    assert planned["gpu_hours"] == {"trainings": 2000.0, "tables": 0, "encodings": 0, "cells": 50.0}
     sweeping._show_planned_hours(planned, Console(width=200))
     said = capsys.readouterr().out
     assert said.startswith("planned, not measured: 2,050 GPU-hours (2,000 of trainings, 50 of cells)") and "40%" in said
-    sweeping._show_planned_hours(sweeping._planned_hours({"trainings": [], "tables": [], "cells": []}), Console())
+    nothing: dict[str, list[dict[str, object]]] = {kind: [] for kind in rows}
+    sweeping._show_planned_hours(sweeping._planned_hours(nothing), Console())
     assert not capsys.readouterr().out
 
 
