@@ -22,8 +22,9 @@ from harness.metrics.extractors import extractor_of
 from harness.metrics.extractors.weights import has_sha256
 from harness.wording import reason
 
-CPU_BATCH = 16
-"""Images of a heavy extractor at once on a CPU: EfficientNet-Lite0 took 17 ms an image so, and 40 at 50 at once."""
+CPU_BATCH = 4
+"""Images of a heavy extractor at once on a CPU: what fits its caches. EfficientNet-Lite0 took 28 ms an image so on one
+core of an Intel Xeon, 31 at 16 at once, and 48 at 32."""
 LOGITS = "logits"
 """What a classifier's output is called beside the layer of features."""
 

@@ -150,7 +150,7 @@ def test_a_data_set_is_a_file_and_a_line(tmp_path: Path) -> None:
         "  model: {width: 8, blocks: [1, 1], head_width: 8, class_conditional: true}\n"
         "  train: {steps: 2, batch: 8}\n"
         "  sample: {steps: 2, batch: 8}\n"
-        "  measure: {images: 8, features: digits, latency: {repeats: 1, batch: 4}}\n"
+        "  measure: {images: 8, features: efficientnet_lite0, latency: {repeats: 1, batch: 4}}\n"
         "arms: {base: {}}\n"
     )
     sweep = ("sweep", "sweep.yaml", "--cluster", "inline")
