@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import tempfile
@@ -20,3 +21,4 @@ if (
 import torch
 
 torch.set_num_threads(1)
+gc.set_threshold(100_000, 50, 100)  # looking for garbage among torch's many objects took a twentieth of the suite's time

@@ -32,7 +32,7 @@ from models.refresh import KEYS as REFRESH_KEYS
 from tests.autoencoders import save_autoencoder
 from tests.data.making import classes, write_zip
 
-FEW = 5
+FEW = 4
 EXAMPLES = int(os.environ.get("HARNESS_EXAMPLES", str(FEW)))
 ENDS: Counter[int] = Counter()
 """How often each exit status has been seen."""
