@@ -21,4 +21,4 @@ if (
 import torch
 
 torch.set_num_threads(1)
-gc.set_threshold(100_000, 50, 100)  # looking for garbage among torch's many objects took a twentieth of the suite's time
+gc.set_threshold(100_000, 50, 100)  # to look for garbage among torch's many objects takes a twentieth of the suite

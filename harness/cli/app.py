@@ -287,6 +287,9 @@ def adopt(
     weights: Annotated[
         list[Path], typer.Argument(help="weights of its trainings, as a published report has them beside it")
     ],
+    cells: Annotated[
+        bool, typer.Option("--cells", help="and what the reports beside them have measured: only the rest is sampled")
+    ] = False,
     overrides: Overrides = [],  # noqa: B006
     results: Results = RESULTS,
     json_output: AsJson = False,
@@ -294,7 +297,8 @@ def adopt(
     """Copy published WEIGHTS to where a sweep looks for its trainings' own, so that it trains only the rest."""
     from harness.cli import weights as weights_commands
 
-    weights_commands.adopt(file, [_expanded(path) or path for path in weights], overrides, results, json_output)
+    paths = [_expanded(path) or path for path in weights]
+    weights_commands.adopt(file, paths, cells, overrides, results, json_output)
 
 
 @app.command()

@@ -46,13 +46,15 @@ def convert(
     _print(convert_weights(file.expanduser(), out.expanduser()), as_json)
 
 
-def adopt(file: Path, weights: Sequence[Path], overrides: list[str], results: Path, as_json: bool) -> None:
-    """Make `weights` the trainings of the sweep in `file` that they say they are of."""
-    from harness.dispatch.adopting import adopt_for
+def adopt(file: Path, weights: Sequence[Path], cells: bool, overrides: list[str], results: Path, as_json: bool) -> None:
+    """Make `weights` the trainings of the sweep in `file` that they say they are of, and, with `cells`, its cells what the
+    reports beside them have measured."""
+    from harness.dispatch.adopting import adopt_cells, adopt_for
     from harness.dispatch.checks import check_store
     from harness.dispatch.labels import labels_of
     from harness.dispatch.sweep import load_sweep
     from harness.store.store import Store
+    from harness.wording import count_of
 
     sweep, store = load_sweep(file, overrides), Store(results)
     check_store(store)
@@ -64,8 +66,13 @@ def adopt(file: Path, weights: Sequence[Path], overrides: list[str], results: Pa
         if not as_json:
             done = "is done with" if adopted.is_new else "has already"
             typer.echo(f"{labels[target]} ({target}) {done} {path}")
+    measured = {}
+    for folder in dict.fromkeys(path.parent for path in weights) if cells else ():
+        measured[str(folder)] = found = adopt_cells(sweep, store, folder)
+        if not as_json:
+            typer.echo(f"{count_of(len(found), 'cell')} of {len(sweep.cells)} done with {folder}")
     if as_json:
-        typer.echo(json.dumps(told))
+        typer.echo(json.dumps({"trainings": told, "cells": measured}))
 
 
 def _print(opened: Pretrained, as_json: bool) -> None:

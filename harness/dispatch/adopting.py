@@ -1,17 +1,19 @@
-"""Published weights become trainings of a sweep's results: the sweep goes on from them, and trains only the rest."""
+"""What was published of a sweep becomes part of its results: it goes on from there, and runs only the rest."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from harness.dispatch.sweep import Sweep, Training
 from harness.errors import ConfigError, StoreError
-from harness.files import file_sha256
+from harness.files import atomic_path, file_sha256
 from harness.report.cells_file import load_report
 from harness.store.adopted import adopt, check_adoptable
 from harness.store.records import TRAINING_SCHEMA, InheritedCost, TrainingRecord
-from harness.store.store import REPORT_CELLS, Store
+from harness.store.store import REPORT_CELLS, REPORT_SAMPLES, Store
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,27 @@ def adopt_for(sweep: Sweep, store: Store, weights: Path) -> Adopted:
     check_adoptable(store, id, weights)
     record = _record_of_report(weights, training)
     return Adopted(weights, training, adopt(store, id, weights, training.experiment, record))
+
+
+def adopt_cells(sweep: Sweep, store: Store, report: Path) -> list[str]:
+    """Make the records in the report's folder those of the cells of `sweep` that they are of, as far as the results
+    have none; the ids of these cells.
+
+    Their images are what the report shows of them, if it shows any. Raises :class:`StoreError` for what is no report.
+    """
+    samples = report / REPORT_SAMPLES
+    shown = np.load(samples) if samples.exists() else {}
+    adopted = []
+    for cell in load_report(report / REPORT_CELLS).cells:
+        record = cell.record
+        if record is None or record.id not in sweep.cells or store.cell_path(record.id).exists():
+            continue
+        if record.id in shown:
+            with atomic_path(store.samples_path(record.id)) as temporary, temporary.open("wb") as file:
+                np.savez_compressed(file, images=shown[record.id])
+        store.write_cell(record)
+        adopted.append(record.id)
+    return adopted
 
 
 def _record_of_report(weights: Path, training: Training) -> TrainingRecord | None:

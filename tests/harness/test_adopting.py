@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from harness.dispatch.adopting import adopt_for
@@ -58,7 +59,8 @@ def test_the_sweep_goes_on_from_it(published: tuple[Path, Store], tmp_path: Path
     assert f"training for base seed=0 (training {base.id}) is done with" in said
     assert [training.arms for training in plan(sweep, store).missing_trainings] == [["wide"]]
     again = json.loads(invoke("weights", "adopt", path, report / "base.safetensors", "--results", results, "--json"))
-    assert again == [{"weights": str(report / "base.safetensors"), "training": base.id, "is_new": False}]
+    told = [{"weights": str(report / "base.safetensors"), "training": base.id, "is_new": False}]
+    assert again == {"trainings": told, "cells": {}}
 
     ran = harness(results, "sweep", path)
     assert ran.returncode == 0, ran.stderr
@@ -69,6 +71,27 @@ def test_the_sweep_goes_on_from_it(published: tuple[Path, Store], tmp_path: Path
             names = ("weights_sha256", "training_device", "training_seconds", "training_seconds_inherited")
             assert {n: getattr(one.provenance, n) for n in names} == {n: getattr(other.provenance, n) for n in names}
             assert other.provenance.training_seconds is not None
+
+
+def test_what_was_measured_is_adopted_on_request(published: tuple[Path, Store], tmp_path: Path) -> None:
+    """Records to the byte, and the images that the report shows; a sweep with a cell more runs that one alone."""
+    report, first = published
+    text = SMALL.replace("[ancestral]", "[ancestral, ddim]")
+    path, results = write_sweep(tmp_path, text, "small.yaml"), tmp_path / "results"
+    asked = ("weights", "adopt", path, report / "base.safetensors", "--cells", "--results", results)
+    assert f"2 cells of 3 done with {report}" in invoke(*asked)
+    sweep, store = load_sweep(path), Store(results)
+    planned = plan(sweep, store)
+    assert [training.arms for training in planned.missing_trainings] == []
+    (missing,) = planned.missing_cells
+    assert missing.experiment.sample.sampler == "ddim"
+    for cell in sweep.cells.keys() - {missing.id}:
+        assert store.cell_path(cell).read_bytes() == first.cell_path(cell).read_bytes()
+    with np.load(report / "samples.npz") as shown:
+        assert shown.files and all(store.samples_path(cell).exists() for cell in shown.files)
+    assert json.loads(invoke(*asked, "--json"))["cells"] == {str(report): []}
+    ran = harness(results, "sweep", path)
+    assert ran.returncode == 0 and "0 trainings and 1 cell to run, 2 cells done already" in ran.stdout, ran.stderr
 
 
 def test_without_a_report_what_it_took_is_not_known(published: tuple[Path, Store], tmp_path: Path) -> None:
