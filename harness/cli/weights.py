@@ -47,7 +47,7 @@ def convert(
 
 
 def adopt(file: Path, weights: Sequence[Path], cells: bool, overrides: list[str], results: Path, as_json: bool) -> None:
-    """Make `weights` trainings of the sweep in `file`; with `cells`, what the reports beside them have measured its cells."""
+    """Make `weights` trainings of the sweep in `file`, and, with `cells`, cells of what reports beside them have."""
     from harness.dispatch.adopting import adopt_cells, adopt_for
     from harness.dispatch.checks import check_store
     from harness.dispatch.labels import labels_of
