@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -36,7 +35,7 @@ from harness.store.records import NOTHING_INHERITED, InheritedCost
 from harness.store.store import Store, Target
 from harness.store.weights import load_tensors, save_tensors
 from harness.threads import processors
-from tests.harness.tiny import command, environment, invoke
+from tests.harness.tiny import harness, invoke
 
 CHAIN = """
 name: chain
@@ -396,8 +395,7 @@ def test_so_does_one_in_a_process_of_this_machine(made: tuple[Sweep, Store], tmp
     _, store = made
     path, results = write(tmp_path, CHAIN.replace("train.learning_rate: 1.0e-3", DIVERGES)), tmp_path / "results"
     shutil.copytree(store.root, results)
-    asked = command("sweep", path, "--json", "--cluster", "local", "--workers", 2)
-    done = subprocess.run(asked, env=environment(results), capture_output=True, text=True, timeout=300, check=False)
+    done = harness(results, "sweep", path, "--json", "--cluster", "local", "--workers", 2)
     assert done.returncode == 1, done.stderr
     assert_blocked(path, results, json.loads(done.stdout)["failures"], "middle", "last")
 

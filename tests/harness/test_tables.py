@@ -6,10 +6,10 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -45,7 +45,7 @@ from models.noise import Stream
 from models.tables import TABLES
 from tests.harness.processes import started
 from tests.harness.tabled import SWEEP, write_method
-from tests.harness.tiny import by_arm, command, environment, invoke
+from tests.harness.tiny import by_arm, environment, harness, invoke
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -267,10 +267,11 @@ def test_processes_of_this_machine_make_the_same_and_status_tells_of_it(
     shutil.rmtree(copied.training_folder(second.id))
     (cell,) = (cell.id for cell in sweep.cells.values() if cell.training == second.id)
     copied.cell_path(cell).unlink()
-    asked = command("sweep", sweep.path, "--json", "--cluster", "local", "--workers", 2)
     paths = [path for path in os.environ["PYTHONPATH"].split(os.pathsep) if path != str(folder)]
-    told = {**environment(results), "PYTHONPATH": os.pathsep.join(paths), "HARNESS_PLUGINS_PATH": str(folder)}
-    subprocess.run(asked, env=told, capture_output=True, timeout=300, check=True)
+    told = {"PYTHONPATH": os.pathsep.join(paths), "HARNESS_PLUGINS_PATH": str(folder)}
+    with mock.patch.dict(os.environ, told):
+        done = harness(results, "sweep", sweep.path, "--json", "--cluster", "local", "--workers", 2)
+    assert done.returncode == 0, done.stderr
     for id in sweep.trainings:
         assert copied.weights_path(id).read_bytes() == store.weights_path(id).read_bytes()
     again, before = (load(one.table_path(table_in(sweep).id).read_bytes()) for one in (copied, store))
