@@ -34,3 +34,11 @@ def save_autoencoder(
         torch.manual_seed(seed)
         getattr(diffusers, kind)(**{**shared, **own[kind], **changes}).save_pretrained(folder)
     return folder
+
+
+def save_several(folder: Path) -> Path:
+    """Autoencoders of both classes for the digits in `folder`, 8×8 to 4×4×2, and one of another seed."""
+    save_autoencoder(folder / "tiny", "AutoencoderTiny", scaling_factor=6.0)
+    save_autoencoder(folder / "kl", "AutoencoderKL", scaling_factor=4.0)
+    save_autoencoder(folder / "other", "AutoencoderTiny", scaling_factor=6.0, seed=1)
+    return folder

@@ -216,32 +216,31 @@ def show_plan(
         cluster.show_proposal(rows["slurm"], out)
 
 
+def _rows_table(title: str, what: str, *numbers: str) -> Table:
+    """An empty table of targets: id, `what` they are, `numbers`, state."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("id", no_wrap=True, overflow="fold")
+    table.add_column(what, overflow="fold")
+    for number in numbers:
+        table.add_column(number, justify="right", overflow="fold")
+    table.add_column("state", overflow="fold")
+    return table
+
+
 def _show_rows(planned: Plan, rows: Mapping[str, Any], out: Console) -> None:
-    trainings = Table(title="trainings", title_justify="left")
-    for column in ("id", "for", "steps", "GMACs", "state"):
-        right = column in ("steps", "GMACs")
-        trainings.add_column(column, justify="right" if right else "left", no_wrap=column == "id", overflow="fold")
+    trainings = _rows_table("trainings", "for", "steps", "GMACs")
     for row in rows["trainings"]:
         id_, state = _id_and_state(row)
         trainings.add_row(id_, row["label"], str(row["steps"]), f"{row['gmacs']:,.0f}", state)
-    encodings = Table(title="encodings", title_justify="left")
-    for column in ("id", "latents", "images", "GMACs", "state"):
-        right = column in ("images", "GMACs")
-        encodings.add_column(column, justify="right" if right else "left", no_wrap=column == "id", overflow="fold")
+    encodings = _rows_table("encodings", "latents", "images", "GMACs")
     for row in rows["encodings"]:
         id_, state = _id_and_state(row)
         encodings.add_row(id_, row["label"], f"{row['images'] or '?'}", f"{row['gmacs']:,.0f}", state)
-    tables = Table(title="tables", title_justify="left")
-    for column in ("id", "table", "GMACs", "state"):
-        right = column == "GMACs"
-        tables.add_column(column, justify="right" if right else "left", no_wrap=column == "id", overflow="fold")
+    tables = _rows_table("tables", "table", "GMACs")
     for row in rows["tables"]:
         id_, state = _id_and_state(row)
         tables.add_row(id_, row["label"], f"{row['gmacs']:,.0f}", state)
-    cells = Table(title="cells", title_justify="left")
-    for column in ("id", "cell", "GMACs per image", "GMACs", "state"):
-        right = "GMACs" in column
-        cells.add_column(column, justify="right" if right else "left", no_wrap=column == "id", overflow="fold")
+    cells = _rows_table("cells", "cell", "GMACs per image", "GMACs")
     for row in rows["cells"]:
         id_, state = _id_and_state(row)
         cells.add_row(id_, row["label"], f"{row['gmacs_per_image']:.4g}", f"{row['gmacs']:,.0f}", state)

@@ -30,7 +30,7 @@ from harness.errors import Blocked, HarnessError, Stopped
 from harness.measure.flops import flop_counter_macs
 from harness.store.identity import UNKNOWN_ID, identify
 from harness.store.store import Store, Target
-from tests.autoencoders import save_autoencoder
+from tests.autoencoders import save_several
 from tests.harness.tiny import by_arm
 from tests.harness.tiny import invoke as run
 
@@ -49,11 +49,7 @@ SWEEP: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("autoencoders")
-    save_autoencoder(made / "tiny", "AutoencoderTiny", scaling_factor=6.0)
-    save_autoencoder(made / "other", "AutoencoderTiny", scaling_factor=6.0, seed=1)
-    save_autoencoder(made / "kl", "AutoencoderKL", scaling_factor=4.0)
-    return made
+    return save_several(tmp_path_factory.mktemp("autoencoders"))
 
 
 @pytest.fixture(autouse=True)

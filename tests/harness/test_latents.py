@@ -44,7 +44,7 @@ from harness.store.lease import lease
 from harness.store.store import Store
 from models.noise import Stream, normal
 from models.process import CosineSchedule
-from tests.autoencoders import save_autoencoder
+from tests.autoencoders import save_autoencoder, save_several
 from tests.harness.processes import started
 from tests.harness.tiny_experiments import TRAIN, tiny
 
@@ -53,12 +53,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Autoencoders of both classes for the digits, 8×8 to 4×4×2, and one of another seed."""
-    made = tmp_path_factory.mktemp("autoencoders")
-    save_autoencoder(made / "tiny", "AutoencoderTiny", scaling_factor=6.0)
-    save_autoencoder(made / "kl", "AutoencoderKL", scaling_factor=4.0)
-    save_autoencoder(made / "other", "AutoencoderTiny", scaling_factor=6.0, seed=1)
-    return made
+    return save_several(tmp_path_factory.mktemp("autoencoders"))
 
 
 @pytest.fixture(autouse=True)
