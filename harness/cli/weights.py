@@ -59,12 +59,11 @@ def adopt(file: Path, weights: Sequence[Path], cells: bool, overrides: list[str]
     check_store(store)
     labels, told = labels_of(sweep), []
     for path in weights:
-        adopted = adopt_for(sweep, store, path)
-        target = adopted.training.target
-        told.append({"weights": str(path), "training": target.id, "is_new": adopted.is_new})
+        training, is_new = adopt_for(sweep, store, path)
+        told.append({"weights": str(path), "training": training.id, "is_new": is_new})
         if not as_json:
-            done = "is done with" if adopted.is_new else "has already"
-            typer.echo(f"{labels[target]} ({target}) {done} {path}")
+            done = "is done with" if is_new else "has already"
+            typer.echo(f"{labels[training.target]} ({training.target}) {done} {path}")
     measured = {}
     for folder in dict.fromkeys(path.parent for path in weights) if cells else ():
         measured[str(folder)] = found = adopt_cells(sweep, store, folder)

@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from harness.dispatch.sweep import Sweep, Training
 from harness.errors import ConfigError, StoreError
-from harness.files import atomic_path, file_sha256
+from harness.files import file_sha256, write_atomically
 from harness.report.cells_file import load_report
+from harness.report.samples import pack, unpack
 from harness.store.adopted import adopt, check_adoptable
 from harness.store.records import TRAINING_SCHEMA, InheritedCost, TrainingRecord
 from harness.store.store import REPORT_CELLS, REPORT_SAMPLES, Store
 
 
-@dataclass(frozen=True)
-class Adopted:
-    """A training of a sweep whose weights were found elsewhere."""
-
-    weights: Path
-    training: Training
-    is_new: bool
-    """False where the results had it."""
-
-
-def adopt_for(sweep: Sweep, store: Store, weights: Path) -> Adopted:
+def adopt_for(sweep: Sweep, store: Store, weights: Path) -> tuple[Training, bool]:
     """Make the file `weights` of this project the training of `sweep` that it says it is of, as if it had run here.
+    Returns that training, and whether it is new: False where the results had it.
 
     What the training took is known where the record of its run lies beside the file (``done.json``), or a report that
     measured these very weights (``cells.json``). Raises :class:`ConfigError` where no training of the sweep is this
@@ -44,8 +33,9 @@ def adopt_for(sweep: Sweep, store: Store, weights: Path) -> Adopted:
             [f"is of training {id}, which {sweep.path} has not; its trainings are {known}: data or keys differ"],
         )
     check_adoptable(store, id, weights)
-    record = _record_of_report(weights, training)
-    return Adopted(weights, training, adopt(store, id, weights, training.experiment, record))
+    if store.is_trained(id):
+        return training, False
+    return training, adopt(store, id, weights, training.experiment, _record_of_report(weights, training))
 
 
 def adopt_cells(sweep: Sweep, store: Store, report: Path) -> list[str]:
@@ -54,16 +44,14 @@ def adopt_cells(sweep: Sweep, store: Store, report: Path) -> list[str]:
 
     Their images are what the report shows of them, if it shows any. Raises :class:`StoreError` for what is no report.
     """
-    samples = report / REPORT_SAMPLES
-    shown = np.load(samples) if samples.exists() else {}
+    shown = unpack(report / REPORT_SAMPLES)
     adopted = []
     for cell in load_report(report / REPORT_CELLS).cells:
         record = cell.record
         if record is None or record.id not in sweep.cells or store.cell_path(record.id).exists():
             continue
         if record.id in shown:
-            with atomic_path(store.samples_path(record.id)) as temporary, temporary.open("wb") as file:
-                np.savez_compressed(file, images=shown[record.id])
+            write_atomically(store.samples_path(record.id), pack({"images": shown[record.id]}))
         store.write_cell(record)
         adopted.append(record.id)
     return adopted

@@ -99,8 +99,8 @@ def test_without_a_report_what_it_took_is_not_known(published: tuple[Path, Store
     alone = tmp_path / "base.safetensors"
     shutil.copyfile(report / "base.safetensors", alone)
     sweep, store = load_sweep(write_sweep(tmp_path, SMALL, "small.yaml")), Store(tmp_path / "results")
-    adopted = adopt_for(sweep, store, alone)
-    record = training_record_in(store.training_folder(adopted.training.id), adopted.training.id)
+    training, _ = adopt_for(sweep, store, alone)
+    record = training_record_in(store.training_folder(training.id), training.id)
     assert record is not None and record.steps == 3 and record.seconds is None
 
 
@@ -113,8 +113,8 @@ def test_a_report_of_other_weights_tells_nothing_of_these(published: tuple[Path,
         row["record"]["provenance"]["weights_sha256"] = "0" * 64
     write_json(copied / "cells.json", kept)
     sweep, store = load_sweep(write_sweep(tmp_path, SMALL, "small.yaml")), Store(tmp_path / "results")
-    adopted = adopt_for(sweep, store, copied / "base.safetensors")
-    record = training_record_in(store.training_folder(adopted.training.id), adopted.training.id)
+    training, _ = adopt_for(sweep, store, copied / "base.safetensors")
+    record = training_record_in(store.training_folder(training.id), training.id)
     assert record is not None and record.seconds is None
 
 
@@ -131,8 +131,7 @@ def test_other_weights_of_the_same_training(published: tuple[Path, Store], tmp_p
     """Where the results have trained it themselves, and another machine has rounded otherwise, theirs stay."""
     report, _ = published
     sweep, store = load_sweep(write_sweep(tmp_path, SMALL, "small.yaml")), Store(tmp_path / "results")
-    id = adopt_for(sweep, store, report / "base.safetensors").training.id
-    path = store.weights_path(id)
+    path = store.weights_path(adopt_for(sweep, store, report / "base.safetensors")[0].id)
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
